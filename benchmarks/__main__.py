@@ -1,0 +1,3 @@
+from benchmarks.cpu import main
+
+main()

@@ -1,0 +1,36 @@
+"""The first axis: what kind of function the memory is. One idea a file; `Architecture` is the contract."""
+
+from miras.architectures._base import (
+    Architecture,
+    FastWeight,
+    Tap,
+    View,
+    architectures,
+    generic_tap,
+)
+from miras.architectures._calculus import ACTIVATIONS
+from miras.architectures._features import FeatureMap
+from miras.architectures._gated import GatedMLP, GatedResidualMLP
+from miras.architectures._mlp import MLP, LowRank
+from miras.architectures._module import FromModule, from_module
+from miras.architectures._simple import Matrix, Slots, Vector
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Architecture",
+    "FastWeight",
+    "FeatureMap",
+    "FromModule",
+    "GatedMLP",
+    "GatedResidualMLP",
+    "LowRank",
+    "Matrix",
+    "Slots",
+    "Tap",
+    "Vector",
+    "View",
+    "architectures",
+    "from_module",
+    "generic_tap",
+]

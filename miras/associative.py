@@ -1,0 +1,272 @@
+"""The pure core: queries, keys, values, gates and a state in; answers and a state out.
+
+Shapes: B batch, T tokens, H heads, N pairs a token, D channels. The engine works on ``[B, H, T, D]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from miras.architectures import FastWeight
+from miras.engine import ragged
+from miras.engine.plan import Path, Plan, plan
+from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
+from miras.engine.run import losses, run
+from miras.engine.weights import Plain, read_weights
+from miras.gates import Gate
+from miras.spec import MirasSpec
+from miras.state import MemoryState, Weights
+
+
+@dataclass(frozen=True)
+class AssociativeMemory:
+    r"""A memory as a pure function.
+
+    Args:
+        spec: what is computed.
+        path: forces an engine (``reference``, ``materialised``, ``factored``, ``exact``) instead of the planned one, or asks
+            for ``picard``. Never changes a number beyond rounding.
+        tolerance: of ``picard``: relative change at which its sweeps stop.
+
+    Example:
+        >>> import torch
+        >>> memory = AssociativeMemory(MirasSpec(architecture="matrix", algorithm="gd", chunk_size=1))
+        >>> q, k, v = torch.randn(3, 2, 10, 4, 8)
+        >>> y, state = memory(q, k, v, {"lr": 0.1, "log_decay": -0.01})
+        >>> y.shape, state.phase
+        (torch.Size([2, 10, 4, 8]), (0, 0))
+    """
+
+    spec: MirasSpec
+    path: Path | None = None
+    tolerance: float | None = None
+
+    def shapes(self, d_key: int, d_value: int) -> dict[str, FastWeight]:
+        """The fast weights for keys and values of these widths."""
+        return self.spec.architecture.shapes(d_key, d_value)
+
+    def plan(self, d_key: int, d_value: int, pairs: int = 1) -> Plan:
+        """Which engine runs, and why not a faster one."""
+        shapes = self.shapes(d_key, d_value)
+        return plan(self.spec, shapes, 1 if self.spec.algorithm.steps > 1 else pairs, self.path, self.tolerance)
+
+    def random_memory(self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None) -> Weights:
+        """A raw random start of every fast weight, ``[H, *weight]``: never zero, never uniform, different in every head."""
+        init = self.spec.architecture.init
+        each = [init(d_key, d_value, generator=generator) for _ in range(heads)]
+        return {n: torch.stack([w[n] for w in each]) for n in each[0]}
+
+    def initial_state(self, raw: Weights, batch: int, d_key: int, d_value: int, pairs: int = 1) -> MemoryState:
+        """The state before the first token, from raw weights ``[H, *weight]`` shared by all rows."""
+        shapes = self.shapes(d_key, d_value)
+        if raw.keys() != shapes.keys():
+            raise ValueError(f"this memory has the weights {sorted(shapes)}; got {sorted(raw)}")
+        for n, w in raw.items():
+            if w.shape[1:] != shapes[n].shape:
+                raise ValueError(f"weight {n!r} must have shape [heads, *{shapes[n].shape}], got {tuple(w.shape)}")
+        dtype = torch.promote_types(next(iter(raw.values())).dtype, torch.float32)
+        start = {
+            n: self.spec.retention.initial(w.to(dtype), len(shapes[n].shape)).expand(batch, *w.shape).clone()
+            for n, w in raw.items()
+        }
+        pairs = 1 if self.spec.algorithm.steps > 1 else pairs
+        return initial_state(self.spec, shapes, start, d_key, d_value, pairs)
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates: Mapping[str, Tensor | float],
+        state: MemoryState | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, MemoryState]:
+        """Writes (k, v) and reads q, token by token or as fast as that allows.
+
+        Args:
+            q: queries ``[B, T, H, D_key]``.
+            k: keys ``[B, T, H, D_key]``, or ``[B, T, H, N, D_key]`` for N pairs a token.
+            v: values ``[B, T, H, D_value]``, or ``[B, T, H, N, D_value]``.
+            gates: for every gate of ``spec.gates`` a number or a tensor: per head ``[B, T, H]``, per channel
+                ``[B, T, H, D]``; gates of pairs may have N before D. Names starting with ``log_`` are logs, at most zero.
+            state: what an earlier call returned. None starts a linear memory from zero; others need `initial_state`.
+            mask: ``[B, T]``, False where a token is to be skipped: the result is as if it were not there; its output is 0.
+            cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row (B = 1); every document has its own state.
+
+        Returns:
+            Answers ``[B, T, H, D_value]`` in the dtype of v, and the state after the last token.
+
+        Raises:
+            ValueError: naming the argument that is wrong, what came and what to pass.
+        """
+        _check(self.spec, q, k, v, mask, cu_seqlens)
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(v.dtype, torch.float32))
+        pairs = k.shape[3] if k.dim() == 5 else 1
+        rows = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        shapes = self.shapes(q.shape[-1], v.shape[-1])
+        if state is None:
+            state = self._blank(q, v, rows, pairs, dtype)
+        wanted = _template(self.spec, shapes, state, q, v, pairs, dtype, rows)
+        state.check_like(wanted)
+        planned = self.plan(q.shape[-1], v.shape[-1], pairs)
+        with torch.autocast(q.device.type, enabled=False):
+            x = _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates)
+            x = bounded(self.spec, x)
+
+            def go(part: Inputs, before: MemoryState) -> tuple[Tensor, MemoryState]:
+                y, after = run(self.spec, shapes, planned, before, micro_steps(self.spec, part))
+                n = self.spec.algorithm.steps
+                if n > 1:  # one answer a token: before its first step, or after its last
+                    y = y[:, :, 0 if self.spec.read == "previous" else n - 1 :: n]
+                return y, after
+
+            if mask is None and cu_seqlens is None and len(set(state.phase)) == 1 and x.length:
+                y, state = go(x, state)
+            else:
+                y, state = ragged.run(x, state, go, ragged.rows(x, mask, cu_seqlens))
+        return y.transpose(1, 2).to(v.dtype), state
+
+    def surprise(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], state: MemoryState
+    ) -> Tensor:
+        """The inner loss of every token at its anchor, before it is written: ``[B, T, H]`` (summed over pairs)."""
+        planned = self.plan(q.shape[-1], v.shape[-1], k.shape[3] if k.dim() == 5 else 1)
+        path: Path = "materialised" if "factored" in planned.refused else "factored"
+        dtype = next(iter(state.memory.values())).dtype
+        with torch.autocast(q.device.type, enabled=False):
+            x = bounded(self.spec, _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates))
+            shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
+            loss = losses(self.spec, shapes, frozen, state, micro_steps(self.spec, x))
+        return loss.unflatten(2, (q.shape[1], -1)).sum(-1).transpose(1, 2)
+
+    def read(self, state: MemoryState, q: Tensor, d_value: int) -> Tensor:
+        """What the memory answers to q ``[B, T, H, D_key]`` now, without writing: ``[B, T, H, d_value]``."""
+        if self.spec.algorithm.reads_through_query:
+            raise ValueError(
+                f"algorithm {self.spec.algorithm.name!r} solves for its queries while it writes; it has no plain read"
+            )
+        weights = read_weights(self.spec, self.shapes(q.shape[-1], d_value), state)
+        dtype = next(iter(weights.values())).dtype
+        y = self.spec.architecture.forward(Plain(weights), q.transpose(1, 2).to(dtype))
+        return y.transpose(1, 2).to(q.dtype)
+
+    def on(self, path: Path, tolerance: float | None = None) -> AssociativeMemory:
+        """The same memory on another engine."""
+        return replace(self, path=path, tolerance=tolerance)
+
+    def _blank(self, q: Tensor, v: Tensor, rows: int, pairs: int, dtype: torch.dtype) -> MemoryState:
+        if not (self.spec.architecture.is_linear and self.spec.retention.link_is_identity):
+            raise ValueError(
+                f"a memory with architecture {self.spec.architecture.name!r} and retention {self.spec.retention.name!r} cannot "
+                "start from zero: pass state=memory.initial_state(memory.random_memory(...), ...)"
+            )
+        heads, d_key, d_value = q.shape[2], q.shape[-1], v.shape[-1]
+        raw = {n: q.new_zeros(heads, *w.shape, dtype=dtype) for n, w in self.shapes(d_key, d_value).items()}
+        return self.initial_state(raw, rows, d_key, d_value, pairs)
+
+
+def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float]) -> Inputs:
+    """Engine layout: heads before tokens, pairs flattened into tokens."""
+    declared = spec.gates
+    if missing := declared.keys() - gates.keys():
+        raise ValueError(
+            f"this spec needs the gates {sorted(declared)}; {sorted(missing)} is missing from {sorted(gates)}"
+        )
+    if unknown := gates.keys() - declared.keys():
+        raise ValueError(f"this spec has no gates {sorted(unknown)}; it needs {sorted(declared)}")
+    batch, length, heads, d_key = q.shape
+    pairs = k.shape[3] if k.dim() == 5 else 1
+    widths = {"head": (), "key": (d_key,), "value": (v.shape[-1],)}
+    token: Weights = {}
+    pair: Weights = {}
+    for name, gate in declared.items():
+        of_pair = name in spec.pair_gates
+        n = (pairs,) if of_pair and pairs > 1 else ()
+        shape = (batch, length, heads, *n, *widths[gate.per])
+        tensor = _broadcast(name, gate, gates[name], shape, n, q)
+        tensor = tensor.movedim(2, 1)
+        (pair if of_pair else token)[name] = tensor.flatten(2, 3) if n else tensor
+    flat = (lambda t: t.movedim(2, 1).flatten(2, 3)) if k.dim() == 5 else (lambda t: t.movedim(2, 1))
+    return Inputs(q.movedim(2, 1), flat(k), flat(v), token, pair)
+
+
+def _broadcast(
+    name: str, gate: Gate, value: Tensor | float, shape: tuple[int, ...], n: tuple[int, ...], like: Tensor
+) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if n and tensor.dim() == len(shape) - 1:
+        tensor = tensor.unsqueeze(3)  # the same gate for all pairs of a token
+    if tensor.dim() not in (0, len(shape)) or any(a not in (1, b) for a, b in zip(tensor.shape, shape, strict=False)):
+        raise ValueError(
+            f"gate {name!r} is per {gate.per}: pass a number or a tensor of shape {shape}, got {tuple(tensor.shape)}"
+        )
+    return tensor.expand(shape)
+
+
+def _check(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        wanted = "[B, T, H, D]" if name == "q" else "[B, T, H, D] or [B, T, H, N, D]"
+        if x.dim() not in ((4,) if name == "q" else (4, 5)):
+            raise ValueError(f"{name} must be {wanted}, got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {x.dtype}")
+        if x.shape[:3] != q.shape[:3]:
+            raise ValueError(f"{name} has batch, tokens and heads {tuple(x.shape[:3])}; q has {tuple(q.shape[:3])}")
+    if k.shape[:-1] != v.shape[:-1]:
+        raise ValueError(f"k and v must agree up to their width, got {tuple(k.shape)} and {tuple(v.shape)}")
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"q and k must have the same width, got {q.shape[-1]} and {k.shape[-1]}")
+    pairs, steps = (k.shape[3] if k.dim() == 5 else 1), spec.algorithm.steps
+    if steps > 1 and pairs != steps:
+        raise ValueError(
+            f"algorithm {spec.algorithm.name!r} takes {steps} steps a token: k and v must be [B, T, H, {steps}, D]"
+        )
+    if pairs > 1 and spec.algorithm.state(1, q.new_zeros(1, 1)):
+        raise ValueError(
+            f"algorithm {spec.algorithm.name!r} keeps a second moment and takes one pair a token, got {pairs}"
+        )
+    if mask is not None and cu_seqlens is not None:
+        raise ValueError("pass mask or cu_seqlens, not both")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != q.shape[:2]):
+        raise ValueError(f"mask must be a bool tensor {tuple(q.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.tolist()
+        if q.shape[0] != 1:
+            raise ValueError(f"cu_seqlens packs documents into one row; got a batch of {q.shape[0]}")
+        if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != q.shape[1] or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must rise from 0 to the number of tokens {q.shape[1]}, got {bounds}")
+    # a device would have to be waited for, and a compiler cannot branch on numbers
+    if q.device.type == "cpu" and not torch.compiler.is_compiling():
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            if not _all_finite(x):
+                raise ValueError(f"{name} holds NaN or infinite numbers")
+
+
+def _all_finite(x: Tensor) -> bool:
+    try:
+        return bool(torch.isfinite(x).all())
+    except RuntimeError:  # under vmap there is no one answer
+        return True
+
+
+def _template(
+    spec: MirasSpec,
+    shapes: dict[str, FastWeight],
+    state: MemoryState,
+    q: Tensor,
+    v: Tensor,
+    pairs: int,
+    dtype: torch.dtype,
+    rows: int,
+) -> MemoryState:
+    """A state of the right structure, on the meta device: what the given one is compared with."""
+    heads = q.shape[2]
+    blank = {n: torch.empty(rows, heads, *w.shape, dtype=dtype, device="meta") for n, w in shapes.items()}
+    pairs = 1 if spec.algorithm.steps > 1 else pairs
+    return initial_state(spec, shapes, blank, q.shape[-1], v.shape[-1], pairs)

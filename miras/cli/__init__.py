@@ -1,0 +1,248 @@
+"""The ``miras`` command: look at the design space, plan a memory, hold a component to the laws.
+
+What a user types is turned into objects by the parser, so that a wrong name or value ends in one sentence that says
+which argument it was, and a bug of ours still ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+from miras.associative import AssociativeMemory
+from miras.citations import FRAMEWORK, PAPERS, cite, named_in, url
+from miras.cli._describe import GATE, claims, docstring, fields, gate, gates, summary
+from miras.cli._render import say, table
+from miras.explain import explain
+from miras.registry import NameClash, hint
+from miras.spec import AXES, MirasSpec, refused
+
+T = TypeVar("T")
+Component = tuple[str, type[Any]]
+"""An axis and a class registered on it."""
+
+_SETTINGS = (*AXES, "chunk_size", "anchor_lag", "read", "step_bound")
+"""Fields of a spec that are options of ``explain``."""
+_ABSENT = object()
+"""An option that was not given; None is a value of ``--step-bound``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command on these arguments, those of the process if None, and returns its exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        return args.run(args) or 0
+    except NameClash as error:  # two installed plugins are at odds
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("miras", description="Sequence layers as associative memories, on four axes.")
+    parser.add_argument("--version", action="version", version=f"miras-memory {version('miras-memory')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help.capitalize() + ".")
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    sub = command("list", _list, "list the components of all axes, or of one")
+    sub.add_argument("axis", nargs="?", metavar="AXIS", choices=list(AXES), help=", ".join(AXES))
+
+    sub = command("show", _show, "show a component: formula, fields, gates, claims, source")
+    sub.add_argument("components", type=_argument(_named), metavar="NAME", help="such as huber, or bias:l2")
+
+    sub = command("explain", _explain, "explain how a memory is computed, and what it costs")
+    sub.add_argument(
+        "--spec", type=_argument(_mapping), default={}, metavar="FILE", help="a spec in JSON, to begin with"
+    )
+    either = 'a name, or JSON such as {"name": "huber", "per": "value"}'
+    sub.set_defaults(**dict.fromkeys(_SETTINGS, _ABSENT))
+    for axis in AXES:
+        sub.add_argument(f"--{axis}", type=_argument(functools.partial(_built, axis)), metavar="X", help=either)
+    sub.add_argument("--chunk-size", type=int, metavar="N", help="inner steps that share an anchor")
+    sub.add_argument("--anchor-lag", type=int, metavar="N", help="tokens of a chunk after which the anchor also moves")
+    sub.add_argument("--read", choices=["after", "previous", "anchor"], help="which weights a token reads")
+    sub.add_argument("--step-bound", type=_argument(_bound), metavar="X", help="a number, or none")
+    sub.add_argument("--dim", type=int, default=512, metavar="D", help="width of the layer (%(default)s)")
+    sub.add_argument("--heads", type=int, default=8, metavar="H", help="number of heads (%(default)s)")
+
+    sub = command("check", _check, "hold a component to the laws")
+    where = "module:Class, or a registered one as in bias:huber"
+    sub.add_argument("component", type=_argument(_imported), metavar="MODULE:CLASS", help=where)
+    sub.add_argument("--examples", type=int, default=20, metavar="N", help="problems for every law (%(default)s)")
+
+    sub = command("cite", _cite, "print BibTeX for a component, a paper, or the library")
+    sub.add_argument("papers", type=_argument(_cited), nargs="?", metavar="NAME", help="such as muon or titans")
+
+    command("refused", _refused, "list the pairs of components that do not combine, and why")
+    return parser
+
+
+# commands ----------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace) -> None:
+    for axis in [args.axis] if args.axis else AXES:
+        classes = [AXES[axis][name] for name in AXES[axis]]
+        say(f"{axis}: {len(classes)}", style="bold")
+        table(["name", "what it is", "gates"], [(c.name, summary(c), ", ".join(gates(c))) for c in classes])
+
+
+def _show(args: argparse.Namespace) -> None:
+    for axis, cls in args.components:
+        say(f"{axis} {cls.name}", style="bold")
+        say(f"\n{docstring(cls)}\n")
+        if rows := fields(cls):
+            table(["field", "default", "type"], rows)
+        if declared := gates(cls):
+            table(["gate", *GATE], [(name, *gate(g)) for name, g in declared.items()])
+        table(["claim", "with these defaults"], claims(cls, AXES[axis].base))
+        say(f"source  {cls.__module__}:{cls.__qualname__}")
+        for arxiv in named_in(docstring(cls)):
+            say(f"paper   {PAPERS[arxiv].title + ', ' if arxiv in PAPERS else ''}{url(arxiv)}")
+        say()
+
+
+def _explain(args: argparse.Namespace) -> None:
+    parser: argparse.ArgumentParser = args.parser
+    if args.heads < 1 or args.dim < 1 or args.dim % args.heads:
+        parser.error(
+            f"argument --heads: {args.heads} heads do not divide a width of {args.dim}; change --dim or --heads"
+        )
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not _ABSENT}
+    width = args.dim // args.heads
+    try:
+        spec = MirasSpec.from_dict(args.spec | given)
+        explanation = explain(AssociativeMemory(spec), width, width, args.heads, spec.algorithm.steps)
+        say(f"{spec!r}\n\n{json.dumps(spec.to_dict())}\n\n{explanation}\n")
+    except (KeyError, TypeError, ValueError) as error:  # the parts are sound, their combination is not
+        parser.error(_message(error))
+    owners = {name: axis for axis in AXES for name in getattr(getattr(spec, axis), "gates", {})}
+    table(["gate", "of the", *GATE], [(name, owners[name], *gate(g)) for name, g in spec.gates.items()])
+
+
+def _check(args: argparse.Namespace) -> int:
+    try:
+        from miras.testing import check
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"miras: the laws need {error.name}; pip install 'miras-memory[test]'") from None
+    report = check(args.component, examples=args.examples)
+    say(repr(args.component), style="bold")
+    table(["law", "status", "detail"], [(r.law, r.status, r.detail) for r in report.results])
+    count = [r.status for r in report.results].count
+    say(", ".join(f"{count(status)} {status}" for status in ("passed", "failed", "skipped")))
+    return 0 if report.ok else 1
+
+
+def _cite(args: argparse.Namespace) -> None:
+    library = f"""\
+@software{{miras_memory,
+  title = {{miras-memory: sequence layers as associative memories}},
+  author = {{{{The miras-memory authors}}}},
+  version = {{{version("miras-memory")}}},
+}}"""
+    entries = [library, cite(FRAMEWORK)] if args.papers is None else map(cite, args.papers)
+    say("\n\n".join(entries))
+
+
+def _refused(args: argparse.Namespace) -> None:
+    rows = refused()
+    pairs = sum(len(AXES[a]) * len(AXES[b]) for a, b in combinations(AXES, 2))
+    table(["this", "not with", "because"], rows)
+    say(f"{len(rows)} of {pairs} pairs ({len(rows) / pairs:.1%})")
+
+
+# what a user types -------------------------------------------------------------------------------
+
+
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser of an argument, whose errors argparse prints behind the argument's name."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise argparse.ArgumentTypeError(_message(error)) from error
+
+    return convert
+
+
+def _message(error: Exception) -> str:
+    """What an error says; a KeyError puts quotes around it."""
+    return str(error.args[0] if isinstance(error, KeyError) else error)
+
+
+def _named(text: str) -> list[Component]:
+    """Every component of that name; an axis in front chooses one."""
+    axis, colon, name = text.partition(":")
+    if colon and axis in AXES:
+        return [(axis, AXES[axis][name])]
+    if found := [(a, registry[text]) for a, registry in AXES.items() if text in registry]:
+        return found
+    names = {name for registry in AXES.values() for name in registry}
+    raise KeyError(f"no component named {text!r}{hint(text, names)}; 'miras list' names them all")
+
+
+def _built(axis: str, text: str) -> Any:
+    return AXES[axis].build(_json(text) if text.lstrip().startswith("{") else text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    mapping = _json(Path(text).read_text())
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{text} holds a {type(mapping).__name__}, not an object as MirasSpec.to_dict makes it")
+    return mapping
+
+
+def _bound(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def _imported(text: str) -> Any:
+    """An instance of a class that a user named, from the working directory or anywhere Python looks."""
+    module, _, name = text.partition(":")
+    if not (module and name):
+        raise ValueError(f"pass module:Class, such as my_package.losses:Cauchy; got {text!r}")
+    if module in AXES:
+        return AXES[module].build(name)
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # theirs: an import inside their module
+        raise ValueError(f"no module named {error.name!r} here or on Python's path") from error
+    except AttributeError as error:
+        raise ValueError(f"module {module!r} has no {name!r}") from error
+    component = found() if isinstance(found, type) else found
+    if not any(isinstance(component, registry.base) for registry in AXES.values()):
+        bases = ", ".join(registry.base.__name__ for registry in AXES.values())
+        raise TypeError(f"{text} is no component: derive from one of {bases}")
+    return component
+
+
+def _cited(text: str) -> list[str]:
+    """The arXiv numbers behind a number, a paper's short name, or a component."""
+    if text in PAPERS:
+        return [text]
+    if found := [arxiv for arxiv, paper in PAPERS.items() if paper.key == text]:
+        return found
+    return named_in(" ".join(docstring(cls) for _, cls in _named(text))) or [FRAMEWORK]

@@ -1,0 +1,414 @@
+"""A segment of tokens that share one anchor, in parallel: gradients as rank-1 factors, updates as coefficient matrices.
+
+Shapes: B batch, H heads, n tokens, P pairs (replayed ones first), K slots, I and O the sides of a matrix, M its size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from miras.architectures import FastWeight
+from miras.engine import products
+from miras.engine.filters import channel_mix, channel_scores, propagator, scan, shift_down
+from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.weights import (
+    Decayed,
+    PerToken,
+    Plain,
+    Shapes,
+    anchor_weights,
+    context,
+    decay_on,
+    gate_on,
+    has_channel,
+    token_link,
+)
+from miras.spec import MirasSpec
+from miras.state import MemoryState, Weights
+
+
+class Factor(NamedTuple):
+    """Per-pair gradients of one weight: ``scale[p] x[p] (x) d[p]`` for a matrix, ``d[p]`` itself for the others."""
+
+    x: Tensor | None  # [B, H, P, I]
+    d: Tensor  # [B, H, P, O] or [B, H, P, *weight]
+    scale: Tensor | None = None  # [B, H, P]; kept apart because the coefficients are narrower than d
+
+    def scaled(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``[.., P]`` of the unscaled factors."""
+        return coefficients if self.scale is None else coefficients * self.scale[..., None, :]
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """A matrix's factors with the scale in the error."""
+        assert self.x is not None
+        return self.x, self.d if self.scale is None else self.d * self.scale[..., None]
+
+
+class Coefficients(NamedTuple):
+    """What a segment does to a memory, before any gradient is known.
+
+    ``A_t = carry_t A_0 - slots_t S - sum_p pairs_tp g_p``, ``S_end = slot_slot S + slot_pairs g``.
+    """
+
+    decay: Tensor  # [B, H, n, n]: the retention's propagator alone
+    carry: Tensor  # [B, H, n]
+    updates: Tensor | None  # [.., n, P]: pairs to updates; None is the identity
+    update_slots: Tensor | None  # [.., n, K]: slots to updates
+    pairs: Tensor  # [B, H, n, P]
+    slots: Tensor | None  # [B, H, n, K]
+    end_mix: Tensor  # [B, H, 1 + K, 1 + K]: memory and slots at the end from those at the start
+    end_pairs: Tensor  # [B, H, 1 + K, P]: and from the pairs
+
+    def previous(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Carry, pairs and slots of ``A_{t-1}``."""
+        slots = None if self.slots is None else shift_down(self.slots, 0.0, -2)
+        return shift_down(self.carry, 1.0, -1), shift_down(self.pairs, 0.0, -2), slots
+
+
+def coefficients(spec: MirasSpec, gates: Weights, like: Tensor, pairs: int) -> Coefficients:
+    """The coefficients of a segment from its gates ``[..., n]``; ``like`` is ``[..., n]`` too."""
+    log_decay = gates["log_decay"] if "log_decay" in gates else torch.zeros_like(like)
+    decay, carry = propagator(log_decay)
+    mix = _mix(spec, gates, like, pairs)
+    if not spec.algorithm.slots:
+        through = decay if mix is None else decay @ mix
+        return Coefficients(decay, carry, mix, None, through, None, carry[..., -1:, None], -through[..., -1:, :])
+    f = spec.algorithm.filter(like.shape[-1], gates)
+    updates, slot_pairs = (f.out_in, f.slot_in) if mix is None else (f.out_in @ mix, f.slot_in @ mix)
+    through, slots = decay @ updates, decay @ f.out_slot
+    batch = carry.shape[:-1]
+    memory_row = torch.cat([carry[..., -1:], -slots[..., -1, :]], -1).unsqueeze(-2)
+    slot_rows = F.pad(f.slot_slot, (1, 0)).expand(*batch, -1, -1)
+    end_pairs = torch.cat([-through[..., -1:, :], slot_pairs.expand(*batch, -1, -1)], -2)
+    return Coefficients(
+        decay, carry, updates, f.out_slot, through, slots, torch.cat([memory_row, slot_rows], -2), end_pairs
+    )
+
+
+@dataclass
+class Segment:
+    """Tokens that share an anchor, with their coefficients."""
+
+    spec: MirasSpec
+    shapes: Shapes
+    state: MemoryState
+    x: Inputs
+    gates: Weights  # one a token, [B, H, n]
+    c: Coefficients
+
+    def log_channels(self, name: str) -> tuple[str, Tensor] | None:
+        """The axis (``key`` or ``value``) and cumulative logs ``[B, H, n, D]`` of a decay per channel, if this weight has one."""
+        if "log_decay" not in self.x.token:
+            return None
+        per = self.spec.gates["log_decay"].per
+        if not has_channel(self.shapes[name], per):
+            return None
+        return per, self.x.token["log_decay"].cumsum(2)
+
+    def thresholds(self) -> Tensor | None:
+        """The threshold every token's link sees, ``[B, H, n]``."""
+        if "threshold" not in self.gates:
+            return None
+        if not self.spec.retention.accumulates_threshold:
+            return self.gates["threshold"]
+        start = self.state.extra["threshold"]
+        return self.c.carry * start[..., None] + (self.c.decay @ self.gates["threshold"][..., None])[..., 0]
+
+    def end_slots(self, name: str, factor: Factor) -> Tensor | None:
+        """The filter's slots after the last token, ``[B, H, K, *weight]``."""
+        if name not in self.state.slots:
+            return None
+        carried = _contract(self.c.end_mix[..., 1:, 1:], self.state.slots[name])
+        rows = self.c.end_pairs[..., 1:, :]
+        if factor.x is None:
+            return carried + _contract(rows, factor.d)
+        rows = factor.scaled(rows)
+        return carried + torch.stack([(factor.x * row[..., None]).mT @ factor.d for row in rows.unbind(-2)], 2)
+
+
+def segments(spec: MirasSpec, x: Inputs, lengths: list[int]) -> list[tuple[Inputs, Weights, Coefficients]]:
+    """Cuts a sequence and forms the coefficients of all pieces; neighbours of equal length share one batch."""
+    gates = algorithm_gates(spec, x)
+    pieces = x.split(lengths)
+    split_gates = [
+        dict(zip(gates, parts, strict=True))
+        for parts in zip(*(g.split(lengths, 2) for g in gates.values()), strict=True)
+    ]
+    found: list[Coefficients] = []
+    start = token = 0
+    while start < len(lengths):
+        n = lengths[start]
+        m = next((i for i in range(start, len(lengths)) if lengths[i] != n), len(lengths)) - start
+        stretch = {g: t.narrow(2, token, m * n).unflatten(2, (m, n)) for g, t in gates.items() if t.dim() == 3}
+        like = x.q[..., 0].narrow(2, token, m * n).unflatten(2, (m, n))
+        found += _unbind(coefficients(spec, stretch, like, x.pairs), m)
+        start, token = start + m, token + m * n
+    return list(zip(pieces, split_gates or [{} for _ in pieces], found, strict=True))
+
+
+def _unbind(c: Coefficients, m: int) -> list[Coefficients]:
+    """Coefficients of m segments side by side in dim 2; what has no batch is shared."""
+    batched = c.carry.dim()
+    fields = [[t] * m if t is None or t.dim() < batched else list(t.unbind(2)) for t in c]
+    return [Coefficients(*row) for row in zip(*fields, strict=True)]
+
+
+def _mix(spec: MirasSpec, gates: Weights, like: Tensor, pairs: int) -> Tensor | None:
+    """Which pairs make up a token's gradient, ``[.., n, P]``."""
+    n, window = like.shape[-1], spec.algorithm.window
+    if window == 1 and pairs == 1:
+        return None
+    age = (window - 1 + torch.arange(n, device=like.device))[:, None] - torch.arange(window - 1 + n, device=like.device)
+    band = ((age >= 0) & (age < window)).to(like.dtype).repeat_interleave(pairs, 1)
+    if window > 1 and not spec.algorithm.lr_is_step:
+        band = band * gates["lr"][..., None]
+    return band
+
+
+def surprise(seg: Segment) -> tuple[dict[str, Factor], Weights]:
+    """Weighted gradients of all pairs at the anchor, as factors, and the extra state after them."""
+    spec, x, algorithm = seg.spec, seg.x, seg.spec.algorithm
+    k, v, pair, extra = _replay(spec, seg.state.extra, x)
+    tap = spec.architecture.tap(anchor_view(spec, seg.shapes, seg.state, x), k)
+    step = tap.prediction
+    if algorithm.implicit:
+        step = (pair["lr"] * tap.inputs[next(iter(seg.shapes))].square().sum(-1))[..., None]
+    errors = tap.pull(algorithm.error(spec.bias, tap.prediction, v, step, bias_gates(spec, pair)))
+    factors: dict[str, Factor] = {}
+    for n, weight in seg.shapes.items():
+        d, inputs = errors[n], None
+        if weight.kind == "dense":
+            d, inputs = algorithm.adjust(d, tap.outputs[n]), tap.inputs[n]
+            if spec.architecture.is_linear:
+                inputs, extra = algorithm.write(inputs, seg.gates, extra)
+        factors[n] = weigh(spec, weight, Factor(inputs, d), pair)
+    return factors, extra
+
+
+def anchor_view(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> Plain | Decayed:
+    """The weights at which the pairs of a segment see their gradient."""
+    weights = anchor_weights(spec, shapes, state)
+    if spec.retention.gradient_at == "anchor":
+        return Plain(weights)
+    return Decayed(
+        weights, {n: decay_on(spec, shapes[n], x.token).exp().repeat_interleave(x.pairs, 2) for n in weights}
+    )
+
+
+def bias_gates(spec: MirasSpec, pair: Weights) -> Weights:
+    """The bias's gates, broadcastable to predictions."""
+    return {g: pair[g][..., None] if pair[g].dim() == 3 else pair[g] for g in spec.bias.gates}
+
+
+def weigh(spec: MirasSpec, weight: FastWeight, factor: Factor, pair: Weights) -> Factor:
+    """Multiplies every pair's gradient by its learning rate (or its weight in the window) and bounds its norm."""
+    x, d, scale = factor
+    gate = "lr" if "lr" in pair else "gamma"
+    if gate in pair:
+        by = gate_on(weight, pair[gate], spec.gates[gate].per)
+        if x is None:
+            d = d * by
+        elif by.shape[-2:] == (1, 1):
+            scale = by[..., 0, 0]
+        elif by.shape[-1] == 1:  # per key channel: the input axis
+            x = x * by[..., 0]
+        else:
+            d = d * by[..., 0, :]
+    if "inverse_bound" not in pair:
+        return Factor(x, d, scale)
+    dims = tuple(range(3, d.dim()))
+    squares = d.square().sum(dims)
+    if x is not None:
+        squares = squares * x.square().sum(-1)
+    norm = (squares + 1e-30).sqrt() if scale is None else (squares + 1e-30).sqrt() * scale
+    damp = 1 / (1 + norm * pair["inverse_bound"])
+    if x is None:
+        return Factor(x, d * damp.reshape(*damp.shape, *[1] * len(dims)))
+    return Factor(x, d, damp if scale is None else damp * scale)
+
+
+def _replay(spec: MirasSpec, extra: Weights, x: Inputs) -> tuple[Tensor, Tensor, Weights, Weights]:
+    """All pairs the segment learns from, those of the window before it first, and the state that remembers the last ones."""
+    if spec.algorithm.window == 1:
+        return x.k, x.v, x.pair, extra
+    line = {g: torch.cat([extra[f"replay.{g}"], t], 2) for g, t in {"k": x.k, "v": x.v, **x.pair}.items()}
+    keep = (spec.algorithm.window - 1) * x.pairs
+    kept = {f"replay.{g}": t.narrow(2, t.shape[2] - keep, keep) for g, t in line.items()}
+    return line.pop("k"), line.pop("v"), line, extra | kept
+
+
+def _contract(coefficients: Tensor, stack: Tensor) -> Tensor:
+    """``sum_j c[.., i, j] stack[:, :, j]`` for a stack of weights: one matrix product."""
+    flat = coefficients @ stack.flatten(3)
+    return flat.unflatten(-1, stack.shape[3:])
+
+
+def trajectory(seg: Segment, name: str, factor: Factor) -> tuple[Tensor, Tensor | None]:
+    """Every token's accumulator of one weight, ``[B, H, n, *weight]``, and the slots at the end."""
+    spec, weight, dims = seg.spec, seg.shapes[name], len(seg.shapes[name].shape)
+    g = factor.d
+    if factor.x is not None:
+        x, d = factor.pair()
+        g = x[..., :, None] * d[..., None, :]
+    update = g if seg.c.updates is None else _contract(seg.c.updates, g)
+    if seg.c.update_slots is not None:
+        update = update + _contract(seg.c.update_slots, seg.state.slots[name])
+    update = spec.algorithm.direction(update, dims)
+    if spec.algorithm.lr_is_step:
+        update = update * gate_on(weight, seg.gates["lr"], "head")
+    if not spec.retention.link_is_identity:
+        update = spec.retention.pull(
+            update, context(name, weight, seg.state.anchor, seg.state.extra, None, tokens=True)
+        )
+    start = seg.state.memory[name].unsqueeze(2)
+    if seg.log_channels(name) is not None:
+        log_decay = decay_on(spec, weight, seg.x.token)
+        memory = log_decay.cumsum(2).exp() * start - scan(log_decay, update, 2)
+    else:
+        carry = seg.c.carry.reshape(*seg.c.carry.shape, *[1] * dims)
+        memory = carry * start - _contract(seg.c.decay, update)
+    return memory, seg.end_slots(name, factor)
+
+
+def materialised(seg: Segment, factors: dict[str, Factor], extra: Weights) -> tuple[Tensor, MemoryState]:
+    """Builds every token's weights: any link, any direction, any decay."""
+    spec, shapes, state = seg.spec, seg.shapes, seg.state
+    memory, slots, weights = {}, {}, {}
+    thresholds = seg.thresholds()
+    for n, factor in factors.items():
+        path, end = trajectory(seg, n, factor)
+        memory[n] = path[:, :, -1]
+        if end is not None:
+            slots[n] = end
+        if spec.read == "anchor":
+            continue
+        seen = thresholds
+        if spec.read == "previous":
+            path = torch.cat([state.memory[n].unsqueeze(2), path[:, :, :-1]], 2)
+            if thresholds is not None:
+                seen = torch.cat([state.extra["threshold"][..., None], thresholds[..., :-1]], -1)
+        weights[n] = token_link(spec, n, shapes[n], path, state, seen)
+    view = Plain(anchor_weights(spec, shapes, state)) if spec.read == "anchor" else PerToken(weights)
+    y, extra = read(seg, view, extra)
+    if thresholds is not None:
+        extra = extra | {"threshold": thresholds[..., -1]}
+    return y, state._replace(memory=memory, slots=slots, extra=extra)
+
+
+def read(seg: Segment, view: Plain | PerToken | Factored, extra: Weights) -> tuple[Tensor, Weights]:
+    """The memory's answers to the segment's queries."""
+    architecture, algorithm = seg.spec.architecture, seg.spec.algorithm
+    if not algorithm.reads_through_query:
+        return architecture.forward(view, seg.x.q), extra
+    q, extra = algorithm.query(architecture.features(seg.x.q), architecture.features(seg.x.k), seg.gates, extra)
+    return view.dense(next(iter(seg.shapes)), q), extra
+
+
+class Factored:
+    """Every token's weights, never built: a read is a linear attention over the chunk's factors plus a carried part."""
+
+    def __init__(self, seg: Segment, factors: dict[str, Factor], previous: bool):
+        self.seg, self.factors, self.strict = seg, factors, previous
+        self.carry, self.pairs, self.slots = seg.c.previous() if previous else (seg.c.carry, seg.c.pairs, seg.c.slots)
+        self.trajectories = {n: trajectory(seg, n, f) for n, f in factors.items() if f.x is None}
+
+    def dense(self, name: str, x: Tensor) -> Tensor:
+        left, right = self._multiplier(name)
+        return self._linear(name, x * left if left is not None else x) * (right if right is not None else 1.0)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        factor, start = self.factors[name], self.seg.state.memory[name]
+        assert factor.x is not None
+        if (channels := self.seg.log_channels(name)) is not None:
+            return self._channelwise(x, factor, start, *channels)
+        slots = self.seg.state.slots.get(name)
+        return products.read(x, start, slots, self.carry, self.slots, factor.scaled(self.pairs), factor.x, factor.d)
+
+    def _channelwise(self, x: Tensor, factor: Factor, start: Tensor, per: str, z: Tensor) -> Tensor:
+        keys, errors = factor.pair()
+        z_row = shift_down(z, 0.0, 2) if self.strict else z
+        if per == "key":
+            scores = channel_scores(x, keys, z_row, z, self.strict)
+            return (x * z_row.exp()) @ start - scores @ errors
+        return (x @ start) * z_row.exp() - channel_mix(x @ keys.mT, errors, z_row, z, self.strict)
+
+    def _multiplier(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """The frozen normaliser of ``link_at="chunk"`` on the input or the output side of a matrix."""
+        retention, state = self.seg.spec.retention, self.seg.state
+        if retention.link_is_identity:
+            return None, None
+        around = context(name, self.seg.shapes[name], state.anchor, state.extra, None, tokens=False)
+        scale = retention.multiplier(around.anchor, around)  # [B, H, I | 1, O | 1]
+        return (scale.mT, None) if scale.shape[-2] > 1 else (None, scale)
+
+    def dense_t(self, name: str, d: Tensor) -> Tensor:
+        factor, start = self.factors[name], self.seg.state.memory[name]
+        assert factor.x is not None
+        if (channels := self.seg.log_channels(name)) is not None:
+            swapped = Factor(factor.d, factor.x, factor.scale)
+            other = "value" if channels[0] == "key" else "key"
+            return self._channelwise(d, swapped, start.mT, other, channels[1])
+        slots = self.seg.state.slots[name].mT if self.slots is not None else None
+        return products.read(d, start.mT, slots, self.carry, self.slots, factor.scaled(self.pairs), factor.d, factor.x)
+
+    def vector(self, name: str) -> Tensor:
+        memory, state = self.trajectories[name][0], self.seg.state
+        if self.strict:
+            memory = torch.cat([state.memory[name].unsqueeze(2), memory[:, :, :-1]], 2)
+        return token_link(self.seg.spec, name, self.seg.shapes[name], memory, state, None)
+
+    def tensor(self, name: str) -> Tensor:
+        return self.vector(name)
+
+
+def factored(seg: Segment, factors: dict[str, Factor], extra: Weights, previous: bool) -> tuple[Tensor, MemoryState]:
+    """Reads through the factors and forms weights at the end of the segment only."""
+    y, extra = read(seg, Factored(seg, factors, previous), extra)
+    return y, _finish(seg, factors, extra)
+
+
+def anchored(seg: Segment, factors: dict[str, Factor], extra: Weights) -> tuple[Tensor, MemoryState]:
+    """Reads the anchor (apply, then update), so that any link is formed once a segment."""
+    view = Plain(anchor_weights(seg.spec, seg.shapes, seg.state))
+    y, extra = read(seg, view, extra)
+    return y, _finish(seg, factors, extra)
+
+
+def _finish(seg: Segment, factors: dict[str, Factor], extra: Weights) -> MemoryState:
+    memory, slots = ends(seg, factors)
+    thresholds = seg.thresholds()
+    if thresholds is not None:
+        extra = extra | {"threshold": thresholds[..., -1]}
+    return seg.state._replace(memory=memory, slots=slots, extra=extra)
+
+
+def ends(seg: Segment, factors: dict[str, Factor]) -> tuple[Weights, Weights]:
+    """Accumulators and slots after the last token."""
+    memory, slots = {}, {}
+    for n, factor in factors.items():
+        if factor.x is None:
+            path, end = trajectory(seg, n, factor)
+            memory[n] = path[:, :, -1]
+        elif (channels := seg.log_channels(n)) is not None:
+            memory[n], end = _end_channelwise(factor, seg.state.memory[n], *channels), None
+        else:
+            into = factor.scaled(seg.c.end_pairs)
+            memory[n], end = products.write(
+                seg.state.memory[n], seg.state.slots.get(n), seg.c.end_mix, factor.x, factor.d, into
+            )
+        if end is not None:
+            slots[n] = end
+    return memory, slots
+
+
+def _end_channelwise(factor: Factor, start: Tensor, per: str, z: Tensor) -> Tensor:
+    x, d = factor.pair()
+    kept, since = z[:, :, -1].exp(), (z[:, :, -1:] - z).exp()
+    if per == "key":
+        return kept[..., None] * start - (x * since).mT @ d
+    return kept[..., None, :] * start - x.mT @ (d * since)

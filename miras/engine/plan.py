@@ -1,0 +1,126 @@
+"""Which engine computes a spec, and why not a faster one. The choice never changes a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from miras.engine.weights import Shapes, has_channel
+from miras.spec import MirasSpec
+
+Path = Literal["exact", "factored", "materialised", "reference", "picard"]
+PATHS: tuple[Path, ...] = get_args(Path)
+
+TILE = 64
+"""Tokens a tile holds where the chunk does not limit it: a matrix product's worth, with quadratic work still small."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A path, the tokens it takes at a time, and for every faster path the reason it cannot be used."""
+
+    path: Path
+    tile: int
+    refused: dict[Path, str] = field(default_factory=dict[Path, str])
+    tolerance: float = 0.0
+
+
+def plan(
+    spec: MirasSpec, shapes: Shapes, pairs: int = 1, path: Path | None = None, tolerance: float | None = None
+) -> Plan:
+    """The first path, from the fastest, that claims the spec; or the one asked for, if it does.
+
+    Args:
+        spec: the memory.
+        shapes: its fast weights.
+        pairs: (key, value) pairs a token.
+        path: forces a path; ``picard`` is never chosen unasked.
+        tolerance: of ``picard``.
+    """
+    reasons: dict[Path, str | None] = {
+        "exact": exact(spec, shapes, pairs),
+        "factored": factored(spec, shapes, pairs),
+        "materialised": None,
+        "reference": None,
+    }
+    if path == "picard":
+        reasons["picard"] = picard(spec, shapes, pairs)
+    chosen: Path
+    if path is not None:
+        if path not in PATHS:
+            raise ValueError(f"path must be one of {', '.join(PATHS)}; got {path!r}")
+        if reason := reasons[path]:
+            raise ValueError(f"path {path!r} cannot compute this spec: {reason}")
+        chosen = path
+    elif free_of_chunks(spec) and not reasons["factored"]:
+        chosen = "factored"
+    else:
+        chosen = next(p for p in PATHS if not reasons[p])
+    tiled = chosen in ("exact", "picard") or (chosen == "factored" and free_of_chunks(spec))
+    tile = max(TILE, spec.chunk_size) if tiled else spec.chunk_size
+    if tolerance is None:
+        tolerance = 0.0
+    return Plan(chosen, tile, {p: r for p, r in reasons.items() if r}, tolerance)
+
+
+def free_of_chunks(spec: MirasSpec) -> bool:
+    """Whether the gradient does not depend on the anchor, so that neither do the numbers on the chunk size."""
+    return (
+        spec.architecture.is_linear
+        and spec.bias.residual_is_constant
+        and not spec.algorithm.changes_error
+        and spec.retention.link_is_identity
+        and spec.read != "anchor"
+    )
+
+
+def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """Reads that never build a token's weights need weights that are linear in the factors."""
+    if any(w.kind == "tensor" for w in shapes.values()):
+        return f"architecture {spec.architecture.name!r} has weights that are not matrices or vectors"
+    if not spec.algorithm.direction_is_identity:
+        return f"algorithm {spec.algorithm.name!r} turns every token's update nonlinearly"
+    if spec.read != "anchor" and not spec.retention.link_is_identity and spec.retention.link_at != "chunk":
+        return f"retention {spec.retention.name!r} reads every token through a nonlinear link"
+    if spec.retention.pulls:
+        return f"retention {spec.retention.name!r} turns every update"
+    channels = [
+        n for n, w in shapes.items() if "log_decay" in spec.gates and has_channel(w, spec.gates["log_decay"].per)
+    ]
+    if channels and (spec.algorithm.slots or spec.algorithm.window > 1 or pairs > 1):
+        return "a decay per channel has no matrix form together with slots, windows or several pairs a token"
+    if channels and spec.retention.link_at == "chunk":
+        return "a decay per channel has no matrix form under a frozen normaliser"
+    return None
+
+
+def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """A triangular solve needs one matrix, an error affine in the prediction, and coefficients shared by value channels."""
+    if spec.chunk_size != 1:
+        return f"chunk_size is {spec.chunk_size}, not 1"
+    if not spec.architecture.is_linear:
+        return f"architecture {spec.architecture.name!r} is not linear in one matrix"
+    if not spec.bias.residual_is_affine:
+        return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction"
+    if not spec.retention.link_is_identity:
+        return f"retention {spec.retention.name!r} has a link"
+    if not spec.algorithm.direction_is_identity or spec.algorithm.window > 1:
+        return f"algorithm {spec.algorithm.name!r} is not a linear filter of one gradient a token"
+    if pairs > 1:
+        return "several pairs a token are written at once"
+    if any(spec.gates[g].per == "value" for g in ("lr", "log_decay") if g in spec.gates):
+        return "a gate per value channel gives every channel its own triangular system"
+    return factored(spec, shapes, pairs)
+
+
+def picard(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """Sweeps over a block read token t at the factored A_{t-1}."""
+    if spec.chunk_size != 1:
+        return f"chunk_size is {spec.chunk_size}, not 1; with a frozen anchor nothing has to be iterated"
+    if not spec.retention.link_is_identity:
+        return f"retention {spec.retention.name!r} has a link"
+    if spec.retention.gradient_at == "decayed":
+        return "the gradient is taken at a decayed state"
+    if spec.algorithm.window > 1 or pairs > 1 or spec.algorithm.linear_only:
+        return f"algorithm {spec.algorithm.name!r} is not a plain filter of one gradient a token"
+    return factored(spec, shapes, pairs)

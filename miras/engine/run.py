@@ -1,0 +1,95 @@
+"""Runs a sequence: cuts it into segments that share an anchor and hands each to the planned path.
+
+Shapes: B batch, H heads, T tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from miras.engine import exact, picard, reference
+from miras.engine.chunked import (
+    Coefficients,
+    Segment,
+    anchor_view,
+    anchored,
+    bias_gates,
+    factored,
+    materialised,
+    segments,
+    surprise,
+)
+from miras.engine.plan import Plan
+from miras.engine.problem import Inputs
+from miras.engine.weights import Shapes, advance, opened
+from miras.spec import MirasSpec
+from miras.state import MemoryState, Weights
+
+
+def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """Outputs ``[B, H, T, D_value]`` and the state after them, for rows that are all in the same phase."""
+    if plan.path == "reference":
+        return reference.run(spec, shapes, state, x)
+    outputs = []
+    for piece in pieces(spec, plan, state, x):
+        seg = Segment(spec, shapes, opened(spec, state), *piece)
+        if plan.path == "exact":
+            y, state = exact.tile(seg)
+        elif plan.path == "picard":
+            y, state = picard.block(seg, plan.tolerance)
+        else:
+            y, state = segment(plan, seg)
+        outputs.append(y)
+    return torch.cat(outputs, 2) if len(outputs) != 1 else outputs[0], state
+
+
+def segment(plan: Plan, seg: Segment) -> tuple[Tensor, MemoryState]:
+    """Tokens between two boundaries (or, where the chunk cannot matter, any number of whole chunks)."""
+    spec, state = seg.spec, seg.state
+    factors, extra = surprise(seg)
+    if plan.path == "materialised":
+        y, after = materialised(seg, factors, extra)
+    elif spec.read == "anchor":
+        y, after = anchored(seg, factors, extra)
+    else:
+        y, after = factored(seg, factors, extra, spec.read == "previous")
+    phase = state.phase[0] + seg.x.length
+    if phase > spec.chunk_size:
+        # whole chunks at once: links and commits are the identity here, so only the anchor has to move
+        return y, after._replace(anchor=after.memory, phase=(phase % spec.chunk_size,) * state.batch)
+    return y, advance(spec, seg.shapes, after, seg.x.length)
+
+
+def losses(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> Tensor:
+    """The inner loss of every pair at its anchor, ``[B, H, P]``, for rows that are all in the same phase."""
+    seen = []
+    for piece in pieces(spec, plan, state, x):
+        seg = Segment(spec, shapes, opened(spec, state), *piece)
+        answer = spec.architecture.forward(anchor_view(spec, shapes, seg.state, seg.x), seg.x.k)
+        seen.append(spec.bias.loss(answer, seg.x.v, **bias_gates(spec, seg.x.pair)))
+        _, state = segment(plan, seg)
+    return torch.cat(seen, 2)
+
+
+def pieces(spec: MirasSpec, plan: Plan, state: MemoryState, x: Inputs) -> list[tuple[Inputs, Weights, Coefficients]]:
+    """The segments of a sequence, each with its gates and coefficients."""
+    return segments(spec, x, [n for _, n in cuts(spec, plan, state.phase[0], x.length)])
+
+
+def cuts(spec: MirasSpec, plan: Plan, phase: int, length: int) -> list[tuple[int, int]]:
+    """Starts and lengths of the segments of a sequence that begins in that phase."""
+    pieces: list[tuple[int, int]] = []
+    start = 0
+    whole = (phase + length) // spec.chunk_size * spec.chunk_size - phase  # tokens up to the last boundary
+    while start < length:
+        if plan.tile > spec.chunk_size and start < whole:
+            chunks = (plan.tile // spec.chunk_size) * spec.chunk_size - (phase + start) % spec.chunk_size
+            n = min(chunks, whole - start)
+        else:
+            now = (phase + start) % spec.chunk_size
+            n = next(b for b in spec.boundaries if b > now) - now
+        n = min(n, length - start)
+        pieces.append((start, n))
+        start += n
+    return pieces

@@ -1,0 +1,184 @@
+"""Fast weights through the retention's maps, and the views through which architectures see them.
+
+Shapes: B batch, H heads, T tokens, I and O the two sides of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from miras.architectures import FastWeight
+from miras.retentions import Context
+from miras.spec import MirasSpec
+from miras.state import MemoryState, Weights
+
+Shapes = Mapping[str, FastWeight]
+
+
+def context(
+    name: str, weight: FastWeight, anchor: Weights, extra: Weights, threshold: Tensor | None, tokens: bool
+) -> Context:
+    """What the retention's maps may look at, for weights ``[B, H, *weight]`` or (``tokens``) ``[B, H, T, *weight]``."""
+    dims = len(weight.shape)
+    start = extra.get(f"start.{name}")
+    a = anchor[name]
+    if tokens:
+        a, start = a.unsqueeze(2), None if start is None else start.unsqueeze(2)
+    if threshold is not None:
+        threshold = threshold.reshape(*threshold.shape, *[1] * dims)
+    return Context(dims, a, start, threshold)
+
+
+def anchor_weights(spec: MirasSpec, shapes: Shapes, state: MemoryState) -> Weights:
+    """The weights at which gradients are taken: the link of the anchor."""
+    if spec.retention.link_is_identity:
+        return state.anchor
+    threshold = state.extra.get("threshold_anchor")
+    return {
+        n: spec.retention.link(a, context(n, shapes[n], state.anchor, state.extra, threshold, tokens=False))
+        for n, a in state.anchor.items()
+    }
+
+
+def read_weights(spec: MirasSpec, shapes: Shapes, state: MemoryState) -> Weights:
+    """The weights a query would read now."""
+    if spec.read == "anchor":
+        return anchor_weights(spec, shapes, state)
+    threshold = state.extra.get("threshold")
+    return {
+        n: token_link(
+            spec, n, shapes[n], a.unsqueeze(2), state, threshold if threshold is None else threshold[..., None]
+        )[:, :, 0]
+        for n, a in state.memory.items()
+    }
+
+
+def token_link(
+    spec: MirasSpec, name: str, weight: FastWeight, memory: Tensor, state: MemoryState, threshold: Tensor | None
+) -> Tensor:
+    """What tokens read of their accumulators ``[B, H, T, *weight]``."""
+    if spec.retention.link_is_identity:
+        return memory
+    around = context(name, weight, state.anchor, state.extra, threshold, tokens=True)
+    if spec.retention.link_at == "chunk":
+        frozen = around._replace(threshold=None)
+        return memory * spec.retention.multiplier(frozen.anchor, frozen)
+    return spec.retention.link(memory, around)
+
+
+def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> MemoryState:
+    """Moves the phase by ``steps``; at a boundary commits the memory and moves the anchor there."""
+    phase = state.phase[0] + steps
+    phases = (phase % spec.chunk_size,) * state.batch
+    if phase not in spec.boundaries:
+        return state._replace(phase=phases)
+    memory, extra = state.memory, state.extra
+    if not spec.retention.link_is_identity:
+        threshold = extra.get("threshold")
+        memory = {
+            n: spec.retention.commit(a, context(n, shapes[n], state.anchor, extra, threshold, tokens=False))
+            for n, a in memory.items()
+        }
+    if "threshold" in extra:
+        kept = torch.zeros_like(extra["threshold"]) if spec.retention.accumulates_threshold else extra["threshold"]
+        extra = extra | {"threshold": kept, "threshold_anchor": kept}
+    return state._replace(memory=memory, anchor=memory, extra=extra, phase=phases)
+
+
+def opened(spec: MirasSpec, state: MemoryState) -> MemoryState:
+    """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous."""
+    at_boundary = state.phase[0] == 0 or state.phase[0] == spec.anchor_lag
+    return state._replace(anchor=state.memory) if at_boundary else state
+
+
+class Plain:
+    """The same weights ``[B, H, *weight]`` for all tokens."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+
+    def dense(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.weights[name]
+
+    def dense_t(self, name: str, d: Tensor) -> Tensor:
+        return d @ self.weights[name].mT
+
+    def vector(self, name: str) -> Tensor:
+        return self.weights[name].unsqueeze(2)
+
+    def tensor(self, name: str) -> Tensor:
+        return self.weights[name].unsqueeze(2)
+
+
+class Decayed:
+    """The anchor after one token's own decay: ``decay_t * W`` with a decay per head or per channel."""
+
+    def __init__(self, weights: Weights, decays: Weights):
+        self.plain = Plain(weights)
+        self.decays = decays  # [B, H, T, *broadcastable to the weight]
+
+    def dense(self, name: str, x: Tensor) -> Tensor:
+        left, right = self._sides(name)
+        return self.plain.dense(name, x * left) * right
+
+    def dense_t(self, name: str, d: Tensor) -> Tensor:
+        left, right = self._sides(name)
+        return self.plain.dense_t(name, d * right) * left
+
+    def vector(self, name: str) -> Tensor:
+        return self.plain.vector(name) * self.decays[name]
+
+    def tensor(self, name: str) -> Tensor:
+        return self.plain.tensor(name) * self.decays[name]
+
+    def _sides(self, name: str) -> tuple[Tensor, Tensor]:
+        decay = self.decays[name]  # [B, H, T, I | 1, O | 1]
+        one = torch.ones_like(decay[..., :1, :1])[..., 0]
+        return (one, decay[..., 0, :]) if decay.shape[-2] == 1 else (decay[..., 0], one)
+
+
+class PerToken:
+    """Every token's own weights ``[B, H, T, *weight]``."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+
+    def dense(self, name: str, x: Tensor) -> Tensor:
+        return (x.unsqueeze(-2) @ self.weights[name]).squeeze(-2)
+
+    def dense_t(self, name: str, d: Tensor) -> Tensor:
+        return (d.unsqueeze(-2) @ self.weights[name].mT).squeeze(-2)
+
+    def vector(self, name: str) -> Tensor:
+        return self.weights[name]
+
+    def tensor(self, name: str) -> Tensor:
+        return self.weights[name]
+
+
+def gate_on(weight: FastWeight, gate: Tensor, per: str) -> Tensor:
+    """A gate ``[B, H, T]`` or ``[B, H, T, D]`` shaped to multiply that weight, ``[B, H, T, *broadcastable]``.
+
+    Channels act on the axis of the weight that is the key's or the value's; a weight without it takes the mean.
+    """
+    matrix = weight.kind == "dense"
+    if gate.dim() == 4 and weight.kind != "tensor":
+        if per == "key" and weight.reads_key:
+            return gate[..., None] if matrix else gate
+        if per == "value" and weight.writes_value:
+            return gate[..., None, :] if matrix else gate
+    gate = gate.mean(-1) if gate.dim() == 4 else gate
+    return gate.reshape(*gate.shape, *[1] * len(weight.shape))
+
+
+def has_channel(weight: FastWeight, per: str) -> bool:
+    """Whether a gate per channel acts on that weight channel by channel."""
+    return weight.kind != "tensor" and ((per == "key" and weight.reads_key) or (per == "value" and weight.writes_value))
+
+
+def decay_on(spec: MirasSpec, weight: FastWeight, token: Weights) -> Tensor:
+    """The log decay of every token shaped to multiply that weight."""
+    return gate_on(weight, token["log_decay"], spec.gates["log_decay"].per)

@@ -1,0 +1,104 @@
+"""Gates are declared by components, gathered by the module, and computed by one fused projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Per = Literal["head", "key", "value"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A number, or a vector of channels, that a component wants for every token.
+
+    Args:
+        squash: how the module maps a real projection to the gate: ``sigmoid`` to (0, scale), ``log_sigmoid`` to
+            the log of (0, 1) (decay and momentum travel as logs), ``softplus`` to (0, inf), ``identity``.
+        init: the value at initialisation; for ``log_sigmoid`` the value of the *exponential* of the gate.
+        per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``.
+        scale: the largest value of a ``sigmoid`` gate.
+    """
+
+    squash: Literal["sigmoid", "log_sigmoid", "softplus", "identity"]
+    init: float
+    per: Per = "head"
+    scale: float = 1.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The gate from a real projection that is zero at initialisation."""
+        match self.squash:
+            case "sigmoid":
+                return self.scale * torch.sigmoid(logits + _logit(self.init / self.scale))
+            case "log_sigmoid":
+                return F.logsigmoid(logits + _logit(self.init))
+            case "softplus":
+                return F.softplus(logits + math.log(math.expm1(self.init)))
+            case "identity":
+                return logits + self.init
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+class GateProjection(nn.Module):
+    """All gates of a layer from its input: one matrix for gates per head, one through a low rank for gates per channel.
+
+    Args:
+        dim: width of the input.
+        heads: number of heads.
+        gates: the declared gates.
+        widths: channels of ``head`` (1), ``key`` and ``value`` gates.
+        pairs: for every gate, how many pairs of a token have their own.
+        rank: of the projection to channels.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        gates: Mapping[str, Gate],
+        widths: Mapping[str, int],
+        pairs: Mapping[str, int],
+        rank: int,
+    ):
+        super().__init__()
+        self.heads, self.declared, self.pairs = heads, dict(gates), dict(pairs)
+        self.per_head = [n for n, g in gates.items() if g.per == "head"]
+        self.per_channel = [n for n, g in gates.items() if g.per != "head"]
+        self.sizes = {n: heads * pairs[n] * widths[g.per] for n, g in gates.items()}
+        self.direct = nn.Linear(dim, sum(self.sizes[n] for n in self.per_head), bias=False)
+        self.down = nn.Linear(dim, rank, bias=False) if self.per_channel else None
+        self.up = (
+            nn.Linear(rank, sum(self.sizes[n] for n in self.per_channel), bias=False) if self.per_channel else None
+        )
+        nn.init.normal_(self.direct.weight, std=0.1 * dim**-0.5)
+        if self.down is not None and self.up is not None:
+            nn.init.normal_(self.down.weight, std=dim**-0.5)
+            nn.init.normal_(self.up.weight, std=0.1 * rank**-0.5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Gates by name, ``[B, T, H]``, ``[B, T, H, N]``, ``[B, T, H, D]`` or ``[B, T, H, N, D]``."""
+        parts = dict(zip(self.per_head, self._split(self.direct(x), self.per_head), strict=True))
+        if self.down is not None and self.up is not None:
+            parts |= zip(self.per_channel, self._split(self.up(self.down(x)), self.per_channel), strict=True)
+        return {n: self._shape(n, gate(parts[n].to(_wide(x.dtype)))) for n, gate in self.declared.items()}
+
+    def _split(self, logits: Tensor, names: list[str]) -> tuple[Tensor, ...]:
+        return logits.split([self.sizes[n] for n in names], -1)
+
+    def _shape(self, name: str, gate: Tensor) -> Tensor:
+        n = (self.pairs[name],) if self.pairs[name] > 1 else ()
+        d = (-1,) if self.declared[name].per != "head" else ()
+        return gate.unflatten(-1, (self.heads, *n, *d)) if n or d else gate
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,266 @@
+"""A memory as a layer: projections, a short convolution, gates and a learned start around the pure core.
+
+Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follows MIRAS §5.3 and Titans §4.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from miras.associative import AssociativeMemory
+from miras.engine.plan import Path
+from miras.explain import Explanation, explain
+from miras.gates import GateProjection
+from miras.spec import MirasSpec
+from miras.state import MemoryState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a `Memory` puts around the pure memory; every piece can be switched off.
+
+    Args:
+        conv: width of the depthwise causal convolution on queries, keys and values; 0 for none.
+        activation: applied after it, ``silu`` or ``identity``.
+        qk_norm: whether queries and keys are scaled to length one.
+        output_norm: whether every head's answer is RMS-normalised (with a learned gain).
+        output_gate: whether answers are multiplied by ``silu`` of a projection of the input.
+        gate_rank: rank of the projection to gates per channel.
+        learn_start: whether the initial memory is learned (always different in every head, never zero).
+        pairs: (key, value) pairs every token writes.
+    """
+
+    conv: int = 4
+    activation: Literal["silu", "identity"] = "silu"
+    qk_norm: bool = True
+    output_norm: bool = True
+    output_gate: bool = True
+    gate_rank: int = 32
+    learn_start: bool = True
+    pairs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.conv < 0:
+            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
+        if self.activation not in ("silu", "identity"):
+            raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
+        if self.gate_rank < 1 or self.pairs < 1:
+            raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+
+
+class Memory(nn.Module):
+    """A sequence layer that learns while it reads.
+
+    Args:
+        dim: width of the inputs and outputs.
+        heads: independent memories.
+        head_dim: width of queries, keys and values of a head; ``dim // heads`` if None.
+        spec: what is computed; or its fields as keywords (``bias="huber", chunk_size=16``), which also override it.
+        around: what surrounds the memory.
+        path: forces an engine; see `AssociativeMemory`.
+        tolerance: of the ``picard`` path.
+
+    Example:
+        >>> memory = Memory(32, heads=2, bias="huber", retention="kl", chunk_size=8)
+        >>> y, state = memory(torch.randn(1, 20, 32))
+        >>> y_t, state = memory.step(torch.randn(1, 32), state)
+        >>> y_t.shape, state.phase
+        (torch.Size([1, 32]), (5,))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 4,
+        head_dim: int | None = None,
+        spec: MirasSpec | None = None,
+        around: Surroundings | None = None,
+        path: Path | None = None,
+        tolerance: float | None = None,
+        **fields: Any,
+    ):
+        super().__init__()
+        if heads < 1 or dim < 1:
+            raise ValueError(f"dim and heads must be at least 1, got dim={dim}, heads={heads}")
+        if head_dim is None and dim % heads:
+            raise ValueError(f"dim {dim} does not divide into {heads} heads: pass head_dim")
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
+        self.spec = (
+            MirasSpec(**fields) if spec is None else MirasSpec.from_dict(spec.to_dict() | fields) if fields else spec
+        )
+        around = around or Surroundings()
+        if self.spec.algorithm.steps > around.pairs:
+            around = replace(around, pairs=self.spec.algorithm.steps)
+        self.around = around
+        self.core = AssociativeMemory(self.spec, path, tolerance)
+
+        inner, pairs = heads * self.head_dim, around.pairs
+        self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
+        self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
+        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim}
+        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in self.spec.gates}
+        self.gates = GateProjection(dim, heads, self.spec.gates, widths, of_pairs, around.gate_rank)
+        self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
+        self.gate = nn.Linear(dim, inner, bias=False) if around.output_gate else None
+        self.out = nn.Linear(inner, dim, bias=False)
+        raw = self.core.random_memory(heads, self.head_dim, self.head_dim)
+        # parameter names may not hold dots, those of a wrapped module do
+        self.start = nn.ParameterDict(
+            {n.replace(".", "/"): nn.Parameter(w, requires_grad=around.learn_start) for n, w in raw.items()}
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""
+        for linear in (self.qkv, self.gate, self.out):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        if self.conv is not None:
+            nn.init.normal_(self.conv, std=0.1)
+            with torch.no_grad():
+                self.conv[:, -1] += 1.0
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """The state before the first token of ``batch`` rows."""
+        raw = {n.replace("/", "."): w for n, w in self.start.items()}
+        state = self.core.initial_state(raw, batch, self.head_dim, self.head_dim, self.around.pairs)
+        if self.conv is None:
+            return state
+        like = next(iter(raw.values()))
+        tail = like.new_zeros(batch, max(self.around.conv - 1, 0), self.conv.shape[0], dtype=_wide(like.dtype))
+        return state._replace(extra=state.extra | {"conv": tail})
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MemoryState | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        path: Path | None = None,
+    ) -> tuple[Tensor, MemoryState]:
+        """Reads and writes a sequence.
+
+        Args:
+            x: ``[B, T, dim]``.
+            state: what an earlier call returned; None starts from the learned memory.
+            mask: ``[B, T]`` bool, False for tokens to skip (padding on either side, or anywhere).
+            cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row; the state then has N rows.
+            path: forces an engine for this call.
+
+        Returns:
+            ``[B, T, dim]`` and the state after the last token.
+        """
+        if x.dim() != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [B, T, {self.dim}], got {tuple(x.shape)}")
+        if cu_seqlens is not None:
+            return self._packed(x, state, cu_seqlens, path, mask)
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        q, k, v, gates, tail = self.project(x, state, mask)
+        core = self.core if path is None else self.core.on(path)
+        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
+        y, after = core(q, k, v, gates, inner, mask=mask)
+        if tail is not None:
+            after = after._replace(extra=after.extra | {"conv": tail})
+        return self.emit(x, y), after
+
+    def step(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
+        """One token ``[B, dim]``: the same code and the same numbers as a whole sequence."""
+        if x.dim() != 2:
+            raise ValueError(
+                f"step takes one token, [B, {self.dim}], got {tuple(x.shape)}; call the memory for sequences"
+            )
+        y, after = self.forward(x.unsqueeze(1), state)
+        return y.squeeze(1), after
+
+    def project(
+        self, x: Tensor, state: MemoryState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """Queries, keys, values and gates for the core, and the convolution's tail after the sequence."""
+        qkv, tail = self.qkv(x), None
+        if self.conv is not None:
+            qkv, tail = causal_conv(qkv, self.conv, state.extra["conv"], mask)
+        if self.around.activation == "silu":
+            qkv = F.silu(qkv)
+        qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
+        q, k, v = qkv[0], qkv[1 : 1 + self.around.pairs], qkv[1 + self.around.pairs :]
+        if self.around.qk_norm:
+            q, k = (
+                F.normalize(q.float() if q.dtype != torch.float64 else q, dim=-1),
+                F.normalize(k.float() if k.dtype != torch.float64 else k, dim=-1),
+            )
+        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.around.pairs > 1 else z[0] for z in (k, v))
+        return q, k, v, self.gates(x), tail
+
+    def emit(self, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output from the memory's answers ``[B, T, H, D]``."""
+        y = rearrange(self.norm(y.to(x.dtype)), "b t h d -> b t (h d)")
+        if self.gate is not None:
+            y = y * F.silu(self.gate(x))
+        return self.out(y)
+
+    def inspect(self, x: Tensor, state: MemoryState | None = None) -> dict[str, Tensor]:
+        """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
+        state = self.initial_state(x.shape[0]) if state is None else state
+        q, k, v, gates, _ = self.project(x, state)
+        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
+        return {"surprise": self.core.surprise(q, k, v, gates, inner), **gates}
+
+    def explain(self) -> Explanation:
+        """Which path runs, why not a faster one, and what a token costs. Print it."""
+        return explain(self.core, self.head_dim, self.head_dim, self.heads, self.around.pairs)
+
+    def extra_repr(self) -> str:
+        """The spec, one axis a line."""
+        spec = self.spec
+        parts = [f"{self.dim}, heads={self.heads}, head_dim={self.head_dim}"]
+        parts += [f"{axis}={getattr(spec, axis)}" for axis in ("architecture", "bias", "retention", "algorithm")]
+        numbers = f"chunk_size={spec.chunk_size}, anchor_lag={spec.anchor_lag}, read={spec.read!r}, step_bound={spec.step_bound}"
+        return ",\n".join([*parts, numbers])
+
+    def _packed(
+        self, x: Tensor, state: MemoryState | None, cu_seqlens: Tensor, path: Path | None, mask: Tensor | None
+    ) -> tuple[Tensor, MemoryState]:
+        """Documents of one row side by side, as a masked batch."""
+        bounds = cu_seqlens.tolist()
+        if mask is not None:
+            raise ValueError("pass mask or cu_seqlens, not both")
+        if x.shape[0] != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != x.shape[1] or bounds != sorted(bounds):
+            raise ValueError(
+                f"cu_seqlens packs one row [1, T, dim] and rises from 0 to T; got {bounds} for x {tuple(x.shape)}"
+            )
+        documents = [x[0, a:b] for a, b in pairwise(bounds)]
+        padded = nn.utils.rnn.pad_sequence(documents, batch_first=True)
+        lengths = cu_seqlens.diff()
+        keep = torch.arange(padded.shape[1], device=x.device) < lengths[:, None].to(x.device)
+        y, after = self.forward(padded, state, mask=keep, path=path)
+        return y[keep].unsqueeze(0), after
+
+
+def causal_conv(x: Tensor, weight: Tensor, tail: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution ``[B, T, D]`` that sees only kept tokens, and the tail for the next call."""
+    width = weight.shape[1]
+    if mask is None:
+        line = torch.cat([tail.to(x.dtype), x], 1)
+        y = F.conv1d(line.mT, weight.to(x.dtype)[:, None], groups=weight.shape[0]).mT
+        return y, line[:, line.shape[1] - (width - 1) :].to(tail.dtype)
+    # kept tokens to the front: they are then neighbours, and what follows cannot reach them
+    order = torch.argsort(~mask, dim=1, stable=True)
+    y, _ = causal_conv(x.gather(1, order[..., None].expand_as(x)), weight, tail, None)
+    y = y.gather(1, torch.argsort(order, dim=1)[..., None].expand_as(y))
+    line = torch.cat([tail.to(x.dtype), x.gather(1, order[..., None].expand_as(x))], 1)
+    last = mask.sum(1)[:, None] + torch.arange(width - 1, device=x.device)
+    return y, line.gather(1, last[..., None].expand(-1, -1, line.shape[2])).to(tail.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,127 @@
+"""All laws for one component: what `miras check` and a third party's test call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from miras.spec import AXES
+from miras.testing import laws
+from miras.testing.problems import Problem
+from miras.testing.strategies import problems, specs
+
+LAWS: dict[str, Callable[..., None]] = {
+    "every path is the reference": laws.every_path_is_the_reference,
+    "splits anywhere": lambda p, cut: laws.splits_anywhere(p, cut),
+    "masked is deleted": lambda p, cut: laws.masked_is_deleted(p, _mask(p, cut)),
+    "packed is separate": lambda p, cut: laws.packed_is_separate(p, [0, cut, p.length]),
+    "residual is the gradient": laws.residual_is_the_gradient,
+    "causal": lambda p, cut: laws.causal(p, cut),
+    "rows and heads are independent": laws.rows_and_heads_are_independent,
+    "nothing learned is pure retention": laws.nothing_learned_is_pure_retention,
+    "chunk size cannot matter": laws.chunk_size_cannot_matter,
+    "a small step lowers the loss": laws.a_small_step_lowers_the_loss,
+    "a full step stores the pair": laws.a_full_step_stores_the_pair,
+    "everything round-trips": laws.everything_round_trips,
+    "finite": laws.finite,
+    "constraints hold": laws.constraints_hold,
+}
+"""Every law by name; those that take a place to cut the sequence get one inside it."""
+
+QUIET: tuple[HealthCheck, ...] = tuple(HealthCheck)  # type: ignore[arg-type] # the product of axes is slow to draw
+
+CUTTING = frozenset({"splits anywhere", "masked is deleted", "packed is separate", "causal"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one law said."""
+
+    law: str
+    status: Literal["passed", "failed", "skipped"]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all laws said about a component."""
+
+    component: Any
+    results: list[Result]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no law failed."""
+        return all(r.status != "failed" for r in self.results)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [repr(self.component), *(f"  {r.status:<8}{r.law}  {r.detail}".rstrip() for r in self.results)]
+        )
+
+
+def check(component: Any, *, examples: int = 20) -> Report:
+    """Holds a component to every law, in combination with everything on the other axes.
+
+    Args:
+        component: an instance of `Architecture`, `AttentionalBias`, `Retention` or `Algorithm`; it need not be registered.
+        examples: random problems a law.
+
+    Raises:
+        TypeError: if it belongs to no axis.
+    """
+    axis = next((a for a, r in AXES.items() if isinstance(component, r.base)), None)
+    if axis is None:
+        raise TypeError(
+            f"{component!r} is no component: derive from {', '.join(r.base.__name__ for r in AXES.values())}"
+        )
+    return Report(component, [*_results(axis, component, examples)])
+
+
+def _results(axis: str, component: Any, examples: int) -> Iterator[Result]:
+    drawn = problems(specs(**{axis: component}))
+    for name in LAWS:
+        tried = 0
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=QUIET,
+        )
+        @given(drawn, st.integers(0, 2**16))
+        def law(p: Problem, cut: int, name: str = name) -> None:
+            nonlocal tried
+            try:
+                apply(name, p, cut)
+                tried += 1
+            except laws.Inapplicable:
+                pass
+
+        try:
+            law()
+        except Exception as error:  # a component under test may fail in any way; the report says how
+            yield Result(name, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            continue
+        yield Result(
+            name, "passed" if tried else "skipped", f"{tried} problems" if tried else "no problem it applies to"
+        )
+
+
+def apply(name: str, problem: Problem, cut: int) -> None:
+    """One law on one problem; ``cut`` is any number, from which a place in the sequence is taken."""
+    if name not in CUTTING:
+        LAWS[name](problem)
+    elif problem.length > 1:
+        LAWS[name](problem, 1 + cut % (problem.length - 1))
+
+
+def _mask(p: Problem, seed: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(*p.q.shape[:2], generator=g) < 0.6
