@@ -20,13 +20,13 @@ from torch import Tensor
 from miras.biases import AttentionalBias
 from miras.engine.filters import Filter, propagator
 from miras.gates import Gate, Per
-from miras.registry import Registry
+from miras.registry import Component, Registry
 
 Gates = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Algorithm(ABC):
+class Algorithm(Component, ABC):
     """Base of all memory algorithms: gradient descent unless overridden.
 
     Args:
@@ -34,7 +34,6 @@ class Algorithm(ABC):
         per: one learning rate per head, or per key or value channel.
     """
 
-    name: ClassVar[str]
     slots: ClassVar[int] = 0
     """Fast-weight-sized accumulators a filter carries. Zero means ``U = g``."""
     direction_is_identity: ClassVar[bool] = True
@@ -54,8 +53,10 @@ class Algorithm(ABC):
     per: Per = "head"
 
     def __post_init__(self) -> None:
-        if not self.max_lr > 0:
-            raise ValueError(f"max_lr must be positive, got {self.max_lr}; the gate is max_lr * sigmoid(...)")
+        if not 0 < self.max_lr < math.inf:
+            raise ValueError(
+                f"max_lr must be positive and finite, got {self.max_lr}; the gate is max_lr * sigmoid(...)"
+            )
         if self.per not in ("head", "key", "value"):
             raise ValueError(f"per must be 'head', 'key' or 'value', got {self.per!r}")
 
@@ -129,6 +130,11 @@ def _unit(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
 def _momentum_gate(init: float = 0.5) -> Gate:
     return Gate("log_sigmoid", init=init)
 
@@ -159,8 +165,7 @@ class Momentum(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order < 1:
-            raise ValueError(f"order must be at least 1, got {self.order}")
+        _at_least("order", self.order, 1)
 
     @property
     def slots(self) -> int:  # type: ignore[override]
@@ -413,8 +418,7 @@ class Muon(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps_ns < 1:
-            raise ValueError(f"steps_ns must be at least 1, got {self.steps_ns}")
+        _at_least("steps_ns", self.steps_ns, 1)
         if self.per != "head":
             raise ValueError("muon scales an orthogonalised matrix: its learning rate is per head")
 
@@ -451,8 +455,7 @@ class Omega(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "inner", algorithms.build(self.inner))
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+        _at_least("size", self.size, 1)
         if self.per != "head":
             raise ValueError("omega shares its learning rate among the pairs of a window: it is per head")
         if isinstance(self.inner, (Omega, MultiStep, Newton, Implicit)):
@@ -521,8 +524,7 @@ class MultiStep(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
+        _at_least("count", self.count, 1)
 
     @property
     def steps(self) -> int:
@@ -557,8 +559,7 @@ class Newton(Algorithm):
             raise ValueError(f"solver must be 'rls' or 'cg', got {self.solver!r}")
         if not self.ridge > 0:
             raise ValueError(f"ridge must be positive, got {self.ridge}")
-        if self.iterations < 0:
-            raise ValueError(f"iterations must be at least 0, got {self.iterations}")
+        _at_least("iterations", self.iterations, 0)
         if self.per != "head":
             raise ValueError("newton needs one learning rate per head: the second moment is shared by all channels")
 

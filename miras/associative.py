@@ -114,6 +114,12 @@ class AssociativeMemory:
             state = self._blank(q, v, rows, pairs, dtype)
         wanted = _template(self.spec, shapes, state, q, v, pairs, dtype, rows)
         state.check_like(wanted)
+        if any(phase >= self.spec.chunk_size for phase in state.phase):
+            raise ValueError(
+                f"the state is of another spec: its phase {state.phase} does not fit chunk_size {self.spec.chunk_size}"
+            )
+        if not q.shape[1]:
+            return v.new_zeros(*q.shape[:3], v.shape[-1]), state
         planned = self.plan(q.shape[-1], v.shape[-1], pairs)
         with torch.autocast(q.device.type, enabled=False):
             x = _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates)
@@ -206,7 +212,18 @@ def _broadcast(
         raise ValueError(
             f"gate {name!r} is per {gate.per}: pass a number or a tensor of shape {shape}, got {tuple(tensor.shape)}"
         )
+    if checkable(like) and not all_finite(_outside(gate, name, tensor)):
+        bound = "at most 0, being a log" if name.startswith("log_") else "at least 0"
+        raise ValueError(f"gate {name!r} must be finite and {bound}")
     return tensor.expand(shape)
+
+
+def _outside(gate: Gate, name: str, value: Tensor) -> Tensor:
+    """The gate, with NaN where it leaves its range."""
+    if gate.squash == "identity":
+        return value
+    wrong = value > 0 if name.startswith("log_") else value < 0
+    return torch.where(wrong, torch.nan, value)
 
 
 def _check(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> None:
@@ -236,22 +253,34 @@ def _check(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     if mask is not None and (mask.dtype != torch.bool or mask.shape != q.shape[:2]):
         raise ValueError(f"mask must be a bool tensor {tuple(q.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
     if cu_seqlens is not None:
-        bounds = cu_seqlens.tolist()
+        bounds = document_bounds(cu_seqlens)
         if q.shape[0] != 1:
             raise ValueError(f"cu_seqlens packs documents into one row; got a batch of {q.shape[0]}")
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != q.shape[1] or bounds != sorted(bounds):
             raise ValueError(f"cu_seqlens must rise from 0 to the number of tokens {q.shape[1]}, got {bounds}")
-    # a device would have to be waited for, and a compiler cannot branch on numbers
-    if q.device.type == "cpu" and not torch.compiler.is_compiling():
+    if checkable(q):
         for name, x in (("q", q), ("k", k), ("v", v)):
-            if not _all_finite(x):
+            if not all_finite(x):
                 raise ValueError(f"{name} holds NaN or infinite numbers")
 
 
-def _all_finite(x: Tensor) -> bool:
+def document_bounds(cu_seqlens: Tensor) -> list[int]:
+    """Boundaries of packed documents as numbers."""
+    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("cu_seqlens must be a tensor of integers [N + 1]")
+    return cu_seqlens.tolist()  # type: ignore[no-any-return]
+
+
+def checkable(x: Tensor) -> bool:
+    """Whether numbers may be looked at: a device would have to be waited for, and a compiler cannot branch on them."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every number is finite; yes under vmap, where there is no one answer."""
     try:
         return bool(torch.isfinite(x).all())
-    except RuntimeError:  # under vmap there is no one answer
+    except RuntimeError:
         return True
 
 

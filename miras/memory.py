@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from miras.associative import AssociativeMemory
+from miras.associative import AssociativeMemory, all_finite, checkable, document_bounds
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
@@ -88,8 +88,8 @@ class Memory(nn.Module):
         **fields: Any,
     ):
         super().__init__()
-        if heads < 1 or dim < 1:
-            raise ValueError(f"dim and heads must be at least 1, got dim={dim}, heads={heads}")
+        if heads < 1 or dim < 1 or (head_dim is not None and head_dim < 1):
+            raise ValueError(f"dim, heads and head_dim must be at least 1, got {dim}, {heads} and {head_dim}")
         if head_dim is None and dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: pass head_dim")
         self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
@@ -159,12 +159,19 @@ class Memory(nn.Module):
         Returns:
             ``[B, T, dim]`` and the state after the last token.
         """
-        if x.dim() != 3 or x.shape[-1] != self.dim:
-            raise ValueError(f"x must be [B, T, {self.dim}], got {tuple(x.shape)}")
+        self._check(x)
         if cu_seqlens is not None:
             return self._packed(x, state, cu_seqlens, path, mask)
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
+            raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
         if state is None:
             state = self.initial_state(x.shape[0])
+        if state.batch != x.shape[0]:
+            raise ValueError(f"the state has {state.batch} rows where {x.shape[0]} are needed")
+        if (self.conv is None) == ("conv" in state.extra):
+            raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
+        if not x.shape[1]:
+            return x, state
         q, k, v, gates, tail = self.project(x, state, mask)
         core = self.core if path is None else self.core.on(path)
         inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
@@ -227,11 +234,20 @@ class Memory(nn.Module):
         numbers = f"chunk_size={spec.chunk_size}, anchor_lag={spec.anchor_lag}, read={spec.read!r}, step_bound={spec.step_bound}"
         return ",\n".join([*parts, numbers])
 
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [B, T, {self.dim}], got {tuple(x.shape)}")
+        dtype = self.qkv.weight.dtype
+        if not x.is_floating_point() or (x.dtype != dtype and not torch.is_autocast_enabled(x.device.type)):
+            raise ValueError(f"x must be {dtype} as the weights are (or use autocast), got {x.dtype}")
+        if checkable(x) and not all_finite(x):
+            raise ValueError("x holds NaN or infinite numbers")
+
     def _packed(
         self, x: Tensor, state: MemoryState | None, cu_seqlens: Tensor, path: Path | None, mask: Tensor | None
     ) -> tuple[Tensor, MemoryState]:
         """Documents of one row side by side, as a masked batch."""
-        bounds = cu_seqlens.tolist()
+        bounds = document_bounds(cu_seqlens)
         if mask is not None:
             raise ValueError("pass mask or cu_seqlens, not both")
         if x.shape[0] != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != x.shape[1] or bounds != sorted(bounds):

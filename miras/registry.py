@@ -7,7 +7,7 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -15,6 +15,15 @@ C = TypeVar("C", bound=type)
 
 class NameClash(ValueError):
     """Two components want one name, and a spec in JSON would mean either."""
+
+
+class Component:
+    """What all four axes have in common: a name, the registered one or, before that, the class's own."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
 
 
 class Registry(Generic[T]):
@@ -27,7 +36,7 @@ class Registry(Generic[T]):
     Example:
         >>> from miras import biases
         >>> biases.build({"name": "huber", "delta": 0.5})
-        Huber(delta=0.5)
+        Huber(delta=0.5, per='head')
         >>> "l2" in biases
         True
     """

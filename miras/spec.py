@@ -63,7 +63,7 @@ class MirasSpec:
             object.__setattr__(self, axis, registry.build(getattr(self, axis)))
         if isinstance(self.chunk_size, bool) or not isinstance(self.chunk_size, int) or self.chunk_size < 1:
             raise ValueError(f"chunk_size must be an integer of at least 1, got {self.chunk_size!r}")
-        if not 0 <= self.anchor_lag < self.chunk_size:
+        if not isinstance(self.anchor_lag, int) or not 0 <= self.anchor_lag < self.chunk_size:
             raise ValueError(
                 f"anchor_lag must lie in [0, chunk_size), got {self.anchor_lag} with chunk_size {self.chunk_size}"
             )
@@ -123,9 +123,11 @@ class MirasSpec:
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> MirasSpec:
         """The spec a mapping from `to_dict` describes. Never executes code it names."""
+        if not isinstance(mapping, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"a spec is read from a mapping, got {type(mapping).__name__}")
         fields = dict(mapping)
         schema = fields.pop("schema", SCHEMA)
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(
                 f"this spec has schema {schema!r}; this version of miras reads up to {SCHEMA}: upgrade miras-memory"
             )
@@ -138,11 +140,12 @@ class MirasSpec:
 
 def _brief(registry: Registry[Any], component: Any) -> Any:
     """The name of a component, or a mapping of its name and what is not default."""
-    default = _default(registry.axis, component.name)
-    fields = registry.to_dict(component)
-    usual = {} if default is None else registry.to_dict(default)
-    changed = {n: v for n, v in fields.items() if n == "name" or v != usual.get(n, v is None)}
-    return component.name if len(changed) == 1 and default is not None else changed
+    default = _default(registry.axis, component.name) if component.name in registry else type(component)
+    if isinstance(default, type):
+        return component
+    usual = registry.to_dict(default)
+    changed = {n: v for n, v in registry.to_dict(component).items() if n == "name" or v != usual[n]}
+    return component.name if len(changed) == 1 else changed
 
 
 def compatible(spec: MirasSpec) -> str | None:
@@ -160,15 +163,16 @@ def refused() -> list[tuple[str, str, str]]:
     for a, b in PAIRS:
         for x, y in product(AXES[a], AXES[b]):
             components = {a: _default(a, x), b: _default(b, y)}
-            if None not in components.values() and (reason := _pair(**components)):
+            if reason := _pair(**components):
                 rows.append((f"{a} {x}", f"{b} {y}", reason))
     return rows
 
 
 def _default(axis: str, name: str) -> Any:
+    """A component with its default fields; its class, which bears the same claims, if a field has no default."""
     cls = AXES[axis][name]
-    required = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-    return None if required else cls()
+    required = [f for f in dataclasses.fields(cls) if f.init and f.default is f.default_factory is dataclasses.MISSING]
+    return cls if required else cls()
 
 
 def _pair(

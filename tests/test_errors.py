@@ -15,7 +15,7 @@ from miras.spec import SCHEMA
 B, T, H, D = 2, 5, 4, 8
 q, k, v = torch.randn(3, B, T, H, D)
 gates: dict[str, Any] = {"lr": 0.1, "log_decay": -0.01}
-core = AssociativeMemory(MirasSpec(architecture="matrix", algorithm="gd", chunk_size=4))  # type: ignore[arg-type]
+core = AssociativeMemory(MirasSpec.make(architecture="matrix", algorithm="gd", chunk_size=4))
 layer = Memory(H * D, heads=H, algorithm="gd", chunk_size=4)
 x = torch.randn(B, T, H * D)
 
@@ -119,8 +119,8 @@ def test_packing_takes_one_row():
 
 
 def state_of(**fields: Any) -> MemoryState:
-    spec = MirasSpec(**{"architecture": "matrix", "algorithm": "gd", "chunk_size": 4, **fields})
-    return AssociativeMemory(spec)(q, k, v, {g: 0.1 if g == "lr" else -0.01 for g in spec.gates})[1]
+    spec = MirasSpec.make(**{"architecture": "matrix", "algorithm": "gd", "chunk_size": 4, **fields})
+    return AssociativeMemory(spec)(q, k, v, {g: -0.01 if g.startswith("log_") else 0.1 for g in spec.gates})[1]
 
 
 @cases(
@@ -135,7 +135,7 @@ def state_of(**fields: Any) -> MemoryState:
     ),
     extra=(lambda: core(q, k, v, gates, state_of(algorithm="omega")), r"of another spec: its extra holds .*'replay.k'"),
     heads=(
-        lambda: core(*(t[:, :, :2] for t in (q, k, v)), gates, state_of()),
+        lambda: core(q[:, :, :2], k[:, :, :2], v[:, :, :2], gates, state_of()),
         r"memory\['w'\] has shape \(2, 4, 8, 8\), not",
     ),
     dtype=(
@@ -168,7 +168,7 @@ def test_states(call: Call, says: str):
     nan=(lambda: layer(with_nan(x)), "x holds NaN or infinite numbers"),
     step=(lambda: layer.step(x), r"step takes one token, \[B, 32\], got \(2, 5, 32\); call the memory"),
     heads=(lambda: Memory(32, heads=5), "dim 32 does not divide into 5 heads: pass head_dim"),
-    no_heads=(lambda: Memory(32, heads=0), "dim and heads must be at least 1, got dim=32, heads=0"),
+    no_heads=(lambda: Memory(32, heads=0), "dim, heads and head_dim must be at least 1, got 32, 0"),
     convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be a width of at least 1, or 0"),
 )
 def test_layers(call: Call, says: str):
@@ -177,14 +177,14 @@ def test_layers(call: Call, says: str):
 
 @cases(
     chunk_size=(lambda: MirasSpec(chunk_size=0), "chunk_size must be an integer of at least 1, got 0"),
-    chunk_type=(lambda: MirasSpec(chunk_size=16.0), "chunk_size must be an integer of at least 1, got 16.0"),  # type: ignore
+    chunk_type=(lambda: MirasSpec.make(chunk_size=16.0), "chunk_size must be an integer of at least 1, got 16.0"),
     lag=(
         lambda: MirasSpec(chunk_size=4, anchor_lag=4),
         r"anchor_lag must lie in \[0, chunk_size\), got 4 with chunk_size 4",
     ),
-    read=(lambda: MirasSpec(read="before"), "read must be 'after', 'previous' or 'anchor', got 'before'"),  # type: ignore
+    read=(lambda: MirasSpec.make(read="before"), "read must be 'after', 'previous' or 'anchor', got 'before'"),
     bound=(lambda: MirasSpec(step_bound=-1.0), "step_bound must be positive or None, got -1.0"),
-    negative_lr=(lambda: MirasSpec.make(algorithm={"name": "gd", "max_lr": -0.1}), "max_lr must be positive, got -0.1"),
+    negative_lr=(lambda: MirasSpec.make(algorithm={"name": "gd", "max_lr": -0.1}), "max_lr must be positive and finite, got -0.1"),
     schema=(
         lambda: MirasSpec.from_dict({"schema": SCHEMA + 1}),
         f"schema {SCHEMA + 1}; .* reads up to {SCHEMA}: upgrade",

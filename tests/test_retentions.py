@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from miras.retentions import (
-    KL,
     Context,
     ElasticNet,
     Exponentiated,
     FDivergence,
+    KLDecay,
     L2Decay,
     Logistic,
     Lq,
@@ -33,9 +33,9 @@ INSTANCES: list[Retention] = [
     Lq(q=3.0, norm="mean", link_at="chunk"),
     Lq(q=4.0, form="exact"),
     Lq(q=2.5, form="exact", norm="mean"),
-    KL(),
-    KL(axis="out", scale=3.0),
-    KL(axis="all", scale="size"),
+    KLDecay(),
+    KLDecay(axis="out", scale=3.0),
+    KLDecay(axis="all", scale="size"),
     FDivergence(),
     FDivergence(divergence="chi2", axis="out"),
     FDivergence(divergence="hellinger", axis="all", scale="size"),
@@ -81,7 +81,7 @@ def after_commit(retention: Retention, memory: Tensor, context: Context) -> tupl
     return committed, context._replace(anchor=committed, threshold=threshold)
 
 
-def slices(retention: KL | FDivergence | WeightNorm) -> tuple[int, ...]:
+def slices(retention: KLDecay | FDivergence | WeightNorm) -> tuple[int, ...]:
     return {"in": (-2,), "out": (-1,), "all": (-2, -1)}[retention.axis]
 
 
@@ -111,7 +111,7 @@ def literal(r: Retention, a: Tensor, context: Context) -> Tensor:
             if form == "paper":
                 return a / norm ** (q - 2)
             return a.sign() * a.abs() ** (q - 1) / norm ** (q - 2) / (q - 1)
-        case KL(scale=scale):
+        case KLDecay(scale=scale):
             c = a.numel() if scale == "size" else scale  # instances with "size" have one slice
             return c * a.exp() / a.exp().sum(slices(r), keepdim=True)
         case Logistic():
@@ -176,7 +176,7 @@ def test_printed_link_is_an_involution_at_four_and_grows_as_memory_decays():
 def test_kl_is_the_step_of_kl_and_entropy():
     theta, beta = 0.7, 2.0
     eta = 1 / (1 / theta + 1 / beta)
-    r = KL(axis="in", scale=5.0)
+    r = KLDecay(axis="in", scale=5.0)
     anchor, context = problem(r)
     old = r.link(anchor, context)
     g = torch.randn_like(old)
@@ -340,7 +340,7 @@ def test_start_is_committed(retention: Retention):
 
 @pytest.mark.parametrize(
     "retention",
-    [r for r in INSTANCES if isinstance(r, KL | FDivergence | WeightNorm)],
+    [r for r in INSTANCES if isinstance(r, KLDecay | FDivergence | WeightNorm)],
     ids=repr,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -440,11 +440,11 @@ def test_limits():
             for gamma in (0.0, 1e-13):
                 now = context._replace(threshold=torch.full_like(memory[:, :1, :1], gamma))
                 close(r.link(memory, now), memory, 1e-11)
-    ones = KL(scale="size").link(torch.zeros_like(memory), context)
+    ones = KLDecay(scale="size").link(torch.zeros_like(memory), context)
     close(ones, torch.ones_like(ones))
-    close(KL(scale=3.0).link(memory, context), 3 * KL().link(memory, context))
+    close(KLDecay(scale=3.0).link(memory, context), 3 * KLDecay().link(memory, context))
     close(Tanh().link(memory, context), 2 * Logistic().link(2 * memory, context) - 1)
-    close(KL().link(memory + 7, context), KL().link(memory, context))
+    close(KLDecay().link(memory + 7, context), KLDecay().link(memory, context))
 
 
 @every
@@ -460,8 +460,8 @@ def test_leading_dimensions_are_a_batch(retention: Retention, weight):
     close(weights[1, 2, 3], retention.link(tokens[1, 2, 3], one))
 
 
-@pytest.mark.parametrize("retention", [KL(), FDivergence(), WeightNorm()], ids=repr)
-def test_vectors_have_one_axis(retention: KL | FDivergence | WeightNorm):
+@pytest.mark.parametrize("retention", [KLDecay(), FDivergence(), WeightNorm()], ids=repr)
+def test_vectors_have_one_axis(retention: KLDecay | FDivergence | WeightNorm):
     results = []
     for axis in ("in", "out", "all"):
         r = dataclasses.replace(retention, axis=axis)

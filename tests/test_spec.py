@@ -144,7 +144,7 @@ def test_the_table_of_refused_pairs_is_the_whole_truth():
     """Default components combine if and only if no pair of them is in the table."""
     bad = {frozenset(row[:2]) for row in refused()}
     default = {a: {n: AXES[a].build(n) for n in r if n != "from_module"} for a, r in AXES.items()}
-    base = MirasSpec(architecture="matrix", algorithm="gd")
+    base = MirasSpec.make(architecture="matrix", algorithm="gd")
     for names in product(*default.values()):
         chosen = {axis: default[axis][name] for axis, name in zip(AXES, names, strict=True)}
         labels = [f"{axis} {name}" for axis, name in zip(AXES, names, strict=True)]
@@ -167,7 +167,7 @@ def test_a_refusal_is_the_reason():
 def test_replace_checks_again():
     with pytest.raises(ValueError, match="chunk_size"):
         replace(MirasSpec(), chunk_size=0)
-    assert replace(MirasSpec(), bias="huber").bias == Huber()  # type: ignore[arg-type]
+    assert replace(MirasSpec(), bias="huber").bias == Huber()
 
 
 def test_the_registries_are_public():

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from miras.registry import Registry
+from miras.registry import Component, Registry
 
 
 class FastWeight(NamedTuple):
@@ -73,10 +73,9 @@ class Tap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Architecture(ABC):
+class Architecture(Component, ABC):
     """Base of all memory architectures."""
 
-    name: ClassVar[str]
     is_linear: ClassVar[bool] = False
     """Claims ``forward(w, x) = w.dense(name, features(x))`` with a single matrix."""
     has_matrices: ClassVar[bool] = True

@@ -46,6 +46,10 @@ class FromModule(Architecture):
         default_factory=dict[tuple[int, int], nn.Module], init=False, compare=False
     )
 
+    def __post_init__(self) -> None:
+        if not callable(self.factory):
+            raise ValueError(f"factory must be a function of (d_key, d_value) that returns a module, got {self.factory!r}")
+
     def __repr__(self) -> str:
         return f"from_module({_describe(self.factory)})"
 

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from miras.gates import Gate
-from miras.registry import Registry
+from miras.registry import Component, Registry
 
 
 @dataclass(frozen=True)
-class AttentionalBias(ABC):
+class AttentionalBias(Component, ABC):
     """Base of all inner losses.
 
     Gates arrive as keywords, broadcastable to the prediction ``[..., T, D]``.
     """
 
-    name: ClassVar[str]
     residual_is_gradient: ClassVar[bool] = True
     """Claims that `residual` is the gradient of `loss`."""
     residual_is_affine: ClassVar[bool] = False

@@ -52,12 +52,9 @@ def plan(
         if reason := reasons[path]:
             raise ValueError(f"path {path!r} cannot compute this spec: {reason}")
         chosen = path
-    elif free_of_chunks(spec) and not reasons["factored"]:
-        chosen = "factored"
     else:
         chosen = next(p for p in PATHS if not reasons[p])
-    tiled = chosen in ("exact", "picard") or (chosen == "factored" and free_of_chunks(spec))
-    tile = max(TILE, spec.chunk_size) if tiled else spec.chunk_size
+    tile = TILE if chosen in ("exact", "picard") else spec.chunk_size
     if tolerance is None:
         tolerance = 0.0
     return Plan(chosen, tile, {p: r for p, r in reasons.items() if r}, tolerance)
@@ -96,8 +93,8 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """A triangular solve needs one matrix, an error affine in the prediction, and coefficients shared by value channels."""
-    if spec.chunk_size != 1:
-        return f"chunk_size is {spec.chunk_size}, not 1"
+    if spec.chunk_size != 1 and not free_of_chunks(spec):
+        return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
     if not spec.architecture.is_linear:
         return f"architecture {spec.architecture.name!r} is not linear in one matrix"
     if not spec.bias.residual_is_affine:

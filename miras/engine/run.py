@@ -31,12 +31,12 @@ def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inpu
     """Outputs ``[B, H, T, D_value]`` and the state after them, for rows that are all in the same phase."""
     if plan.path == "reference":
         return reference.run(spec, shapes, state, x)
+    if plan.path == "exact":
+        return exact.run(spec, shapes, opened(spec, state), x, plan.tile)
     outputs = []
     for piece in pieces(spec, plan, state, x):
         seg = Segment(spec, shapes, opened(spec, state), *piece)
-        if plan.path == "exact":
-            y, state = exact.tile(seg)
-        elif plan.path == "picard":
+        if plan.path == "picard":
             y, state = picard.block(seg, plan.tolerance)
         else:
             y, state = segment(plan, seg)
@@ -45,8 +45,8 @@ def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inpu
 
 
 def segment(plan: Plan, seg: Segment) -> tuple[Tensor, MemoryState]:
-    """Tokens between two boundaries (or, where the chunk cannot matter, any number of whole chunks)."""
-    spec, state = seg.spec, seg.state
+    """Tokens between two boundaries."""
+    spec = seg.spec
     factors, extra = surprise(seg)
     if plan.path == "materialised":
         y, after = materialised(seg, factors, extra)
@@ -54,10 +54,6 @@ def segment(plan: Plan, seg: Segment) -> tuple[Tensor, MemoryState]:
         y, after = anchored(seg, factors, extra)
     else:
         y, after = factored(seg, factors, extra, spec.read == "previous")
-    phase = state.phase[0] + seg.x.length
-    if phase > spec.chunk_size:
-        # whole chunks at once: links and commits are the identity here, so only the anchor has to move
-        return y, after._replace(anchor=after.memory, phase=(phase % spec.chunk_size,) * state.batch)
     return y, advance(spec, seg.shapes, after, seg.x.length)
 
 
@@ -74,22 +70,18 @@ def losses(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: I
 
 def pieces(spec: MirasSpec, plan: Plan, state: MemoryState, x: Inputs) -> list[tuple[Inputs, Weights, Coefficients]]:
     """The segments of a sequence, each with its gates and coefficients."""
-    return segments(spec, x, [n for _, n in cuts(spec, plan, state.phase[0], x.length)])
+    return segments(spec, x, cuts(spec, plan, state.phase[0], x.length))
 
 
-def cuts(spec: MirasSpec, plan: Plan, phase: int, length: int) -> list[tuple[int, int]]:
-    """Starts and lengths of the segments of a sequence that begins in that phase."""
-    pieces: list[tuple[int, int]] = []
-    start = 0
-    whole = (phase + length) // spec.chunk_size * spec.chunk_size - phase  # tokens up to the last boundary
-    while start < length:
-        if plan.tile > spec.chunk_size and start < whole:
-            chunks = (plan.tile // spec.chunk_size) * spec.chunk_size - (phase + start) % spec.chunk_size
-            n = min(chunks, whole - start)
-        else:
-            now = (phase + start) % spec.chunk_size
-            n = next(b for b in spec.boundaries if b > now) - now
-        n = min(n, length - start)
-        pieces.append((start, n))
-        start += n
-    return pieces
+def cuts(spec: MirasSpec, plan: Plan, phase: int, length: int) -> list[int]:
+    """Lengths of the segments of a sequence that begins in that phase."""
+    if plan.path == "picard":
+        return [min(plan.tile, length - start) for start in range(0, length, plan.tile)]
+    lengths: list[int] = []
+    done = 0
+    while done < length:
+        now = (phase + done) % spec.chunk_size
+        boundary = next(b for b in spec.boundaries if b > now)
+        lengths.append(min(boundary - now, length - done))
+        done += lengths[-1]
+    return lengths

@@ -11,15 +11,15 @@ from miras.retentions._bregman import Exponentiated, Logistic, Tanh
 from miras.retentions._elastic_net import ElasticNet
 from miras.retentions._linear import L2Decay, NoRetention
 from miras.retentions._lq import Lq
-from miras.retentions._simplex import KL, FDivergence
+from miras.retentions._simplex import FDivergence, KLDecay
 from miras.retentions._sphere import Orthogonal, WeightNorm
 
 __all__ = [
-    "KL",
     "Context",
     "ElasticNet",
     "Exponentiated",
     "FDivergence",
+    "KLDecay",
     "L2Decay",
     "Logistic",
     "Lq",

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from miras.gates import Gate, Per
-from miras.registry import Registry
+from miras.registry import Component, Registry
 
 Axis = Literal["in", "out", "all"]
 """How a weight falls into slices: a matrix ``[in, out]`` has one slice for each output (``in``) or
@@ -38,10 +38,9 @@ class Context(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Retention(ABC):
+class Retention(Component, ABC):
     """Base of all retention gates. The defaults are those of plain gradient descent."""
 
-    name: ClassVar[str]
     link_is_identity: ClassVar[bool] = True
     """Claims that `link`, `commit` and `pull` change nothing."""
     link_is_monotone: ClassVar[bool] = True

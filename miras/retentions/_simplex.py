@@ -26,7 +26,7 @@ from miras.retentions._base import (
 
 @retentions.register("kl")
 @dataclass(frozen=True)
-class KL(Retention):
+class KLDecay(Retention):
     r"""Kullback-Leibler divergence and Shannon entropy, $W_t=c\,\mathrm{softmax}(A_t)$: Memora.
 
     Minimises $\langle g,W\rangle+\tfrac1\theta\sum W\log(W/W_{t-1})+\tfrac1\beta\sum W\log W$ on
@@ -49,7 +49,7 @@ class KL(Retention):
     Example:
         >>> import torch
         >>> memory = torch.zeros(4, 2)
-        >>> KL(axis="in").link(memory, Context(dims=2, anchor=memory)).sum(-2)
+        >>> KLDecay(axis="in").link(memory, Context(dims=2, anchor=memory)).sum(-2)
         tensor([1., 1.])
     """
 
@@ -181,7 +181,7 @@ def over_slices(map_: Callable[[Tensor, int], Tensor], memory: Tensor, slices: t
     return map_(memory.flatten(slices[0]), -1).reshape(memory.shape)
 
 
-def check_scale(retention: KL | FDivergence) -> None:
+def check_scale(retention: KLDecay | FDivergence) -> None:
     """Raise ValueError unless the sum of a slice is a positive number or its size."""
     c = retention.scale
     if c != "size" and (isinstance(c, str) or not 0 < c < math.inf):
