@@ -41,8 +41,9 @@ class MirasSpec:
         read: token t reads ``after`` its own write, at the ``previous`` weights, or at the ``anchor`` (apply, then update).
         step_bound: None, or a bound $\beta$ on how far a chunk can move the memory: every learning rate is damped to
             $\eta/(1+\eta q/\beta)$ with $q$ = chunk_size x gain of the algorithm x curvature of the bias x $\|k\|^2$, and,
-            unless the memory is linear and the residual affine (where that already makes the step a contraction),
-            every gradient to $g/(1+\eta\|g\|\,\text{chunk\_size}\,\text{gain}/\beta)$.
+            unless the step is affine (a linear memory, an affine residual, no link), where that already makes it a
+            contraction, every gradient to $g/(1+\eta\|g\|\,\text{chunk\_size}\,\text{gain}\,\ell/\beta)$ with
+            $\ell\ge1$ the slope of the retention's link at the anchor.
 
     Example:
         >>> MirasSpec.make(bias="l2", retention={"name": "l2", "per": "key"}, chunk_size=1).bias
@@ -112,8 +113,8 @@ class MirasSpec:
 
     @property
     def is_affine(self) -> bool:
-        """Whether one inner step is an affine map of the memory: linear architecture, affine residual."""
-        return self.architecture.is_linear and self.bias.residual_is_affine
+        """Whether one inner step is an affine map of the memory: linear architecture, affine residual, no link."""
+        return self.architecture.is_linear and self.bias.residual_is_affine and self.retention.link_is_identity
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` gives back an equal spec."""

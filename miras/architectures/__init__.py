@@ -8,7 +8,7 @@ from miras.architectures._base import (
     architectures,
     generic_tap,
 )
-from miras.architectures._calculus import ACTIVATIONS
+from miras.architectures._calculus import ACTIVATIONS, layer_norm, layer_norm_tap
 from miras.architectures._features import FeatureMap
 from miras.architectures._gated import GatedMLP, GatedResidualMLP
 from miras.architectures._mlp import MLP, LowRank
@@ -33,4 +33,6 @@ __all__ = [
     "architectures",
     "from_module",
     "generic_tap",
+    "layer_norm",
+    "layer_norm_tap",
 ]

@@ -133,9 +133,9 @@ def layer_norm_tap(x: Tensor, eps: float) -> tuple[Tensor, Pull]:
 
     Not the fused kernels: these take mean and variance for constants from the third derivative on.
     """
-    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-    scale = torch.rsqrt(variance + eps)
-    y = (x - mean) * scale
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    y = centred * scale
 
     def pull(d: Tensor) -> Tensor:
         return (d - d.mean(-1, keepdim=True) - y * (d * y).mean(-1, keepdim=True)) * scale

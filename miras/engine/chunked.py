@@ -26,6 +26,7 @@ from miras.engine.weights import (
     decay_on,
     gate_on,
     has_channel,
+    link_slopes,
     token_link,
 )
 from miras.spec import MirasSpec
@@ -180,13 +181,14 @@ def surprise(seg: Segment) -> tuple[dict[str, Factor], Weights]:
         step = (pair["lr"] * tap.inputs[next(iter(seg.shapes))].square().sum(-1))[..., None]
     errors = tap.pull(algorithm.error(spec.bias, tap.prediction, v, step, bias_gates(spec, pair)))
     factors: dict[str, Factor] = {}
+    slopes = link_slopes(spec, seg.shapes, seg.state)
     for n, weight in seg.shapes.items():
         d, inputs = errors[n], None
         if weight.kind == "dense":
             d, inputs = algorithm.adjust(d, tap.outputs[n]), tap.inputs[n]
             if spec.architecture.is_linear:
                 inputs, extra = algorithm.write(inputs, seg.gates, extra)
-        factors[n] = weigh(spec, weight, Factor(inputs, d), pair)
+        factors[n] = weigh(spec, weight, Factor(inputs, d), pair, slopes.get(n))
     return factors, extra
 
 
@@ -205,8 +207,11 @@ def bias_gates(spec: MirasSpec, pair: Weights) -> Weights:
     return {g: pair[g][..., None] if pair[g].dim() == 3 else pair[g] for g in spec.bias.gates}
 
 
-def weigh(spec: MirasSpec, weight: FastWeight, factor: Factor, pair: Weights) -> Factor:
-    """Multiplies every pair's gradient by its learning rate (or its weight in the window) and bounds its norm."""
+def weigh(spec: MirasSpec, weight: FastWeight, factor: Factor, pair: Weights, slope: Tensor | None = None) -> Factor:
+    """Multiplies every pair's gradient by its learning rate (or its weight in the window) and bounds its norm.
+
+    ``slope``, ``[B, H]``, is how much the link magnifies a step, since the bound is one of what is read.
+    """
     x, d, scale = factor
     gate = "lr" if "lr" in pair else "gamma"
     if gate in pair:
@@ -226,6 +231,8 @@ def weigh(spec: MirasSpec, weight: FastWeight, factor: Factor, pair: Weights) ->
     if x is not None:
         squares = squares * x.square().sum(-1)
     norm = (squares + 1e-30).sqrt() if scale is None else (squares + 1e-30).sqrt() * scale
+    if slope is not None:
+        norm = norm * slope[..., None]
     damp = 1 / (1 + norm * pair["inverse_bound"])
     if x is None:
         return Factor(x, d * damp.reshape(*damp.shape, *[1] * len(dims)))

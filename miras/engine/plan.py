@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from miras.architectures import MLP
 from miras.engine.weights import Shapes, has_channel
 from miras.spec import MirasSpec
 
-Path = Literal["exact", "factored", "materialised", "reference", "picard"]
+Path = Literal["exact", "fused", "factored", "materialised", "reference", "picard"]
 PATHS: tuple[Path, ...] = get_args(Path)
 
 TILE = 64
@@ -39,6 +40,7 @@ def plan(
     """
     reasons: dict[Path, str | None] = {
         "exact": exact(spec, shapes, pairs),
+        "fused": fused(spec, shapes, pairs),
         "factored": factored(spec, shapes, pairs),
         "materialised": None,
         "reference": None,
@@ -89,6 +91,22 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     if channels and spec.retention.link_at == "chunk":
         return "a decay per channel has no matrix form under a frozen normaliser"
     return None
+
+
+def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """The written-out backward pass covers a perceptron of two matrices under a filter of one gradient a token."""
+    architecture, algorithm = spec.architecture, spec.algorithm
+    if not isinstance(architecture, MLP) or architecture.depth != 2 or architecture.bias or architecture.affine:
+        return f"architecture {architecture.name!r} is not a perceptron of two matrices and nothing else"
+    if not spec.retention.link_is_identity or spec.retention.gradient_at == "decayed":
+        return f"retention {spec.retention.name!r} reads through a link or moves the anchor"
+    if not algorithm.direction_is_identity or algorithm.changes_error or algorithm.window > 1 or pairs > 1:
+        return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
+    if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
+        return "a gate per channel"
+    if spec.read != "after" or spec.anchor_lag:
+        return "read and anchor_lag are not the default"
+    return factored(spec, shapes, pairs)
 
 
 def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:

@@ -69,12 +69,13 @@ def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
     gain = spec.algorithm.gain(algorithm_gates(spec, x))
     if not isinstance(gain, Tensor):
         gain = torch.full_like(x.q[..., 0], gain)
+    curvature = spec.bias.curvature + spec.algorithm.changes_error  # delta gradient descent adds |x W|^2 / 2
     mass = gain * (spec.chunk_size / spec.step_bound)  # [B, H, T]
     energy = spec.architecture.features(x.k).square().sum(-1)  # [B, H, P]
     if spec.algorithm.pair_gates >= {"lr"}:
-        load = energy * mass.repeat_interleave(n, 2) * spec.bias.curvature
+        load = energy * mass.repeat_interleave(n, 2) * curvature
     else:
-        load = energy.unflatten(-1, (x.length, n)).sum(-1) * mass * spec.bias.curvature
+        load = energy.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
     lr = x.pair["lr"] if "lr" in x.pair else x.token["lr"]
     lr = lr / (1 + lr * (load[..., None] if lr.dim() == 4 else load))
     where = x.pair if "lr" in x.pair else x.token

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from miras.engine.problem import Inputs, algorithm_gates
-from miras.engine.weights import Plain, Shapes, advance, anchor_weights, context, decay_on, gate_on, opened, token_link
+from miras.engine.weights import (
+    Plain,
+    Shapes,
+    advance,
+    anchor_weights,
+    context,
+    decay_on,
+    gate_on,
+    link_slopes,
+    opened,
+    token_link,
+)
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -29,7 +40,8 @@ def token(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tup
     heads = algorithm_gates(spec, x)
     anchor = anchor_weights(spec, shapes, state)
     k, v, pair, extra = _replay(spec, state.extra, x)
-    gradients, extra = _gradients(spec, shapes, anchor, k, v, pair, x.token, heads, extra)
+    slopes = link_slopes(spec, shapes, state)
+    gradients, extra = _gradients(spec, shapes, anchor, slopes, k, v, pair, x.token, heads, extra)
     if algorithm.window > 1 and not algorithm.lr_is_step:
         gradients = {n: gate_on(shapes[n], heads["lr"], "head")[:, :, 0] * g for n, g in gradients.items()}
 
@@ -88,6 +100,7 @@ def _gradients(
     spec: MirasSpec,
     shapes: Shapes,
     anchor: Weights,
+    slopes: Weights,
     k: Tensor,
     v: Tensor,
     pair: Weights,
@@ -135,6 +148,8 @@ def _gradients(
             if "inverse_bound" in pair:
                 dims = tuple(range(2, g[n].dim()))
                 norm = (g[n].square().sum(dims, keepdim=True) + 1e-30).sqrt()
+                if n in slopes:
+                    norm = norm * slopes[n].reshape(norm.shape)
                 bound = gate_on(shapes[n], pair["inverse_bound"].narrow(2, p, 1), "head")[:, :, 0]
                 g[n] = g[n] / (1 + norm * bound)
             total[n] = total[n] + g[n]

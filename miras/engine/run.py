@@ -5,10 +5,12 @@ Shapes: B batch, H heads, T tokens, D channels.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from miras.engine import exact, picard, reference
+from miras.engine import exact, fused, picard, reference
 from miras.engine.chunked import (
     Coefficients,
     Segment,
@@ -33,6 +35,8 @@ def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inpu
         return reference.run(spec, shapes, state, x)
     if plan.path == "exact":
         return exact.run(spec, shapes, opened(spec, state), x, plan.tile)
+    if plan.path == "fused" and fused.available():
+        return _fused(spec, shapes, plan, state, x)
     outputs = []
     for piece in pieces(spec, plan, state, x):
         seg = Segment(spec, shapes, opened(spec, state), *piece)
@@ -42,6 +46,18 @@ def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inpu
             y, state = segment(plan, seg)
         outputs.append(y)
     return torch.cat(outputs, 2) if len(outputs) != 1 else outputs[0], state
+
+
+def _fused(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """Whole chunks by the written-out pass; what comes before the first and after the last, factored."""
+    around = replace(plan, path="factored")
+    head = min(-state.phase[0] % spec.chunk_size, x.length)
+    body = (x.length - head) // spec.chunk_size * spec.chunk_size
+    before, chunks, after = x.split([head, body, x.length - head - body])
+    y_before, state = run(spec, shapes, around, state, before) if head else (before.v, state)
+    y_chunks, state = fused.run(spec, shapes, state, chunks) if body else (chunks.v, state)
+    y_after, state = run(spec, shapes, around, state, after) if after.length else (after.v, state)
+    return torch.cat([y_before, y_chunks, y_after], 2), state
 
 
 def segment(plan: Plan, seg: Segment) -> tuple[Tensor, MemoryState]:

@@ -6,6 +6,7 @@ Shapes: B batch, H heads, T tokens, I and O the two sides of a matrix.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,18 @@ def anchor_weights(spec: MirasSpec, shapes: Shapes, state: MemoryState) -> Weigh
         n: spec.retention.link(a, context(n, shapes[n], state.anchor, state.extra, threshold, tokens=False))
         for n, a in state.anchor.items()
     }
+
+
+def link_slopes(spec: MirasSpec, shapes: Shapes, state: MemoryState) -> Weights:
+    """How much a step of the accumulator is magnified in what is read, ``[B, H]``, for the weights where it may be."""
+    if spec.retention.link_is_identity:
+        return {}
+    threshold = state.extra.get("threshold_anchor")
+    slopes = {
+        n: spec.retention.slope(a, context(n, shapes[n], state.anchor, state.extra, threshold, tokens=False))
+        for n, a in state.anchor.items()
+    }
+    return {n: s.clamp_min(1.0).flatten(2)[..., 0] for n, s in slopes.items() if s is not None}
 
 
 def read_weights(spec: MirasSpec, shapes: Shapes, state: MemoryState) -> Weights:
@@ -90,8 +103,41 @@ def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> 
 
 def opened(spec: MirasSpec, state: MemoryState) -> MemoryState:
     """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous."""
-    at_boundary = state.phase[0] == 0 or state.phase[0] == spec.anchor_lag
-    return state._replace(anchor=state.memory) if at_boundary else state
+    if state.phase[0] != 0 and state.phase[0] != spec.anchor_lag:
+        return state
+    memory, slots = state.memory, state.slots
+    if spec.step_bound is not None and not spec.is_affine:
+        memory, slots = ({n: limited(w) for n, w in weights.items()} for weights in (memory, slots))
+    return state._replace(memory=memory, slots=slots, anchor=memory)
+
+
+LIMIT = 1e8
+"""Largest entry of a gradient that goes back through a chunk boundary: its square, summed, is still a float32."""
+
+
+class _Limited(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.clamp(-LIMIT, LIMIT)
+
+
+def limited(x: Tensor) -> Tensor:
+    """The same numbers; what is beyond `LIMIT` in their gradient is cut off.
+
+    Learning rates that keep a nonlinear memory bounded may still make it chaotic: the derivative after a state then grows
+    exponentially with the distance, overflows, and would take every gradient with it. Up to the limit it is exact.
+    """
+    return _Limited.apply(x)  # type: ignore[no-any-return]
 
 
 class Plain:

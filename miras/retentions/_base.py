@@ -79,6 +79,13 @@ class Retention(Component, ABC):
         """Weights from the accumulator, ``[..., *weight]`` to the same shape."""
         return memory
 
+    def slope(self, memory: Tensor, context: Context) -> Tensor | None:
+        """How much the link magnifies a small step, a bound of a weight as a whole, broadcastable to ``A``; used by ``step_bound``.
+
+        None where it never does.
+        """
+        return None
+
     def commit(self, memory: Tensor, context: Context) -> Tensor:
         """The accumulator with which the next chunk starts."""
         return memory

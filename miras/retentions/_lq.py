@@ -46,7 +46,7 @@ class Lq(Retention):
         link_at: ``token`` reads $\mathrm{link}(A_t)$; ``chunk`` divides by the norm of the anchor,
             renewed at the end of the chunk as Moneta is trained (``paper`` only).
         eps: $\epsilon$ > 0, a floor of the norm, so that an empty memory reads as zero; the paper
-            has none. $\epsilon^{2-q}$, the slope of the printed link at 0, must stay below 1e30.
+            has none. What is read never exceeds about $\epsilon^{3-q}$, and $\epsilon^{2-q}$, the slope of the printed link at 0, must stay below 1e30.
         per: one decay per head, key channel or value channel.
 
     Example:
@@ -60,7 +60,7 @@ class Lq(Retention):
     form: Literal["paper", "exact"] = "paper"
     norm: Literal["sum", "mean"] = "sum"
     link_at: Literal["token", "chunk"] = "token"  # type: ignore[assignment]
-    eps: float = 1e-3
+    eps: float = 1e-2
     per: Per = "head"
 
     def __post_init__(self) -> None:
@@ -114,6 +114,13 @@ class Lq(Retention):
             return super().multiplier(memory, context)
         _, norm, scale = self._norm(memory, context)
         return (norm * scale) ** (2 - self.q)
+
+    def slope(self, memory: Tensor, context: Context) -> Tensor | None:
+        if self.form == "exact":
+            return None
+        _, norm, scale = self._norm(memory, context)
+        size = norm * scale  # the slope is size^(2-q), what is read about size^(3-q)
+        return size ** (2 - self.q) / (size ** (3 - self.q)).clamp_min(1.0)
 
     def _norm(self, memory: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """``A / scale``, the norm of that, and a scale at which no power of it overflows."""

@@ -53,7 +53,7 @@ def paths(spec: MirasSpec, problem: Problem) -> list[Path]:
     pairs = problem.k.shape[3] if problem.k.dim() == 5 else 1
     memory = AssociativeMemory(spec)
     found: list[Path] = [
-        p for p in ("materialised", "factored", "exact") if p not in memory.plan(d_key, d_value, pairs).refused
+        p for p in ("materialised", "factored", "fused", "exact") if p not in memory.plan(d_key, d_value, pairs).refused
     ]
     if not picard_refused(spec, memory.shapes(d_key, d_value), pairs):
         found.append("picard")

@@ -8,6 +8,7 @@ TOLERANCE: dict[str, dict[torch.dtype, float]] = {
     "reference": {torch.float64: 1e-12, torch.float32: 1e-4},
     "materialised": {torch.float64: 1e-9, torch.float32: 1e-3},
     "factored": {torch.float64: 1e-9, torch.float32: 1e-3},
+    "fused": {torch.float64: 1e-9, torch.float32: 1e-3},
     "exact": {torch.float64: 1e-9, torch.float32: 1e-3},
     # sweeps stop at a relative change of 1e-10, and the gradient solves as far
     "picard": {torch.float64: 1e-7, torch.float32: 1e-3},
