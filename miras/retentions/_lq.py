@@ -46,7 +46,8 @@ class Lq(Retention):
         link_at: ``token`` reads $\mathrm{link}(A_t)$; ``chunk`` divides by the norm of the anchor,
             renewed at the end of the chunk as Moneta is trained (``paper`` only).
         eps: $\epsilon$ > 0, a floor of the norm, so that an empty memory reads as zero; the paper
-            has none. What is read never exceeds about $\epsilon^{3-q}$, and $\epsilon^{2-q}$, the slope of the printed link at 0, must stay below 1e30.
+            has none. At q = 4 no norm of $W$ exceeds $1/\epsilon$; $\epsilon^{2-q}$, the slope of the
+            printed link at 0, must stay below 1e30.
         per: one decay per head, key channel or value channel.
 
     Example:

@@ -1,0 +1,73 @@
+"""What the drawn problems are too short for: several tiles, several blocks of channel decays, second derivatives, sweeps."""
+
+import pytest
+import torch
+
+from miras import AssociativeMemory, MirasSpec
+from miras.associative import _inputs
+from miras.engine import picard
+from miras.engine.chunked import Segment
+from miras.engine.plan import plan
+from miras.engine.run import pieces
+from miras.testing import problem
+from miras.testing.laws import every_path_is_the_reference, splits_anywhere
+
+DECAYED = {"name": "l2", "gradient_at": "decayed"}
+KEYS = {"name": "l2", "per": "key"}
+
+LONG = {
+    "momentum over three tiles": dict(architecture="matrix", algorithm="momentum", chunk_size=1),
+    "decay per key over three tiles": dict(architecture="matrix", retention=KEYS, algorithm="gd", chunk_size=1),
+    "gradient at the decayed state": dict(
+        architecture="matrix", retention={"name": "l2", "per": "key", "gradient_at": "decayed"}, algorithm="gd", chunk_size=1
+    ),
+    "gated delta rule": dict(architecture="matrix", retention=DECAYED, algorithm="gd", chunk_size=1, read="previous"),
+    "least squares": dict(architecture="slots", algorithm="newton", retention="none", chunk_size=1),
+    "conjugate gradients": dict(architecture="matrix", bias="dot", algorithm={"name": "newton", "solver": "cg"}, chunk_size=1),
+    "chunks that cannot matter": dict(architecture="matrix", bias="dot", algorithm="aggmo", chunk_size=7),
+    "blocks of channels": dict(architecture="matrix", bias="huber", retention=KEYS, algorithm="gd", chunk_size=40),
+    "value channels": dict(
+        architecture="matrix", bias="huber", retention={"name": "l2", "per": "value"}, algorithm="gd", chunk_size=40, read="previous"
+    ),
+    "window longer than a chunk": dict(architecture="matrix", algorithm={"name": "omega", "size": 5}, chunk_size=3),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_sequences_on_every_path(name: str) -> None:
+    length = 40 if LONG[name]["chunk_size"] in (3, 40) else 135
+    drawn = problem(MirasSpec.make(**LONG[name]), length=length, batch=1, heads=1)
+    every_path_is_the_reference(drawn)
+    splits_anywhere(problem(MirasSpec.make(**LONG[name]), length=70, batch=1, heads=1), 33)
+
+
+def test_the_written_out_backward_can_be_differentiated() -> None:
+    spec = MirasSpec.make(architecture={"name": "mlp", "expansion": 1}, bias="l2", algorithm="momentum", chunk_size=2)
+    drawn = problem(spec, length=4, d_key=2, d_value=2, batch=1, heads=1)
+    k, v = drawn.k.clone().requires_grad_(), drawn.v.clone().requires_grad_()
+
+    def answer(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return AssociativeMemory(spec, "fused")(drawn.q, k, v, drawn.gates, drawn.state)[0]
+
+    assert torch.autograd.gradgradcheck(answer, (k, v))
+
+
+def test_sweeps_end_early_when_steps_are_small_and_never_late() -> None:
+    spec = MirasSpec.make(architecture="mlp", bias="huber", algorithm="gd", chunk_size=1)
+    drawn = problem(spec, length=24, batch=1, heads=1)
+    memory = AssociativeMemory(spec)
+    shapes = memory.shapes(4, 4)
+    counts = []
+    for lr in (1e-4, 0.5):
+        gates = drawn.gates | {"lr": torch.full_like(drawn.gates["lr"], lr)}
+        x = _inputs(spec, drawn.q, drawn.k, drawn.v, gates)
+        (piece,) = pieces(spec, plan(spec, shapes, path="picard"), drawn.state, x)
+        picard.block(Segment(spec, shapes, drawn.state, *piece), 1e-8, counts)
+    assert counts[0] < counts[1] <= 24
+
+
+def test_a_path_that_does_not_claim_a_spec_says_why() -> None:
+    with pytest.raises(ValueError, match="path 'exact' cannot compute this spec: chunk_size is 16"):
+        AssociativeMemory(MirasSpec(), "exact").plan(4, 4)
+    with pytest.raises(ValueError, match="path must be one of exact, fused"):
+        AssociativeMemory(MirasSpec(), "warp").plan(4, 4)  # type: ignore[arg-type]
