@@ -28,7 +28,7 @@ class AssociativeMemory:
 
     Args:
         spec: what is computed.
-        path: forces an engine (``reference``, ``materialised``, ``factored``, ``exact``) instead of the planned one, or asks
+        path: forces an engine (``reference``, ``materialised``, ``factored``, ``fused``, ``exact``) instead of the planned one, or asks
             for ``picard``. Never changes a number beyond rounding.
         tolerance: of ``picard``: relative change at which its sweeps stop.
 

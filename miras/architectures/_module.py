@@ -48,7 +48,9 @@ class FromModule(Architecture):
 
     def __post_init__(self) -> None:
         if not callable(self.factory):
-            raise ValueError(f"factory must be a function of (d_key, d_value) that returns a module, got {self.factory!r}")
+            raise ValueError(
+                f"factory must be a function of (d_key, d_value) that returns a module, got {self.factory!r}"
+            )
 
     def __repr__(self) -> str:
         return f"from_module({_describe(self.factory)})"

@@ -21,7 +21,7 @@ from miras.architectures import ACTIVATIONS, MLP, layer_norm, layer_norm_tap
 from miras.biases import AttentionalBias
 from miras.engine.chunked import bias_gates, coefficients
 from miras.engine.problem import Inputs, algorithm_gates
-from miras.engine.weights import Shapes
+from miras.engine.weights import LIMIT, Shapes
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -126,6 +126,8 @@ class _Chunks(torch.autograd.Function):
         for i in reversed(range(len(chunks))):
             weights, record = kept[2 * i : 2 * i + 2], wide[each * i : each * (i + 1)]
             grads, d_w1, d_w2 = _backward(ctx.recipe, chunks[i], weights, record, d_outs[i], d_w1, d_w2)
+            if chunks[i].inverse is not None:  # as `miras.engine.weights.limited`, where there is a step bound
+                d_w1, d_w2 = d_w1.clamp(-LIMIT, LIMIT), d_w2.clamp(-LIMIT, LIMIT)
             found.append(grads)
         columns = list(zip(*reversed(found), strict=True))
         joined = [

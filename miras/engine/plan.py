@@ -129,7 +129,7 @@ def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 
 def picard(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """Sweeps over a block read token t at the factored A_{t-1}."""
+    """Sweeps read token t at the factored A_{t-1}: the anchor must be the previous weights, and they must be linear in the factors."""
     if spec.chunk_size != 1:
         return f"chunk_size is {spec.chunk_size}, not 1; with a frozen anchor nothing has to be iterated"
     if not spec.retention.link_is_identity:
