@@ -42,7 +42,7 @@ class MirasSpec:
         step_bound: None, or a bound $\beta$ on how far a chunk can move the memory: every learning rate is damped to
             $\eta/(1+\eta q/\beta)$ with $q$ = chunk_size x gain of the algorithm x curvature of the bias x $\|k\|^2$, and,
             unless the step is affine (a linear memory, an affine residual, no link), where that already makes it a
-            contraction, every gradient to $g/(1+\eta\|g\|\,\text{chunk\_size}\,\text{gain}\,\ell/\beta)$ with
+            contraction, every gradient to $g/(1+\eta\|g\|\,C\,\text{gain}\,\ell/\beta)$ with
             $\ell\ge1$ the slope of the retention's link at the anchor.
 
     Example:

@@ -19,15 +19,25 @@ LONG = {
     "momentum over three tiles": dict(architecture="matrix", algorithm="momentum", chunk_size=1),
     "decay per key over three tiles": dict(architecture="matrix", retention=KEYS, algorithm="gd", chunk_size=1),
     "gradient at the decayed state": dict(
-        architecture="matrix", retention={"name": "l2", "per": "key", "gradient_at": "decayed"}, algorithm="gd", chunk_size=1
+        architecture="matrix",
+        retention={"name": "l2", "per": "key", "gradient_at": "decayed"},
+        algorithm="gd",
+        chunk_size=1,
     ),
     "gated delta rule": dict(architecture="matrix", retention=DECAYED, algorithm="gd", chunk_size=1, read="previous"),
     "least squares": dict(architecture="slots", algorithm="newton", retention="none", chunk_size=1),
-    "conjugate gradients": dict(architecture="matrix", bias="dot", algorithm={"name": "newton", "solver": "cg"}, chunk_size=1),
+    "conjugate gradients": dict(
+        architecture="matrix", bias="dot", algorithm={"name": "newton", "solver": "cg"}, chunk_size=1
+    ),
     "chunks that cannot matter": dict(architecture="matrix", bias="dot", algorithm="aggmo", chunk_size=7),
     "blocks of channels": dict(architecture="matrix", bias="huber", retention=KEYS, algorithm="gd", chunk_size=40),
     "value channels": dict(
-        architecture="matrix", bias="huber", retention={"name": "l2", "per": "value"}, algorithm="gd", chunk_size=40, read="previous"
+        architecture="matrix",
+        bias="huber",
+        retention={"name": "l2", "per": "value"},
+        algorithm="gd",
+        chunk_size=40,
+        read="previous",
     ),
     "window longer than a chunk": dict(architecture="matrix", algorithm={"name": "omega", "size": 5}, chunk_size=3),
 }

@@ -184,7 +184,10 @@ def test_layers(call: Call, says: str):
     ),
     read=(lambda: MirasSpec.make(read="before"), "read must be 'after', 'previous' or 'anchor', got 'before'"),
     bound=(lambda: MirasSpec(step_bound=-1.0), "step_bound must be positive or None, got -1.0"),
-    negative_lr=(lambda: MirasSpec.make(algorithm={"name": "gd", "max_lr": -0.1}), "max_lr must be positive and finite, got -0.1"),
+    negative_lr=(
+        lambda: MirasSpec.make(algorithm={"name": "gd", "max_lr": -0.1}),
+        "max_lr must be positive and finite, got -0.1",
+    ),
     schema=(
         lambda: MirasSpec.from_dict({"schema": SCHEMA + 1}),
         f"schema {SCHEMA + 1}; .* reads up to {SCHEMA}: upgrade",

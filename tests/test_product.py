@@ -47,9 +47,14 @@ def test_every_combination(shard: int) -> None:
         scale = max(g.norm().item() for n, g in wanted.items() if n.startswith("d "))
         for path in paths(spec, drawn):
             got = everything(drawn, path)
-            errors = {n: relative(got[n], x, floor=max(1e-3, 1e-3 * scale if n.startswith("d ") else 0)) for n, x in wanted.items()}
+            errors = {
+                n: relative(got[n], x, floor=max(1e-3, 1e-3 * scale if n.startswith("d ") else 0))
+                for n, x in wanted.items()
+            }
             error = max(errors.values()) if all(e == e for e in errors.values()) else float("nan")
-            assert error <= TOLERANCE[path][torch.float64], f"{spec!r} on {path}: {error} at {max(errors, key=errors.__getitem__)}"
+            assert error <= TOLERANCE[path][torch.float64], (
+                f"{spec!r} on {path}: {error} at {max(errors, key=errors.__getitem__)}"
+            )
             counted += 1
             worst[path] = max(worst.get(path, 0.0), error)
     RECORD.mkdir(parents=True, exist_ok=True)
