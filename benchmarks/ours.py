@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks import flops, layer, process
 from miras import Memory
 
-TITANS = {"bias": "l2", "retention": "l2", "algorithm": "momentum"}
+TITANS: dict[str, Any] = {"bias": "l2", "retention": "l2", "algorithm": "momentum"}
 
 
 def build(shape: layer.Shape) -> Memory:

@@ -3,10 +3,11 @@
 import contextlib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miras.testing import LAWS, Inapplicable, apply, components, problems, specs
+from miras.testing.check import QUIET
 
 FOCUS = {
     "chunk size cannot matter": specs(
@@ -26,7 +27,7 @@ FOCUS = {
 
 
 @pytest.mark.parametrize("law", LAWS)
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=QUIET, deadline=None)
 @given(data=st.data(), cut=st.integers(0, 2**16))
 def test_law(law: str, data: st.DataObject, cut: int) -> None:
     problem = data.draw(problems(FOCUS.get(law)))

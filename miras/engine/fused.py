@@ -148,7 +148,7 @@ def _cut(recipe: Recipe, tensors: tuple[Tensor, ...]) -> tuple[list[Chunk], Tens
         return None if parts is None else parts[i]
 
     chunks = [
-        Chunk(*(at(p, i) for p in along[:5]), *(at(p, i) for p in across), tuple(at(p, i) for p in along[5:]))
+        Chunk._make([*(at(p, i) for p in (*along[:5], *across)), tuple(at(p, i) for p in along[5:])])
         for i in range(count)
     ]
     return chunks, tensors[10], tensors[11]
