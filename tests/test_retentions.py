@@ -489,7 +489,7 @@ def test_functional_transforms(retention: Retention):
     [
         ("lq", {"q": 1.5}, "dual exponent q >= 2, got 1.5; the dual of 1.5 is q=3"),
         ("lq", {"q": math.nan}, "q >= 2"),
-        ("lq", {"q": 18.0}, "larger eps"),
+        ("lq", {"q": 33.0}, "larger eps"),
         ("lq", {"form": "printed"}, "form to be one of"),
         ("lq", {"norm": "max"}, "norm to be one of"),
         ("lq", {"form": "exact", "link_at": "chunk"}, "link_at='token' with form='exact'"),

@@ -61,7 +61,7 @@ class Lq(Retention):
     form: Literal["paper", "exact"] = "paper"
     norm: Literal["sum", "mean"] = "sum"
     link_at: Literal["token", "chunk"] = "token"  # type: ignore[assignment]
-    eps: float = 1e-2
+    eps: float = 1e-1
     per: Per = "head"
 
     def __post_init__(self) -> None:
