@@ -201,10 +201,8 @@ class Memory(nn.Module):
         qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
         q, k, v = qkv[0], qkv[1 : 1 + self.around.pairs], qkv[1 + self.around.pairs :]
         if self.around.qk_norm:
-            q, k = (
-                F.normalize(q.float() if q.dtype != torch.float64 else q, dim=-1),
-                F.normalize(k.float() if k.dtype != torch.float64 else k, dim=-1),
-            )
+            # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
+            q, k = (F.normalize(z.to(_wide(z.dtype)), dim=-1, eps=1e-3) for z in (q, k))
         k, v = (rearrange(z, "n b t h d -> b t h n d") if self.around.pairs > 1 else z[0] for z in (k, v))
         return q, k, v, self.gates(x), tail
 

@@ -12,7 +12,7 @@ from typing import Any
 import literal
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -152,6 +152,7 @@ def close(got: Gradients, wanted: Gradients, tolerance: float, floor: float = 1e
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@settings(max_examples=settings.default.max_examples // 2)  # every token is a dozen comparisons
 @given(length=lengths, seed=seeds)
 def test_the_spec_is_the_published_recurrence(name: str, length: int, seed: int):
     """Answers, memory, and gradients of every input and of the start."""
