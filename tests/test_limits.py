@@ -152,7 +152,7 @@ def close(got: Gradients, wanted: Gradients, tolerance: float, floor: float = 1e
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@settings(max_examples=settings.default.max_examples // 2)  # every token is a dozen comparisons
+@settings(max_examples=settings().max_examples // 2)  # each compares some twenty tensors
 @given(length=lengths, seed=seeds)
 def test_the_spec_is_the_published_recurrence(name: str, length: int, seed: int):
     """Answers, memory, and gradients of every input and of the start."""
