@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels. The engine work
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -118,10 +119,10 @@ class AssociativeMemory:
             raise ValueError(
                 f"the state is of another spec: its phase {state.phase} does not fit chunk_size {self.spec.chunk_size}"
             )
-        if not q.shape[1]:
+        if not q.shape[0] * q.shape[1]:
             return v.new_zeros(*q.shape[:3], v.shape[-1]), state
         planned = self.plan(q.shape[-1], v.shape[-1], pairs)
-        with torch.autocast(q.device.type, enabled=False):
+        with _full_precision(q.device):
             x = _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates)
             x = bounded(self.spec, x)
 
@@ -145,7 +146,7 @@ class AssociativeMemory:
         planned = self.plan(q.shape[-1], v.shape[-1], k.shape[3] if k.dim() == 5 else 1)
         path: Path = "materialised" if "factored" in planned.refused else "factored"
         dtype = next(iter(state.memory.values())).dtype
-        with torch.autocast(q.device.type, enabled=False):
+        with _full_precision(q.device):
             x = bounded(self.spec, _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates))
             shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
             loss = losses(self.spec, shapes, frozen, state, micro_steps(self.spec, x))
@@ -269,6 +270,11 @@ def document_bounds(cu_seqlens: Tensor) -> list[int]:
     if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError("cu_seqlens must be a tensor of integers [N + 1]")
     return cu_seqlens.tolist()  # type: ignore[no-any-return]
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """States are float32 under autocast too; the meta device has no autocast to switch off."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def checkable(x: Tensor) -> bool:

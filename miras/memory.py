@@ -170,7 +170,7 @@ class Memory(nn.Module):
             raise ValueError(f"the state has {state.batch} rows where {x.shape[0]} are needed")
         if (self.conv is None) == ("conv" in state.extra):
             raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
-        if not x.shape[1]:
+        if not x.shape[0] * x.shape[1]:
             return x, state
         q, k, v, gates, tail = self.project(x, state, mask)
         core = self.core if path is None else self.core.on(path)

@@ -58,7 +58,6 @@ def test_layer(kind: str):
     layer_is_itself(kind, "aot_eager", length=4, tolerance=1e-5)
 
 
-@pytest.mark.xfail(reason="dynamo hands a context to a variadic forward", strict=True)
 def test_core_of_a_factored_memory():
     core_is_itself("factored", "aot_eager", tolerance=1e-5)
 

@@ -231,7 +231,6 @@ def test_one_memory_becomes_another(name: str, length: int, seed: int, architect
     becomes(usual | rich, usual | plain, at, length, seed)
 
 
-@pytest.mark.xfail(reason="a window of one forgets its learning rate", strict=True)
 @pytest.mark.parametrize("inner", ["gd", "momentum"])
 @pytest.mark.parametrize("architecture", ["matrix", MLP], ids=["matrix", "mlp"])
 @pytest.mark.parametrize("chunk", [1, 3])

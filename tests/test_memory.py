@@ -286,6 +286,12 @@ def test_state_is_a_value(kind: str, tmp_path: Path):
     assert torch.equal(memory(x[:, 5:], both)[0], wanted)
 
 
+def test_all_rows_finished():
+    memory, x = layer(), tokens()
+    y, state = memory(x[:0], memory(x)[1].select([]))
+    assert y.shape == (0, T, DIM) and state.batch == 0
+
+
 def test_a_fork_shares_no_storage():
     _, state = layer()(tokens())
     for n, x in state.fork().tensors().items():
@@ -369,6 +375,15 @@ def test_meta_device(kind: str):
     empty.to_empty(device="cpu").load_state_dict(memory.state_dict())
     x = tokens(dtype=torch.float32)
     assert torch.equal(empty(x)[0], memory(x)[0])
+
+
+@kinds
+def test_shapes_without_numbers(kind: str):
+    memory, x = layer(kind, torch.float32), tokens(dtype=torch.float32)
+    _, wanted = memory(x)
+    y, state = memory.to("meta")(x.to("meta"))
+    assert y.is_meta and y.shape == x.shape and state.phase == wanted.phase
+    state.check_like(wanted)
 
 
 @kinds

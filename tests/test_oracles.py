@@ -129,6 +129,13 @@ def test_newton_schulz_is_nearly_the_polar_factor(rows: int, columns: int, seed:
     assert ((values > 0.6) & (values < 1.25)).all(), values
 
 
+def test_newton_schulz_of_nothing_is_nothing():
+    nothing = torch.zeros(3, 2, requires_grad=True)
+    newton_schulz(nothing, steps=5).sum().backward()
+    assert not newton_schulz(nothing, steps=5).any()
+    assert nothing.grad is not None and nothing.grad.isfinite().all()
+
+
 @given(lr=st.floats(0.001, 0.02), mu=momenta, seed=seeds)
 def test_muon_is_the_optimizer_in_bfloat16(lr: float, mu: float, seed: int):
     """On a gradient that is well conditioned, for that other iteration amplifies its rounding."""

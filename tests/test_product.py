@@ -10,8 +10,8 @@ import torch
 
 from miras import MirasSpec
 from miras.spec import AXES
-from miras.testing import TOLERANCE, problem, relative
-from miras.testing.laws import paths, probe, tensors
+from miras.testing import problem, relative
+from miras.testing.laws import path_tolerance, paths, probe, tensors
 from miras.testing.strategies import NEEDED, SMALL
 
 SHARDS = 48
@@ -54,7 +54,7 @@ def test_every_combination(shard: int) -> None:
                 for n, x in wanted.items()
             }
             error = max(errors.values()) if all(e == e for e in errors.values()) else float("nan")
-            assert error <= TOLERANCE[path][torch.float64], (
+            assert error <= path_tolerance(spec, path, torch.float64), (
                 f"{spec!r} on {path}: {error} at {max(errors, key=errors.__getitem__)}"
             )
             counted += 1

@@ -311,7 +311,8 @@ def test_small_dual_step_lowers_a_loss(retention: Retention):
     if isinstance(retention, FDivergence | Orthogonal):  # these step from the anchor
         memory = context.anchor
     weights = retention.link(memory, context)
-    update = weights - torch.randn_like(weights)  # gradient of half the squared distance
+    elsewhere = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1), dtype=weights.dtype)
+    update = weights - elsewhere  # gradient of half the squared distance
     at_step = context._replace(anchor=memory) if isinstance(retention, Orthogonal) else context
     moved = retention.link(memory - 1e-5 * retention.pull(update, at_step), context)
     assert ((moved - weights) * update).sum() < 0

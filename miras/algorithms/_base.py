@@ -70,6 +70,11 @@ class Algorithm(Component, ABC):
         return frozenset() if self.lr_is_step else frozenset({"lr"})
 
     @property
+    def lr_is_row(self) -> bool:
+        """Whether the learning rate belongs to the token that learns, whatever pairs it learns from."""
+        return "lr" not in self.pair_gates and not self.lr_is_step
+
+    @property
     def window(self) -> int:
         """How many of the last tokens' pairs are replayed at the current anchor."""
         return 1

@@ -162,11 +162,11 @@ def _unbind(c: Coefficients, m: int) -> list[Coefficients]:
 def _mix(spec: MirasSpec, gates: Weights, like: Tensor, pairs: int) -> Tensor | None:
     """Which pairs make up a token's gradient, ``[.., n, P]``."""
     n, window = like.shape[-1], spec.algorithm.window
-    if window == 1 and pairs == 1:
+    if window == 1 and pairs == 1 and not spec.algorithm.lr_is_row:
         return None
     age = (window - 1 + torch.arange(n, device=like.device))[:, None] - torch.arange(window - 1 + n, device=like.device)
     band = ((age >= 0) & (age < window)).to(like.dtype).repeat_interleave(pairs, 1)
-    if window > 1 and not spec.algorithm.lr_is_step:
+    if spec.algorithm.lr_is_row:
         band = band * gates["lr"][..., None]
     return band
 

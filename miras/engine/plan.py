@@ -86,7 +86,7 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     channels = [
         n for n, w in shapes.items() if "log_decay" in spec.gates and has_channel(w, spec.gates["log_decay"].per)
     ]
-    if channels and (spec.algorithm.slots or spec.algorithm.window > 1 or pairs > 1):
+    if channels and (spec.algorithm.slots or spec.algorithm.lr_is_row or spec.algorithm.window > 1 or pairs > 1):
         return "a decay per channel has no matrix form together with slots, windows or several pairs a token"
     if channels and spec.retention.link_at == "chunk":
         return "a decay per channel has no matrix form under a frozen normaliser"
@@ -100,7 +100,13 @@ def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"architecture {architecture.name!r} is not a perceptron of two matrices and nothing else"
     if not spec.retention.link_is_identity or spec.retention.gradient_at == "decayed":
         return f"retention {spec.retention.name!r} reads through a link or moves the anchor"
-    if not algorithm.direction_is_identity or algorithm.changes_error or algorithm.window > 1 or pairs > 1:
+    if (
+        not algorithm.direction_is_identity
+        or algorithm.changes_error
+        or algorithm.lr_is_row
+        or algorithm.window > 1
+        or pairs > 1
+    ):
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
     if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
         return "a gate per channel"
@@ -119,7 +125,7 @@ def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction"
     if not spec.retention.link_is_identity:
         return f"retention {spec.retention.name!r} has a link"
-    if not spec.algorithm.direction_is_identity or spec.algorithm.window > 1:
+    if not spec.algorithm.direction_is_identity or spec.algorithm.lr_is_row or spec.algorithm.window > 1:
         return f"algorithm {spec.algorithm.name!r} is not a linear filter of one gradient a token"
     if pairs > 1:
         return "several pairs a token are written at once"
@@ -136,6 +142,6 @@ def picard(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link"
     if spec.retention.gradient_at == "decayed":
         return "the gradient is taken at a decayed state"
-    if spec.algorithm.window > 1 or pairs > 1 or spec.algorithm.linear_only:
+    if spec.algorithm.lr_is_row or spec.algorithm.window > 1 or pairs > 1 or spec.algorithm.linear_only:
         return f"algorithm {spec.algorithm.name!r} is not a plain filter of one gradient a token"
     return factored(spec, shapes, pairs)

@@ -2,6 +2,7 @@ r"""The two products that carry nearly all the work, with their backward passes 
 
 Autograd would be right and slow: it forms every scaled copy of a wide tensor again. Here row scalings go to the
 narrower side and sums are accumulated by the matrix product itself. Both are differentiable any number of times.
+A compiler gets the plain forward passes: it fuses them itself.
 
 Shapes: n tokens, P pairs, K slots, I and O the sides of a matrix, ... batch and heads.
 """
@@ -25,7 +26,8 @@ def read(
     errors: Tensor,
 ) -> Tensor:
     """``carry_t x_t A - sum_i of_slots_ti x_t S_i - sum_p pairs_tp (x_t . keys_p) errors_p``, ``[..., n, O]``."""
-    return _Read.apply(x, start, slots, carry, of_slots, pairs, keys, errors)  # type: ignore[no-any-return]
+    product = _Read.forward if torch.compiler.is_compiling() else _Read.apply
+    return product(x, start, slots, carry, of_slots, pairs, keys, errors)  # type: ignore[no-any-return]
 
 
 def write(
@@ -35,10 +37,10 @@ def write(
 
     ``mix`` is ``[..., 1 + K, 1 + K]``, ``into`` ``[..., 1 + K, P]``.
     """
-    if slots is None:
-        return _Write.apply(mix, into, keys, errors, start)[0], None
-    memory, *rest = _Write.apply(mix, into, keys, errors, start, *slots.unbind(-3))
-    return memory, torch.stack(rest, -3)
+    product = _Write.forward if torch.compiler.is_compiling() else _Write.apply
+    rest = () if slots is None else slots.unbind(-3)
+    memory, *after = product(mix, into, keys, errors, start, *rest)
+    return memory, torch.stack(after, -3) if after else None
 
 
 def _scaled(x: Tensor, row: Tensor, matrix: Tensor) -> Tensor:

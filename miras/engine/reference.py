@@ -42,7 +42,7 @@ def token(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tup
     k, v, pair, extra = _replay(spec, state.extra, x)
     slopes = link_slopes(spec, shapes, state)
     gradients, extra = _gradients(spec, shapes, anchor, slopes, k, v, pair, x.token, heads, extra)
-    if algorithm.window > 1 and not algorithm.lr_is_step:
+    if algorithm.lr_is_row:
         gradients = {n: gate_on(shapes[n], heads["lr"], "head")[:, :, 0] * g for n, g in gradients.items()}
 
     memory, slots = {}, {}

@@ -213,7 +213,11 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=220, help="mutants to try, spread over the files")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--match", default="", help="only mutants whose fingerprint this regular expression finds")
     parser.add_argument("--again", action="store_true", help="only what survived the last run")
+    parser.add_argument(
+        "--explained", action="store_true", help="only those explained as equivalent, left out otherwise"
+    )
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -227,6 +231,7 @@ def main() -> int:
         trees: dict[str, ast.AST] = {f: ast.parse((Path(snapshot) / f).read_text()) for f in files}
         found = {f: list(mutants(f, tree)) for f, tree in trees.items()}
         print(f"{sum(map(len, found.values()))} mutants of {len(files)} files are possible")
+        found = {f: [m for m in group if re.search(options.match, m.fingerprint)] for f, group in found.items()}
         if options.again:
             alive = {m["fingerprint"] for m in json.loads(RESULTS.read_text())["mutants"] if m["killed_by"] is None}
             found = {f: [m for m in group if m.fingerprint in alive] for f, group in found.items()}

@@ -197,6 +197,7 @@ def cases() -> list[Case]:
         c("FM", {"length": 5}, 1, algorithm={"name": "multi_step", "count": 3}, chunk_size=4, read="previous"),
         c("FMP", {"length": 4}, architecture=MLP, algorithm="multi_step", retention=KEY),
         c("M", WIDE, 1, algorithm=MUON, chunk_size=3),
+        c("FM", {}, 1, bias={"name": "l2", "half": False}, algorithm={"name": "omega", "size": 2}, chunk_size=3),
         c("M", {"length": 5}, architecture=FULL, algorithm=MUON, chunk_size=3, read="anchor", **FREE),
         c("M", {"length": 4}, architecture=MODULE, algorithm="momentum", retention=KEY, chunk_size=3),
         c("M", {"length": 4, **WIDE}, architecture=MODULE, bias="yaad", read="previous",
