@@ -165,20 +165,25 @@ def test_rls_is_ridge_regression_on_the_whole_past(steps: int, ridge: float, for
         close(got[t], torch.linalg.lstsq(root * x, root * y).solution, 1e-9)
 
 
+@pytest.mark.parametrize("retention", ["l2", "none"])
 @given(steps=st.integers(1, 20), seed=seeds)
-def test_mesa_solves_the_linear_system_of_every_token(steps: int, seed: int):
+def test_mesa_solves_the_linear_system_of_every_token(retention: str, steps: int, seed: int):
     q, k, v = normal(seed, steps, I), normal(seed + 1, steps, I) / 2, normal(seed + 2, steps, O)
     lr, decay = torch.sigmoid(normal(seed + 3, 2, steps))
+    if retention == "none":
+        decay = torch.ones_like(decay)
     ridge = 0.5 + torch.nn.functional.softplus(normal(seed + 4, steps, I))
     spec = MirasSpec.make(
         architecture="matrix",
         bias="dot",
-        retention="l2",
+        retention=retention,
         algorithm={"name": "newton", "solver": "cg", "iterations": 4 * I},
         chunk_size=1,
         step_bound=None,
     )
-    gates = {n: g[None, :, None] for n, g in {"lr": lr, "log_decay": decay.log(), "ridge": ridge}.items()}
+    gates = {
+        n: g[None, :, None] for n, g in {"lr": lr, "log_decay": decay.log(), "ridge": ridge}.items() if n in spec.gates
+    }
     got, _ = AssociativeMemory(spec)(q[None, :, None], k[None, :, None], v[None, :, None], gates)
     h, w = torch.zeros(I, I).double(), torch.zeros(I, O).double()
     for t in range(steps):

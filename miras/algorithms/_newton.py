@@ -82,7 +82,7 @@ class Newton(Algorithm):
     def query(self, q: Tensor, x: Tensor, gates: Gates, extra: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         if self.solver == "rls":
             return q, extra
-        decay, carry = propagator(gates["log_decay"])
+        decay, carry = propagator(gates.get("log_decay", torch.zeros_like(gates["lr"])))
         weights = decay * gates["lr"][..., None, :]
         start = extra["H"]
         ridge = gates["ridge"] if gates["ridge"].shape[-1] == x.shape[-1] else gates["ridge"].mean(-1, keepdim=True)
