@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras.engine.chunked import bias_gates, coefficients
+from miras.engine.chunked import bias_gates
+from miras.engine.coefficients import coefficients
 from miras.engine.filters import channel_scores, shift_down
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, gate_on

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from miras.architectures import ACTIVATIONS, MLP, layer_norm, layer_norm_tap
 from miras.biases import AttentionalBias
-from miras.engine.chunked import bias_gates, coefficients
+from miras.engine.chunked import bias_gates
+from miras.engine.coefficients import coefficients
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import LIMIT, Shapes
 from miras.spec import MirasSpec

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from miras.engine import exact, fused, picard, reference
 from miras.engine.chunked import (
-    Coefficients,
     Segment,
     anchor_view,
     anchored,
@@ -22,6 +21,7 @@ from miras.engine.chunked import (
     segments,
     surprise,
 )
+from miras.engine.coefficients import Coefficients
 from miras.engine.plan import Plan
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes, advance, opened
