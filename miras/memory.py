@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from miras.associative import AssociativeMemory, all_finite, checkable, document_bounds
+from miras.convolution import causal_conv
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
@@ -35,6 +36,8 @@ class Surroundings:
         gate_rank: rank of the projection to gates per channel.
         learn_start: whether the initial memory is learned (always different in every head, never zero).
         pairs: (key, value) pairs every token writes.
+        lookahead: whether token t writes the key of token t-1 with its own value: "what came after", causally. Needs a
+            convolution, whose tail carries the key.
     """
 
     conv: int = 4
@@ -45,6 +48,7 @@ class Surroundings:
     gate_rank: int = 32
     learn_start: bool = True
     pairs: int = 1
+    lookahead: bool = False
 
     def __post_init__(self) -> None:
         if self.conv < 0:
@@ -53,6 +57,8 @@ class Surroundings:
             raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
         if self.gate_rank < 1 or self.pairs < 1:
             raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+        if self.lookahead and not self.conv:
+            raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
 
 
 class Memory(nn.Module):
@@ -135,7 +141,7 @@ class Memory(nn.Module):
         if self.conv is None:
             return state
         like = next(iter(raw.values()))
-        tail = like.new_zeros(batch, max(self.around.conv - 1, 0), self.conv.shape[0], dtype=_wide(like.dtype))
+        tail = like.new_zeros(batch, self._kernel().shape[1] - 1, self.conv.shape[0], dtype=_wide(like.dtype))
         return state._replace(extra=state.extra | {"conv": tail})
 
     def forward(
@@ -173,11 +179,7 @@ class Memory(nn.Module):
         if not x.shape[0] * x.shape[1]:
             return x, state
         q, k, v, gates, tail = self.project(x, state, mask)
-        core = self.core if path is None else self.core.on(path)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        y, after = core(q, k, v, gates, inner, mask=mask)
-        if tail is not None:
-            after = after._replace(extra=after.extra | {"conv": tail})
+        y, after = self.stream(q, k, v, gates, state, tail, mask, path)
         return self.emit(x, y), after
 
     def step(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
@@ -193,18 +195,44 @@ class Memory(nn.Module):
         self, x: Tensor, state: MemoryState, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor | None]:
         """Queries, keys, values and gates for the core, and the convolution's tail after the sequence."""
-        qkv, tail = self.qkv(x), None
-        if self.conv is not None:
-            qkv, tail = causal_conv(qkv, self.conv, state.extra["conv"], mask)
-        if self.around.activation == "silu":
-            qkv = F.silu(qkv)
-        qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
-        q, k, v = qkv[0], qkv[1 : 1 + self.around.pairs], qkv[1 + self.around.pairs :]
-        if self.around.qk_norm:
-            # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
-            q, k = (F.normalize(z.to(_wide(z.dtype)), dim=-1, eps=1e-3) for z in (q, k))
-        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.around.pairs > 1 else z[0] for z in (k, v))
-        return q, k, v, self.gates(x), tail
+        line, tail = self._convolve(self.qkv(x), state, slice(None), mask)
+        q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
+        k, v = self._split(pairs)
+        return self._unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x), tail
+
+    def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
+        part = slice(0, self._inner)
+        q, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return self._unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
+
+    def writes(
+        self, x: Tensor, state: MemoryState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """Keys, values and gates alone, and their part of the tail; see `queries`."""
+        part = slice(self._inner, None)
+        pairs, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return *self._split(pairs), self.gates(x), tail
+
+    def stream(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates: dict[str, Tensor],
+        state: MemoryState,
+        tail: Tensor | None,
+        mask: Tensor | None = None,
+        path: Path | None = None,
+    ) -> tuple[Tensor, MemoryState]:
+        """The core on what was projected; the state after it keeps ``tail``."""
+        core = self.core if path is None else self.core.on(path)
+        y, after = core(q, k, v, gates, _without_tail(state), mask=mask)
+        return y, after if tail is None else after._replace(extra=after.extra | {"conv": tail})
+
+    def read(self, state: MemoryState, q: Tensor) -> Tensor:
+        """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
+        return self.core.read(_without_tail(state), q, self.head_dim)
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
@@ -217,8 +245,7 @@ class Memory(nn.Module):
         """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
         state = self.initial_state(x.shape[0]) if state is None else state
         q, k, v, gates, _ = self.project(x, state)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        return {"surprise": self.core.surprise(q, k, v, gates, inner), **gates}
+        return {"surprise": self.core.surprise(q, k, v, gates, _without_tail(state)), **gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
@@ -231,6 +258,38 @@ class Memory(nn.Module):
         parts += [f"{axis}={getattr(spec, axis)}" for axis in ("architecture", "bias", "retention", "algorithm")]
         numbers = f"chunk_size={spec.chunk_size}, anchor_lag={spec.anchor_lag}, read={spec.read!r}, step_bound={spec.step_bound}"
         return ",\n".join([*parts, numbers])
+
+    @property
+    def _inner(self) -> int:
+        return self.heads * self.head_dim
+
+    def _kernel(self) -> Tensor:
+        """The convolution's taps, the newest last; with lookahead, keys end one token before the others."""
+        assert self.conv is not None
+        if not self.around.lookahead:
+            return self.conv
+        q, k, v = self.conv.split([self._inner, self.around.pairs * self._inner, self.around.pairs * self._inner])
+        return torch.cat([F.pad(q, (1, 0)), F.pad(k, (0, 1)), F.pad(v, (1, 0))])
+
+    def _convolve(
+        self, line: Tensor, state: MemoryState, part: slice, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Convolution and activation of a part of the projected channels, and the tail they leave."""
+        tail = None
+        if self.conv is not None:
+            line, tail = causal_conv(line, self._kernel()[part], state.extra["conv"][..., part], mask)
+        return (F.silu(line) if self.around.activation == "silu" else line), tail
+
+    def _split(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of length one and values, ``[B, T, H, D]``, or ``[B, T, H, N, D]`` for N pairs a token."""
+        k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
+        if self.around.pairs == 1:
+            k, v = k[..., 0, :], v[..., 0, :]
+        return self._unit(k), v
+
+    def _unit(self, x: Tensor) -> Tensor:
+        # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
+        return F.normalize(x.to(_wide(x.dtype)), dim=-1, eps=1e-3) if self.around.qk_norm else x
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:
@@ -260,20 +319,8 @@ class Memory(nn.Module):
         return y[keep].unsqueeze(0), after
 
 
-def causal_conv(x: Tensor, weight: Tensor, tail: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution ``[B, T, D]`` that sees only kept tokens, and the tail for the next call."""
-    width = weight.shape[1]
-    if mask is None:
-        line = torch.cat([tail.to(x.dtype), x], 1)
-        y = F.conv1d(line.mT, weight.to(x.dtype)[:, None], groups=weight.shape[0]).mT
-        return y, line[:, line.shape[1] - (width - 1) :].to(tail.dtype)
-    # kept tokens to the front: they are then neighbours, and what follows cannot reach them
-    order = torch.argsort(~mask, dim=1, stable=True)
-    y, _ = causal_conv(x.gather(1, order[..., None].expand_as(x)), weight, tail, None)
-    y = y.gather(1, torch.argsort(order, dim=1)[..., None].expand_as(y))
-    line = torch.cat([tail.to(x.dtype), x.gather(1, order[..., None].expand_as(x))], 1)
-    last = mask.sum(1)[:, None] + torch.arange(width - 1, device=x.device)
-    return y, line.gather(1, last[..., None].expand(-1, -1, line.shape[2])).to(tail.dtype)
+def _without_tail(state: MemoryState) -> MemoryState:
+    return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
