@@ -198,13 +198,13 @@ class Memory(nn.Module):
         line, tail = self._convolve(self.qkv(x), state, slice(None), mask)
         q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
         k, v = self._split(pairs)
-        return self._unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x), tail
+        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x), tail
 
     def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
         part = slice(0, self._inner)
         q, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
-        return self._unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
+        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
 
     def writes(
         self, x: Tensor, state: MemoryState, mask: Tensor | None = None
@@ -285,9 +285,10 @@ class Memory(nn.Module):
         k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
         if self.around.pairs == 1:
             k, v = k[..., 0, :], v[..., 0, :]
-        return self._unit(k), v
+        return self.unit(k), v
 
-    def _unit(self, x: Tensor) -> Tensor:
+    def unit(self, x: Tensor) -> Tensor:
+        """Queries or keys scaled to length one, if `Surroundings.qk_norm` asks for it."""
         # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
         return F.normalize(x.to(_wide(x.dtype)), dim=-1, eps=1e-3) if self.around.qk_norm else x
 
