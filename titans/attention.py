@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from titans.norm import RMSNorm
 from titans.place import Place
 
 KeyValue = tuple[Tensor, Tensor]
@@ -95,7 +96,7 @@ class Attention(nn.Module):
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = nn.Linear(dim, 2 * self.groups * self.width, bias=False)
         self.gate = nn.Linear(dim, dim, bias=False) if spec.gate else None
-        self.norms = nn.ModuleList(nn.RMSNorm(self.width) for _ in range(2)) if spec.qk_norm else None
+        self.norms = nn.ModuleList(RMSNorm(self.width) for _ in range(2)) if spec.qk_norm else None
         self.out = nn.Linear(dim, dim, bias=False)
 
     def start(self, batch: int) -> dict[str, Tensor]:
@@ -126,7 +127,7 @@ class Attention(nn.Module):
         q = self.queries(x)
         k, v = self.keys_values(x)
         k = rotated(k, positions, self.spec.theta)
-        line = tuple(torch.cat([state[n].to(z.dtype), z], 1) for n, z in (("k", k), ("v", v)))
+        line = torch.cat([state["k"].to(k.dtype), k], 1), torch.cat([state["v"].to(v.dtype), v], 1)
         after = {n: newest(z, place, self.spec.past) for n, z in zip("kv", line, strict=True)}
         past = state["k"].shape[1]
         keys = place.offset(x.device) - past + torch.arange(past + place.tokens, device=x.device)
@@ -222,10 +223,14 @@ def banded(
         i, j = (positions[:, :1] + first * n + torch.arange(n, device=q.device)), keys[:, :1] + first * n
         mask = spec.visible(i, j + torch.arange(2 * n, device=q.device))
         mask = mask if len(mask) == 1 else repeat(mask, "b n m -> (b c) n m", c=count)
-        each = None if fixed is None else tuple(z.expand(len(q), *z.shape[1:]) for z in fixed)
-        each = None if each is None else tuple(repeat(z, "b p g d -> (b c) p g d", c=count) for z in each)
-        part = (rearrange(z[:, first : first + count], "b m n h d -> (b m) n h d") for z in (q, k, v))
-        outputs.append(rearrange(attend(*part, mask, each), "(b m) n h d -> b (m n) h d", m=count))
+        each = fixed
+        if fixed is not None and len(fixed[0]) > 1:
+            each = (
+                repeat(fixed[0], "b p g d -> (b c) p g d", c=count),
+                repeat(fixed[1], "b p g d -> (b c) p g d", c=count),
+            )
+        qb, kb, vb = (rearrange(z[:, first : first + count], "b m n h d -> (b m) n h d") for z in (q, k, v))
+        outputs.append(rearrange(attend(qb, kb, vb, mask, each), "(b m) n h d -> b (m n) h d", m=count))
     return torch.cat(outputs, 1)[:, :tokens]
 
 

@@ -12,6 +12,7 @@ from miras import Memory
 from titans.attention import Attention
 from titans.blocks import LMM, MAC, MAG, MAL, Mixer, Parallel, SelfAttention, State
 from titans.config import KINDS, TitansConfig
+from titans.norm import RMSNorm
 from titans.place import Place
 
 
@@ -61,7 +62,7 @@ class Layer(nn.Module):
         self.kind = kind
         self.mixers = nn.ModuleList(MIXERS[name](config) for name in KINDS[kind])
         self.mlp = SwiGLU(config.dim, config.width)
-        self.norms = nn.ModuleList(nn.RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
+        self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
 
     def start(self, batch: int) -> tuple[State, ...]:
         """The states of the mixers before the first token."""

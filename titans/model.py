@@ -19,6 +19,7 @@ from titans.config import TitansConfig, preset
 from titans.layer import Layer
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
+from titans.norm import RMSNorm
 from titans.place import Place, packed_left, unpacked
 
 
@@ -50,7 +51,7 @@ class TitansLM(nn.Module):
         self.config = config if isinstance(config, TitansConfig) else TitansConfig.from_dict(config)
         self.embedding = nn.Embedding(self.config.vocabulary, self.config.dim)
         self.layers = nn.ModuleList(Layer(self.config, kind) for kind in self.config.layers)
-        self.norm = nn.RMSNorm(self.config.dim)
+        self.norm = RMSNorm(self.config.dim)
         self.head = None if self.config.tied else nn.Linear(self.config.dim, self.config.vocabulary, bias=False)
         longterm = self.config.longterm
         self.longterm = nn.Parameter(torch.empty(longterm, self.config.dim)) if longterm else None
@@ -63,9 +64,7 @@ class TitansLM(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and ".gates." not in name:
                 into_stream = name.endswith((".out", ".down"))
-                nn.init.normal_(
-                    module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0)
-                )
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0))
         for tokens in (self.embedding.weight, self.longterm):
             if tokens is not None:
                 nn.init.normal_(tokens, std=self.config.initializer)
@@ -98,7 +97,9 @@ class TitansLM(nn.Module):
             labels = _shifted(tokens, mask)
         return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
 
-    def extend(self, tokens: Tensor, cache: ModelCache | None = None, *, mask: Tensor | None = None):  # noqa: ANN201
+    def extend(
+        self, tokens: Tensor, cache: ModelCache | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, ModelCache]:
         """Logits ``[B, T, V]`` of tokens that follow those in ``cache``, and the cache after them."""
         hidden, cache = self.hidden(tokens, cache, mask=mask)
         return self.logits(hidden), cache

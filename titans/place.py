@@ -6,6 +6,7 @@ Shapes: B rows, T tokens of this call, R = 1 if all rows stand at the same posit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ class Place(NamedTuple):
         """Cuts the call wherever some row comes to a multiple of ``every``."""
         ends = {end for s in self.seen for end in range(every - s % every, self.tokens, every)}
         cuts = [0, *sorted(ends), self.tokens]
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             seen = tuple(s + min(n, a) for s, n in zip(self.seen, self.lengths, strict=True))
             lengths = tuple(min(max(n - a, 0), b - a) for n in self.lengths)
             yield slice(a, b), Place(seen, lengths, b - a)
