@@ -127,9 +127,9 @@ def test_memory_of_a_window_is_linear():
             return out
 
     q, k, v = torch.randn(3, 1, n, 1, 4)
-    line = tuple(torch.cat([torch.zeros(1, 8, 1, 4), z], 1) for z in (k, v))
+    k, v = (torch.cat([torch.zeros(1, 8, 1, 4), z], 1) for z in (k, v))
     with Watch():
-        banded(spec, q, line, torch.arange(n)[None], torch.arange(-8, n)[None], None)
+        banded(spec, q, (k, v), torch.arange(n)[None], torch.arange(-8, n)[None], None)
     assert largest <= 4 * n * 16
 
 

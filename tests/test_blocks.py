@@ -100,7 +100,7 @@ def test_literal_layer(kind: str):
         vocabulary=5, dim=DIM, layers=(kind,), memory=PAPER, memory_heads=2, window=5, segment=6, persistent=2
     )
     layer, x = Layer(config, kind).double(), tokens(1)
-    y, _ = layer(x, layer.start(1), Place.of((0,), T))
+    y, _, _ = layer(x, layer.start(1), Place.of((0,), T))
     torch.testing.assert_close(y[0], torch.stack(list(literal_layer(layer, list(x[0])))), rtol=0, atol=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_gradients_cross_calls(kind: str):
             ),
             "reads a memory without writing",
         ),
-        (lambda: MAC(memory(), attention(segment=6), form="printed"), "causal"),
+        (lambda: MAC(memory(), attention(segment=6), form="printed"), "causal"),  # type: ignore[arg-type]
         (lambda: LMM(memory(), -1), "at least 0"),
     ],
 )

@@ -245,6 +245,32 @@ def test_hybrids_and_longterm_tokens():
         assert torch.equal(made(other)[:, :9], made(x)[:, :9])
 
 
+def test_value_residual():
+    """Later attentions take half of their values from the first, which the memory in between does not have."""
+    made = model("memory", "global", "mac", "mal", attention={"heads": 2, "value_residual": True})
+    x = text()
+    first, later = (made.layers[i].mixers[0].attention for i in (1, 2))  # type: ignore[index, union-attr]
+    assert first.share is None and later.share.shape == (2, 1)
+    made(x, return_loss=True).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.parameters())
+    with torch.no_grad():
+        close(streamed(made, x, chunk=8, singles=4), made(x))
+
+
+def test_value_residual_is_a_mixture():
+    """With all of the first layer's values, a later layer's own weights for them do not matter."""
+    made, x = model("global", "swa", persistent=0, attention={"heads": 2, "value_residual": True}), text()
+    later = made.layers[1].mixers[0].attention  # type: ignore[index, union-attr]
+    with torch.no_grad():
+        whole = made(x)
+        later.share.fill_(torch.inf)
+        alone = made(x)
+        later.kv.weight[16:] *= 2.0
+        assert torch.equal(made(x), alone) and not torch.allclose(alone, whole)
+        later.share.fill_(-torch.inf)
+        assert not torch.allclose(made(x), alone)
+
+
 def test_longterm_tokens_stand_before_every_segment():
     """Equal to putting them into the embeddings by hand."""
     made, x = model("segment", longterm=2), text(length=13)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from titans.blocks import State
 from titans.cache import ModelCache
 from titans.config import TitansConfig, preset
-from titans.layer import Layer
+from titans.layer import Layer, looks_at_stream
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
 from titans.norm import RMSNorm
@@ -50,7 +50,9 @@ class TitansLM(nn.Module):
             raise ValueError(f"{sorted(fields)} go with the name of a size; set them in the config")
         self.config = config if isinstance(config, TitansConfig) else TitansConfig.from_dict(config)
         self.embedding = nn.Embedding(self.config.vocabulary, self.config.dim)
-        self.layers = nn.ModuleList(Layer(self.config, kind) for kind in self.config.layers)
+        kinds = self.config.layers
+        begin = next((i for i, kind in enumerate(kinds) if looks_at_stream(kind)), len(kinds))
+        self.layers = nn.ModuleList(Layer(self.config, kind, i <= begin) for i, kind in enumerate(kinds))
         self.norm = RMSNorm(self.config.dim)
         self.head = None if self.config.tied else nn.Linear(self.config.dim, self.config.vocabulary, bias=False)
         longterm = self.config.longterm
@@ -162,9 +164,10 @@ class TitansLM(nn.Module):
         after: list[tuple[State, ...]] = []
         for layer, state in zip(self.layers, states, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                x, state = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
+                x, state, values = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
             else:
-                x, state = layer(x, state, place)
+                x, state, values = layer(x, state, place)
+            place = place._replace(values=values)
             after.append(state)
         return x, tuple(after)
 

@@ -8,7 +8,8 @@ marked "causal".
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from miras import Memory
 from titans.attention import Attention
-from titans.blocks import LMM, MAC, MAG, MAL, Gating, Parallel, SelfAttention
+from titans.blocks import LMM, MAC, MAG, MAL, Parallel, SelfAttention
 
 Tokens = Sequence[Tensor]
 
 
-def rms(x: Tensor, gain: Tensor) -> Tensor:
+def rms(x: Tensor, gain: Any) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * gain
 
 
@@ -67,7 +68,8 @@ class Neural:
     def read(self, W: list[dict[str, Tensor]], queries: list[Tensor], x: Tensor) -> Tensor:
         """Eq. 15; then norm, gate and output projection (§4.4)."""
         heads = [rms(self.answer(W[h], q), self.of.norm.weight) for h, q in enumerate(queries)]
-        return self.of.out.weight @ (torch.cat(heads) * F.silu(self.of.gate.weight @ x))
+        gate: Any = self.of.gate
+        return self.of.out.weight @ (torch.cat(heads) * F.silu(gate.weight @ x))
 
     def __call__(self, x: Tensor) -> Tensor:
         queries = self.queries(x)
@@ -120,7 +122,7 @@ def attention(of: Attention, x: Tokens, prefix: Tokens) -> Tokens:
     return [softmax_attention(of, x[i], i, seen) for i, seen in enumerate(past)]
 
 
-def gating(of: Gating, y: Tensor, m: Tensor) -> Tensor:
+def gating(of: Any, y: Tensor, m: Tensor) -> Tensor:
     """§4.2: normalise both with learned vectors, then the nonlinearity."""
     return rms(y, of.norms[0].weight) * torch.sigmoid(rms(m, of.norms[1].weight))
 
@@ -174,14 +176,15 @@ def mal(of: MAL, x: Tokens) -> Tokens:
 def parallel(of: Parallel, x: Tokens) -> Tokens:
     """LaCT (2505.23884) §3.2: window attention plus the scaled memory."""
     attended = attention(of.attention, x, persistent(of.inner))
-    return [y + of.join.scale * m for y, m in zip(attended, lmm(of.inner, x), strict=True)]
+    scale: Any = of.join.scale
+    return [y + scale * m for y, m in zip(attended, lmm(of.inner, x), strict=True)]
 
 
 def self_attention(of: SelfAttention, x: Tokens) -> Tokens:
     return attention(of.attention, x, persistent(of))
 
 
-LITERALS = {
+LITERALS: dict[type, Callable[..., Tokens]] = {
     LMM: lmm,
     MAC: mac,
     MAG: mag,

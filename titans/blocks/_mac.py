@@ -106,7 +106,7 @@ class MAC(Mixer):
         lines: list[KeyValue] = []
         after: dict[str, Tensor] = {}
         for stream, tokens, shift in (("h", h, self.segment), ("x", x, 0)):
-            k, v = self.attention.keys_values(tokens)
+            k, v = self.attention.keys_values(tokens, place.values if stream == "x" else None)
             new = {"k": rotated(k, positions - shift, spec.theta), "v": v}
             line = {n: torch.cat([state[f"{stream}.{n}"].to(z.dtype), z], 1) for n, z in new.items()}
             after |= {f"{stream}.{n}": newest(z, place, spec.past) for n, z in line.items()}
