@@ -97,7 +97,7 @@ class TitansLM(nn.Module):
             if tokens.dim() != 2:
                 raise ValueError("the loss of embeddings needs labels")
             labels = _shifted(tokens, mask)
-        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
+        return self.loss(hidden, labels)
 
     def extend(
         self, tokens: Tensor, cache: ModelCache | None = None, *, mask: Tensor | None = None
@@ -132,6 +132,10 @@ class TitansLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """The head."""
         return F.linear(hidden, self.readout)
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of what `hidden` returned, ``[B, T, dim]``, against ``labels [B, T]`` that follow."""
+        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
 
     @property
     def readout(self) -> Tensor:

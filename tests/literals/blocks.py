@@ -39,10 +39,11 @@ class Neural:
     def projected(self, which: str, x: Tensor) -> list[Tensor]:
         """x W, a convolution over the newest tokens of width 4, SiLU (§4.4); heads apart."""
         index = "qkv".index(which)
+        assert self.of.conv is not None
         weight, taps = (z.chunk(3)[index] for z in (self.of.qkv.weight, self.of.conv))
         self.lines[which].append(weight @ x)
         newest = self.lines[which][::-1]
-        y = sum(taps[:, -1 - j] * newest[j] for j in range(min(taps.shape[1], len(newest))))
+        y = torch.stack([taps[:, -1 - j] * newest[j] for j in range(min(taps.shape[1], len(newest)))]).sum(0)
         return list((y * torch.sigmoid(y)).view(self.heads, self.width))
 
     def queries(self, x: Tensor) -> list[Tensor]:
