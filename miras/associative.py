@@ -18,7 +18,7 @@ from miras.engine.plan import Path, Plan, plan
 from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
-from miras.gates import Gate
+from miras.gates import Gate, channels
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -189,7 +189,7 @@ def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str
         raise ValueError(f"this spec has no gates {sorted(unknown)}; it needs {sorted(declared)}")
     batch, length, heads, d_key = q.shape
     pairs = k.shape[3] if k.dim() == 5 else 1
-    widths = {"head": (), "key": (d_key,), "value": (v.shape[-1],)}
+    widths = channels(d_key, v.shape[-1])
     token: Weights = {}
     pair: Weights = {}
     for name, gate in declared.items():

@@ -13,6 +13,7 @@ from torch import Tensor
 from literals._shared import Remembered
 from miras import AssociativeMemory
 from miras.engine.weights import read_weights
+from miras.gates import Gate
 from miras.state import MemoryState
 from miras.testing import Problem, relative
 from miras.testing.laws import probe
@@ -25,25 +26,39 @@ def row(x: Tensor) -> Tensor:
     return x.movedim(1, 0).unsqueeze(-2)
 
 
+def column(x: Tensor) -> Tensor:
+    """Learned numbers of heads, ``[H]``, ``[H, D]`` or ``[H, I, O]``, as the row vectors' companions."""
+    return x[:, None] if x.dim() == 2 else x if x.dim() == 3 else x[:, None, None]
+
+
 def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
     """A state under the names that papers use: weights, accumulators, momenta (which they add), the inverse covariance."""
     weights = read_weights(p.spec, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
     return {"W": weights, "A": state.memory, "S": {n: -s[:, :, 0] for n, s in state.slots.items()}, **state.extra}
 
 
-def transcribed(p: Problem, recurrence: Callable[..., Remembered]) -> dict[str, Any]:
-    """What the transcription makes of a problem: answers ``y`` and what it remembers."""
+def transcribed(
+    p: Problem,
+    recurrence: Callable[..., Remembered],
+    gates: Mapping[str, Gate] | None = None,
+    learned: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """What the transcription makes of a problem: answers ``y`` and what it remembers.
+
+    ``gates`` are those of the problem where they are not those of its spec, ``learned`` numbers that a layer has besides.
+    """
     start = memory(p, p.state)
     given = {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))} | start
-    for name, gate in p.spec.gates.items():
+    given |= {n: column(x) for n, x in (learned or {}).items()}
+    for name, gate in (p.spec.gates if gates is None else gates).items():
         x = p.gates[name].exp() if name.startswith("log_") else p.gates[name]
         given[name.removeprefix("log_")] = {"head": row(x[..., None]), "key": row(x).mT, "value": row(x)}[gate.per]
     if "replay.k" in start:
         past = {"k": start["replay.k"], "v": start["replay.v"], "gamma": start["replay.gamma"][..., None]}
         given["past"] = [x.movedim(2, 0).unsqueeze(-2) for x in past.values()]
     wanted = inspect.signature(recurrence).parameters
-    if "M" not in wanted:  # of a single matrix
-        given |= {n: x["w"] for n, x in given.items() if isinstance(x, dict) and x}
+    if "M" not in wanted:  # of a single weight
+        given |= {n: next(iter(x.values())) for n, x in given.items() if isinstance(x, dict) and x}
     y, end = recurrence(**{n: x for n, x in given.items() if n in wanted})
     return {"y": torch.stack(y)} | end
 
