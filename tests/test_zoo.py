@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,35 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from entries import small, tied, width
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literals import LITERALS
 from literals._compare import memory, row, same, transcribed
-from torch import Tensor
 
 import zoo
-from miras import AssociativeMemory, MirasSpec
+from miras import AssociativeMemory
 from miras.citations import PAPERS
-from miras.gates import Gate, channels
-from miras.testing import Problem, problem
-from miras.testing.problems import random_gate
-from miras.ties import Normalised, Tie, Tokens, projected, through
+from miras.ties import Tokens, through
 from zoo._entry import Form
 
-WIDTH = 6
 seeds = st.integers(0, 2**31)
-SMALL = {"expansion": 2, "degree": 2, "size": 3}
-"""Fields that set a size: enough to be generic."""
-
-
-def small(spec: MirasSpec) -> MirasSpec:
-    """The recurrence itself, token by token, in few numbers."""
-    parts: dict[str, Any] = {}
-    for axis in ("architecture", "algorithm"):
-        component = getattr(spec, axis)
-        have = {field.name for field in dataclasses.fields(component)}
-        parts[axis] = replace(component, **{n: size for n, size in SMALL.items() if n in have})
-    return replace(spec, chunk_size=1, anchor_lag=0, **parts)
 
 
 def test_every_entry_has_a_literal():
@@ -62,34 +44,6 @@ def test_the_entry_is_its_paper(name: str, length: int, seed: int):
     end = memory(replace(p, v=y.new_zeros(1, width(ties))), state)
     wanted = transcribed(p, LITERALS[name], gates, learned)
     same({"y": row(y)} | end, wanted, leaves | learned, tolerance)
-
-
-def tied(
-    point: MirasSpec, ties: tuple[Tie, ...], length: int, seed: int
-) -> tuple[Problem, dict[str, Gate], list[dict[str, Tensor]]]:
-    """A problem as the first of the ties takes it, its gates, and numbers that the ties might have learned."""
-    p = problem(point, length=length, d_key=WIDTH, d_value=width(ties), seed=seed)
-    if any(isinstance(tie, Normalised) for tie in ties):  # sums of positive weights
-        p = replace(p, state=p.state.map(torch.abs))
-    if any(tie.pairs for tie in ties):
-        p = replace(p, k=p.k[..., 0, :], v=p.v[..., 0, :])
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    gates = projected(point.gates, ties)
-    sizes = channels(WIDTH, WIDTH)
-    drawn = {n: random_gate(gate, normal(*p.q.shape[:3], *sizes[gate.per])) for n, gate in gates.items()}
-    drawn |= {n: x for n, x in p.gates.items() if n in gates and x.dim() - 3 != len(sizes[gates[n].per])}  # of pairs
-    start = [tie.parameters(p.q.shape[2], WIDTH, WIDTH) for tie in ties]
-    numbers = [{n: x.double() + 0.3 * normal(*x.shape) for n, x in of_one.items()} for of_one in start]
-    return replace(p, v=p.v[..., :WIDTH], gates=drawn), gates, numbers
-
-
-def width(ties: tuple[Tie, ...]) -> int:
-    """Channels of the values behind the ties."""
-    return functools.reduce(lambda d, tie: tie.width(d), ties, WIDTH)
 
 
 @pytest.mark.parametrize("name", zoo.names())
