@@ -18,6 +18,7 @@ from literals._compare import memory, row, same, transcribed
 import zoo
 from miras import AssociativeMemory
 from miras.citations import PAPERS
+from miras.testing import problem
 from miras.ties import Tokens, through
 from zoo._entry import Form
 
@@ -117,6 +118,8 @@ def test_neighbours_are_one_axis_away(name: str):
 def test_a_random_spec_is_new_and_stable(seed: int):
     point = zoo.random(seed)
     assert point == zoo.random(seed) and point.step_bound is not None
+    y, _ = problem(point, length=3).run()
+    assert y.isfinite().all()
     coordinates = {
         (s.architecture.name, s.bias.name, s.retention.name, s.algorithm.name) for s in map(zoo.spec, zoo.names())
     }
