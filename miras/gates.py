@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Per = Literal["head", "key", "value"]
+Measure = Literal["head", "key", "value", "weight"]
+"""What a gate is measured out to: a head, every channel of keys or of values, or every fast weight."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,14 @@ class Gate:
         squash: how the module maps a real projection to the gate: ``sigmoid`` to (0, scale), ``log_sigmoid`` to
             the log of (0, 1) (decay and momentum travel as logs), ``softplus`` to (0, inf), ``identity``.
         init: the value at initialisation; for ``log_sigmoid`` the value of the *exponential* of the gate.
-        per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``.
+        per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``; ``weight``
+            one for every fast weight, in the order of `Architecture.shapes`.
         scale: the largest value of a ``sigmoid`` gate.
     """
 
     squash: Literal["sigmoid", "log_sigmoid", "softplus", "identity"]
     init: float
-    per: Per = "head"
+    per: Measure = "head"
     scale: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ class GateProjection(nn.Module):
         dim: width of the input.
         heads: number of heads.
         gates: the declared gates.
-        widths: channels of ``head`` (1), ``key`` and ``value`` gates.
+        widths: numbers of ``head`` (1), ``key``, ``value`` and ``weight`` gates.
         pairs: for every gate, how many pairs of a token have their own.
         rank: of the projection to channels.
     """

@@ -105,7 +105,8 @@ class Memory(nn.Module):
         inner, pairs = heads * self.head_dim, around.pairs
         self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
         self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
-        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim}
+        weights = len(self.core.shapes(self.head_dim, self.head_dim))
+        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim, "weight": weights}
         of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in self.spec.gates}
         self.gates = GateProjection(dim, heads, self.spec.gates, widths, of_pairs, around.gate_rank)
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()

@@ -88,7 +88,10 @@ def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> 
     phases = (phase % spec.chunk_size,) * state.batch
     if phase not in spec.boundaries:
         return state._replace(phase=phases)
-    memory, extra = state.memory, state.extra
+    memory, slots, extra = state.memory, state.slots, state.extra
+    if spec.algorithm.settles:
+        last = max(b for b in (0, *spec.boundaries) if b < phase)
+        memory, slots = _settled(spec, shapes, state, phase - last)
     if not spec.retention.link_is_identity:
         threshold = extra.get("threshold")
         memory = {
@@ -98,7 +101,18 @@ def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> 
     if "threshold" in extra:
         kept = torch.zeros_like(extra["threshold"]) if spec.retention.accumulates_threshold else extra["threshold"]
         extra = extra | {"threshold": kept, "threshold_anchor": kept}
-    return state._replace(memory=memory, anchor=memory, extra=extra, phase=phases)
+    return state._replace(memory=memory, slots=slots, anchor=memory, extra=extra, phase=phases)
+
+
+def _settled(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> tuple[Weights, Weights]:
+    """Memory and slots after what the algorithm does once a chunk."""
+    memory, slots = dict(state.memory), dict(state.slots)
+    for n, weight in shapes.items():
+        update, slots[n] = spec.algorithm.settle(slots[n], steps, len(weight.shape))
+        if update is not None:
+            around = context(n, weight, state.anchor, state.extra, None, tokens=False)
+            memory[n] = memory[n] - spec.retention.pull(update, around)
+    return memory, slots
 
 
 def opened(spec: MirasSpec, state: MemoryState) -> MemoryState:
@@ -210,6 +224,8 @@ def gate_on(weight: FastWeight, gate: Tensor, per: str) -> Tensor:
 
     Channels act on the axis of the weight that is the key's or the value's; a weight without it takes the mean.
     """
+    if per == "weight":
+        gate = gate[..., weight.index]
     matrix = weight.kind == "dense"
     if gate.dim() == 4 and weight.kind != "tensor":
         if per == "key" and weight.reads_key:

@@ -99,7 +99,8 @@ def problem(
     q = unit(normal(batch, length, heads, d_key))
     k = unit(normal(batch, length, heads, *n, d_key))
     v = scale * normal(batch, length, heads, *n, d_value)
-    widths = {"head": (), "key": (d_key,), "value": (d_value,)}
+    weights = len(spec.architecture.shapes(d_key, d_value))
+    widths = {"head": (), "key": (d_key,), "value": (d_value,), "weight": (weights,)}
     gates = {
         name: random_gate(
             gate, normal(batch, length, heads, *(n if name in spec.pair_gates else ()), *widths[gate.per])
