@@ -1,0 +1,63 @@
+"""Delta rules."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from literals._shared import Remembered
+
+
+def delta_net(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remembered:
+    """DeltaNet (2406.06484): W = (I - b k k) W + b k v; MIRAS Eq. 9 without decay."""
+    y, eye = [], torch.eye(k.shape[-1])
+    for t in range(len(q)):
+        W = (eye - lr[t] * k[t].mT @ k[t]) @ W + lr[t] * k[t].mT @ v[t]
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def gated_delta_net(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay: Tensor) -> Remembered:
+    """Gated DeltaNet (2412.06464): W = (I - b k k) a W + b k v; Kimi Delta Attention with a per key channel."""
+    y, eye = [], torch.eye(k.shape[-1])
+    for t in range(len(q)):
+        W = (eye - lr[t] * k[t].mT @ k[t]) @ (decay[t] * W) + lr[t] * k[t].mT @ v[t]
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def delta_product(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay: Tensor) -> Remembered:
+    """DeltaProduct (2502.10297): one gate, then a delta rule for every pair of the token."""
+    y, eye = [], torch.eye(k.shape[-1])
+    for t in range(len(q)):
+        W = decay[t] * W
+        for kj, vj, bj in zip(k[t].unbind(-3), v[t].unbind(-3), lr[t].unbind(-3), strict=True):
+            W = (eye - bj * kj.mT @ kj) @ W + bj * kj.mT @ vj
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def longhorn(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remembered:
+    """Longhorn (2407.14207) Theorem 3.1, Titans Eq. 35: the delta rule with b / (1 + b |k|^2)."""
+    y, eye = [], torch.eye(k.shape[-1])
+    for t in range(len(q)):
+        epsilon = lr[t] / (1 + lr[t] * k[t] @ k[t].mT)
+        W = (eye - epsilon * k[t].mT @ k[t]) @ W + epsilon * k[t].mT @ v[t]
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def delta_gradient_descent(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay: Tensor) -> Remembered:
+    """Nested Learning (2512.24695) Eq. 88: W = (a I - b k k) W - b k grad_y, of half the squared error."""
+    y, eye = [], torch.eye(k.shape[-1])
+    for t in range(len(q)):
+        W = (decay[t] * eye - lr[t] * k[t].mT @ k[t]) @ W - lr[t] * k[t].mT @ (k[t] @ W - v[t])
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+LITERALS: dict[str, Callable[..., Remembered]] = {
+    "deltanet": delta_net,
+    "gated_deltanet": gated_delta_net,
+    "deltaproduct": delta_product,
+}

@@ -1,0 +1,5 @@
+"""Test-time training: TTT-Linear, TTT-MLP, LaCT."""
+
+from zoo._entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()

@@ -1,0 +1,5 @@
+"""Titans and the three memories of MIRAS."""
+
+from zoo._entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
