@@ -20,6 +20,13 @@ def mlp(W: Weights, x: Tensor) -> Tensor:
     return x + layer_norm(F.gelu(x @ W["w_1"]) @ W["w_2"])
 
 
+def perceptron(W: Weights, x: Tensor) -> Tensor:
+    """Titans (2501.00663) §3.1, a perceptron of any depth; the paper leaves its activation open."""
+    for n in range(1, len(W)):
+        x = F.silu(x @ W[f"w_{n}"])
+    return x @ W[f"w_{len(W)}"]
+
+
 def ttt_linear(W: Weights, x: Tensor) -> Tensor:
     """TTT (2407.04620) §2.7, x + LN(W x)."""
     return x + layer_norm(x @ W["w_1"])
