@@ -34,7 +34,11 @@ def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
 def transcribed(p: Problem, recurrence: Callable[..., Remembered]) -> dict[str, Any]:
     """What the transcription makes of a problem: answers ``y`` and what it remembers."""
     start = memory(p, p.state)
-    given = {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))} | start | {"chunk": p.spec.chunk_size}
+    given = (
+        {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))}
+        | start
+        | {"chunk": p.spec.chunk_size, "window": p.spec.algorithm.window}
+    )
     for name, gate in p.spec.gates.items():
         x = p.gates[name].exp() if name.startswith("log_") else p.gates[name]
         given[name.removeprefix("log_")] = {"head": row(x[..., None]), "key": row(x).mT, "value": row(x)}[gate.per]
