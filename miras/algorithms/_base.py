@@ -43,8 +43,6 @@ class Algorithm(Component, ABC):
     """The learning rate scales the update after the direction (Muon) instead of the gradient."""
     reads_through_query: ClassVar[bool] = False
     """Claims that `query` is not the identity."""
-    settles: ClassVar[bool] = False
-    """Claims that `settle` changes the memory or the slots where the anchor moves, so that boundaries matter."""
     max_lr: float = 1.0
     per: Measure = "head"
 
@@ -55,6 +53,16 @@ class Algorithm(Component, ABC):
             )
         if self.per not in ("head", "key", "value", "weight"):
             raise ValueError(f"per must be 'head', 'key', 'value' or 'weight', got {self.per!r}")
+
+    @property
+    def lasting(self) -> int:
+        """How many of the slots, the first ones, outlive a chunk; the others are zero where one starts."""
+        return self.slots
+
+    @property
+    def settles(self) -> bool:
+        """Whether something happens where the anchor moves, so that boundaries matter whatever the gradient does."""
+        return self.lasting < self.slots
 
     @property
     def lr(self) -> Gate:
@@ -102,7 +110,7 @@ class Algorithm(Component, ABC):
         """What happens to one weight where the anchor moves, ``steps`` tokens after it last did.
 
         An update of the memory besides those of the tokens, ``[B, H, *weight]`` or None, and the slots
-        ``[B, H, K, *weight]`` with which the next chunk starts.
+        ``[B, H, K, *weight]`` afterwards.
         """
         return None, slots
 

@@ -29,7 +29,7 @@ class MiniBatch(Algorithm):
     """
 
     slots: ClassVar[int] = 2  # the chunk's weighted gradients, and how much of them the memory has
-    settles: ClassVar[bool] = True
+    lasting: ClassVar[int] = 0  # type: ignore[assignment]
 
     @property
     def gates(self) -> Mapping[str, Gate]:
@@ -50,9 +50,6 @@ class MiniBatch(Algorithm):
             slot_slot=torch.stack([torch.stack([torch.ones_like(zero), zero], -1), torch.stack([last, zero], -1)], -2),
         )
 
-    def settle(self, slots: Tensor, steps: int, dims: int) -> tuple[Tensor | None, Tensor]:
-        return None, torch.zeros_like(slots)
-
 
 @algorithms.register("chunk_step")
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class ChunkStep(Algorithm):
         newton_schulz: ``none``, or whose coefficients orthogonalise M: ``muon`` or ``lact``.
     """
 
-    slots: ClassVar[int] = 3  # G, M, and the chunk's momenta times M
-    settles: ClassVar[bool] = True
+    slots: ClassVar[int] = 3  # M, G, and the chunk's momenta times M
+    lasting: ClassVar[int] = 1  # type: ignore[assignment]
     newton_schulz: Literal["none", "muon", "lact"] = "none"
 
     def __post_init__(self) -> None:
@@ -91,17 +88,17 @@ class ChunkStep(Algorithm):
         momentum = gates["log_momentum"].exp()
         nothing = momentum.new_zeros(n, n)
         slot_in = torch.zeros_like(momentum)[..., None, :].repeat_interleave(3, -2)
-        slot_in[..., 0, :] = 1.0
+        slot_in[..., 1, :] = 1.0
         one, zero, total = torch.ones_like(momentum[..., 0]), torch.zeros_like(momentum[..., 0]), momentum.sum(-1)
-        rows = [[one, zero, zero], [zero, one, zero], [zero, total, one]]
+        rows = [[one, zero, zero], [zero, one, zero], [total, zero, one]]
         slot_slot = torch.stack([torch.stack(row, -1) for row in rows], -2)
         return Filter(nothing, momentum.new_zeros(n, 3), slot_in, slot_slot)
 
     def settle(self, slots: Tensor, steps: int, dims: int) -> tuple[Tensor | None, Tensor]:
-        gradient, momentum, carried = slots.unbind(2)
+        momentum, gradient, carried = slots.unbind(2)
         momentum = gradient + carried / steps
         none = torch.zeros_like(momentum)
         update = momentum
         if self.newton_schulz != "none" and dims == 2:
             update = newton_schulz(momentum, 5, NS_LACT if self.newton_schulz == "lact" else NS_QUINTIC)
-        return update, torch.stack([none, momentum, none], 2)
+        return update, torch.stack([momentum, none, none], 2)

@@ -116,10 +116,16 @@ def _settled(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) ->
 
 
 def opened(spec: MirasSpec, state: MemoryState) -> MemoryState:
-    """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous."""
+    """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous.
+
+    Slots that do not outlive a chunk are zero there.
+    """
     if state.phase[0] != 0 and state.phase[0] != spec.anchor_lag:
         return state
     memory, slots = state.memory, state.slots
+    if spec.algorithm.settles:
+        kept = spec.algorithm.lasting
+        slots = {n: torch.cat([s[:, :, :kept], torch.zeros_like(s[:, :, kept:])], 2) for n, s in slots.items()}
     if spec.step_bound is not None and not spec.is_affine:
         memory, slots = ({n: limited(w) for n, w in weights.items()} for weights in (memory, slots))
     return state._replace(memory=memory, slots=slots, anchor=memory)
