@@ -75,8 +75,12 @@ class AssociativeMemory:
             n: self.spec.retention.initial(w.to(dtype), len(shapes[n].shape)).expand(batch, *w.shape).clone()
             for n, w in raw.items()
         }
+        return self.started(start, d_key, d_value, pairs)
+
+    def started(self, memory: Weights, d_key: int, d_value: int, pairs: int = 1) -> MemoryState:
+        """The state before the first token whose accumulators are ``memory``, ``[B, H, *weight]``."""
         pairs = 1 if self.spec.algorithm.steps > 1 else pairs
-        return initial_state(self.spec, shapes, start, d_key, d_value, pairs)
+        return initial_state(self.spec, self.shapes(d_key, d_value), memory, d_key, d_value, pairs)
 
     def __call__(
         self,

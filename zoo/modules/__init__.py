@@ -1,0 +1,5 @@
+"""Layers of several memories: composition only, each called, split and stepped like a `miras.Memory`."""
+
+from zoo.modules.tnt import TNT
+
+__all__ = ["TNT"]
