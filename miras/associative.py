@@ -18,7 +18,7 @@ from miras.engine.plan import Path, Plan, plan
 from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
-from miras.gates import Gate
+from miras.gates import Gate, channels
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -195,7 +195,7 @@ def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str
     batch, length, heads, d_key = q.shape
     pairs = k.shape[3] if k.dim() == 5 else 1
     weights = len(spec.architecture.shapes(d_key, v.shape[-1]))
-    widths = {"head": (), "key": (d_key,), "value": (v.shape[-1],), "weight": (weights,)}
+    widths = channels(d_key, v.shape[-1], weights)
     token: Weights = {}
     pair: Weights = {}
     for name, gate in declared.items():

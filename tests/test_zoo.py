@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import subprocess
 import sys
@@ -15,13 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from literals import LITERALS
 from literals._compare import memory, row, same, transcribed
+from torch import Tensor
 
 import zoo
-from miras import MirasSpec
+from miras import AssociativeMemory, MirasSpec
 from miras.citations import PAPERS
-from miras.testing import problem
+from miras.gates import Gate, channels
+from miras.testing import Problem, problem
+from miras.testing.problems import random_gate
+from miras.ties import Normalised, Tie, Tokens, projected, through
 from zoo._entry import Form
 
+WIDTH = 6
 seeds = st.integers(0, 2**31)
 SMALL = {"expansion": 2, "degree": 2, "size": 3}
 """Fields that set a size: enough to be generic."""
@@ -56,19 +62,57 @@ def test_every_entry_has_a_literal():
 @settings(max_examples=settings().max_examples // 2)  # each compares some twenty tensors
 @given(length=st.integers(1, 7), seed=seeds, chunk=st.sampled_from([1, 3]))
 def test_the_entry_is_its_paper(name: str, length: int, seed: int, chunk: int):
-    """Answers, memory, and gradients of every input and of the start; in chunks too, where the paper has a form of them."""
-    point = small(zoo.spec(name), chunk if "chunk" in inspect.signature(LITERALS[name]).parameters else 1)
+    """Answers, memory, and gradients of every input, of what its ties have learned, and of the start.
+
+    In chunks too, where the paper has a form of them.
+    """
+    ties, in_chunks = zoo.ENTRIES[name].around.ties, "chunk" in inspect.signature(LITERALS[name]).parameters
+    point = small(zoo.spec(name), chunk if in_chunks else 1)
     tolerance = 1e-10 if point.algorithm.direction_is_identity else 1e-8  # Newton-Schulz amplifies rounding
-    p, leaves = problem(point, length=length, d_key=6, d_value=6, seed=seed).leaves()
-    y, state = p.run()
-    same({"y": row(y)} | memory(p, state), transcribed(p, LITERALS[name]), leaves, tolerance)
+    inner, gates, numbers = tied(point, ties, length, seed)
+    p, leaves = inner.leaves()
+    numbers = [{n: x.requires_grad_() for n, x in of_one.items()} for of_one in numbers]
+    learned = {n: x for of_one in numbers for n, x in of_one.items()}
+    core = AssociativeMemory(point)
+    y, state = through(ties, Tokens(p.q, p.k, p.v, p.gates), numbers, lambda x: core(*x, p.state))
+    end = memory(replace(p, v=y.new_zeros(1, width(ties))), state)
+    wanted = transcribed(p, LITERALS[name], gates, learned)
+    same({"y": row(y)} | end, wanted, leaves | learned, tolerance)
+
+
+def tied(
+    point: MirasSpec, ties: tuple[Tie, ...], length: int, seed: int
+) -> tuple[Problem, dict[str, Gate], list[dict[str, Tensor]]]:
+    """A problem as the first of the ties takes it, its gates, and numbers that the ties might have learned."""
+    p = problem(point, length=length, d_key=WIDTH, d_value=width(ties), seed=seed)
+    if any(isinstance(tie, Normalised) for tie in ties):  # sums of positive weights
+        p = replace(p, state=p.state.map(torch.abs))
+    if any(tie.pairs for tie in ties):
+        p = replace(p, k=p.k[..., 0, :], v=p.v[..., 0, :])
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    gates = projected(point.gates, ties)
+    sizes = channels(WIDTH, WIDTH, len(p.state.memory))
+    drawn = {n: random_gate(gate, normal(*p.q.shape[:3], *sizes[gate.per])) for n, gate in gates.items()}
+    drawn |= {n: x for n, x in p.gates.items() if n in gates and x.dim() - 3 != len(sizes[gates[n].per])}  # of pairs
+    start = [tie.parameters(p.q.shape[2], WIDTH, WIDTH) for tie in ties]
+    numbers = [{n: x.double() + 0.3 * normal(*x.shape) for n, x in of_one.items()} for of_one in start]
+    return replace(p, v=p.v[..., :WIDTH], gates=drawn), gates, numbers
+
+
+def width(ties: tuple[Tie, ...]) -> int:
+    """Channels of the values behind the ties."""
+    return functools.reduce(lambda d, tie: tie.width(d), ties, WIDTH)
 
 
 @pytest.mark.parametrize("name", zoo.names())
 @pytest.mark.parametrize("form", ["paper", "recommended"])
 def test_an_entry_is_a_layer(name: str, form: Form):
     """It is called, split and stepped like a `Memory`."""
-    layer = zoo.load(name, dim=16, heads=2, form=form).double()
+    layer: Any = zoo.load(name, dim=16, heads=2, form=form).double()
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     y, _ = layer(x)
     assert y.shape == x.shape and y.isfinite().all()

@@ -115,7 +115,7 @@ class Algorithm(Component, ABC):
         return None, slots
 
     def error(self, bias: AttentionalBias, prediction: Tensor, target: Tensor, step: Tensor, gates: Gates) -> Tensor:
-        """The error at the memory's output; ``step = lr * |x|^2``, ``[..., T, 1]``."""
+        """The error at the memory's output; ``step = lr * |x|^2``, ``[..., T, 1 | D]``."""
         return bias.residual(prediction, target, **gates)
 
     def affine(self, slope: Tensor, offset: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,8 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     ]
     if channels and (spec.algorithm.slots or spec.algorithm.lr_is_row or spec.algorithm.window > 1 or pairs > 1):
         return "a decay per channel has no matrix form together with slots, windows or several pairs a token"
+    if channels and spec.gates["log_decay"].per == "entry":
+        return "a decay per entry has no matrix form"
     if channels and spec.retention.link_at == "chunk":
         return "a decay per channel has no matrix form under a frozen normaliser"
     return None

@@ -226,25 +226,31 @@ class PerToken:
 
 
 def gate_on(weight: FastWeight, gate: Tensor, per: str) -> Tensor:
-    """A gate ``[B, H, T]`` or ``[B, H, T, D]`` shaped to multiply that weight, ``[B, H, T, *broadcastable]``.
+    """A gate ``[B, H, T]`` or ``[B, H, T, *channels]`` shaped to multiply that weight, ``[B, H, T, *broadcastable]``.
 
     Channels act on the axis of the weight that is the key's or the value's; a weight without it takes the mean.
     """
     if per == "weight":
         gate = gate[..., weight.index]
     matrix = weight.kind == "dense"
+    if per == "entry" and gate.dim() == 5 and weight.kind != "tensor":
+        if weight.reads_key and weight.writes_value:
+            return gate if matrix else gate.diagonal(dim1=-2, dim2=-1)
+        per = "key" if weight.reads_key else "value"
+        gate = gate.mean(-1 if per == "key" else -2)
     if gate.dim() == 4 and weight.kind != "tensor":
         if per == "key" and weight.reads_key:
             return gate[..., None] if matrix else gate
         if per == "value" and weight.writes_value:
             return gate[..., None, :] if matrix else gate
-    gate = gate.mean(-1) if gate.dim() == 4 else gate
+    gate = gate.flatten(3).mean(-1) if gate.dim() > 3 else gate
     return gate.reshape(*gate.shape, *[1] * len(weight.shape))
 
 
 def has_channel(weight: FastWeight, per: str) -> bool:
     """Whether a gate per channel acts on that weight channel by channel."""
-    return weight.kind != "tensor" and ((per == "key" and weight.reads_key) or (per == "value" and weight.writes_value))
+    key, value = per in ("key", "entry") and weight.reads_key, per in ("value", "entry") and weight.writes_value
+    return weight.kind != "tensor" and (key or value)
 
 
 def decay_on(spec: MirasSpec, weight: FastWeight, token: Weights) -> Tensor:

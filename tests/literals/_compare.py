@@ -14,6 +14,7 @@ from torch import Tensor
 from literals._shared import Remembered
 from miras import AssociativeMemory
 from miras.engine.weights import read_weights
+from miras.gates import Gate
 from miras.state import MemoryState
 from miras.testing import Problem, relative
 from miras.testing.laws import probe
@@ -26,6 +27,11 @@ def row(x: Tensor) -> Tensor:
     return x.movedim(1, 0).unsqueeze(-2)
 
 
+def column(x: Tensor) -> Tensor:
+    """Learned numbers of heads, ``[H]``, ``[H, D]`` or ``[H, I, O]``, as the row vectors' companions."""
+    return x[:, None] if x.dim() == 2 else x if x.dim() == 3 else x[:, None, None]
+
+
 def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
     """A state under the names that papers use: weights, accumulators, momenta (which they add), the inverse covariance."""
     after = replace(p.spec, read="after")  # the weights themselves, whatever answers read
@@ -33,15 +39,21 @@ def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
     return {"W": weights, "A": state.memory, "S": {n: -s[:, :, 0] for n, s in state.slots.items()}, **state.extra}
 
 
-def transcribed(p: Problem, recurrence: Callable[..., Remembered]) -> dict[str, Any]:
-    """What the transcription makes of a problem: answers ``y`` and what it remembers."""
+def transcribed(
+    p: Problem,
+    recurrence: Callable[..., Remembered],
+    gates: Mapping[str, Gate] | None = None,
+    learned: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """What the transcription makes of a problem: answers ``y`` and what it remembers.
+
+    ``gates`` are those of the problem where they are not those of its spec, ``learned`` numbers that a layer has besides.
+    """
     start = memory(p, p.state)
-    given = (
-        {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))}
-        | start
-        | {"chunk": p.spec.chunk_size, "window": p.spec.algorithm.window}
-    )
-    for name, gate in p.spec.gates.items():
+    given = {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))} | start
+    given |= {n: column(x) for n, x in (learned or {}).items()}
+    given |= {"chunk": p.spec.chunk_size, "window": p.spec.algorithm.window}
+    for name, gate in (p.spec.gates if gates is None else gates).items():
         x = p.gates[name].exp() if name.startswith("log_") else p.gates[name]
         given[name.removeprefix("log_")] = measured(x, gate.per, list(p.state.memory))
     if "replay.k" in start:
@@ -49,8 +61,8 @@ def transcribed(p: Problem, recurrence: Callable[..., Remembered]) -> dict[str, 
         given["past"] = [x.movedim(2, 0).unsqueeze(-2) for x in past.values()]
     given["start"] = {n: start[f"start.{n}"] for n in p.state.memory if f"start.{n}" in start}
     wanted = inspect.signature(recurrence).parameters
-    if "M" not in wanted:  # of a single matrix
-        given |= {n: x["w"] for n, x in given.items() if isinstance(x, dict) and x}
+    if "M" not in wanted:  # of a single weight
+        given |= {n: next(iter(x.values())) for n, x in given.items() if isinstance(x, dict) and x}
     y, end = recurrence(**{n: x for n, x in given.items() if n in wanted})
     return {"y": torch.stack(y)} | end
 

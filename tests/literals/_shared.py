@@ -27,6 +27,11 @@ def perceptron(W: Weights, x: Tensor) -> Tensor:
     return x @ W[f"w_{len(W)}"]
 
 
+def plain_mlp(W: Weights, x: Tensor) -> Tensor:
+    """ATLAS (2505.23735) §5, x + W_1 GELU(W_2 x)."""
+    return x + F.gelu(x @ W["w_1"]) @ W["w_2"]
+
+
 def ttt_linear(W: Weights, x: Tensor) -> Tensor:
     """TTT (2407.04620) §2.7, x + LN(W x)."""
     return x + layer_norm(x @ W["w_1"])

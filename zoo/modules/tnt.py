@@ -44,9 +44,7 @@ class Shards(Composite):
         each = {f"local_{i}": AssociativeMemory(s, self.path) for i, s in enumerate(locals_)}
         return {"global": AssociativeMemory(self.spec, self.path), **each}
 
-    def random_memory(
-        self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None
-    ) -> Weights:
+    def random_memory(self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None) -> Weights:
         each = {name: core.random_memory(heads, d_key, d_value, generator) for name, core in self.cores.items()}
         return {f"{name}.{n}": w for name, raw in each.items() for n, w in raw.items()}
 
