@@ -46,6 +46,11 @@ class AssociativeMemory:
     path: Path | None = None
     tolerance: float | None = None
 
+    @property
+    def main(self) -> AssociativeMemory:
+        """The memory of ``spec`` by itself; another one only where a core holds several."""
+        return self
+
     def shapes(self, d_key: int, d_value: int) -> dict[str, FastWeight]:
         """The fast weights for keys and values of these widths."""
         shapes = self.spec.architecture.shapes(d_key, d_value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,12 +21,23 @@ Gates = Mapping[str, Tensor | float]
 
 @dataclass(frozen=True)
 class Composite(AssociativeMemory):
-    """Base of the cores that hold several memories; ``spec`` is that of the one that `part` calls main.
+    """Base of the cores that hold several memories; ``spec`` is that of the main one, whose state is the part ``main_part``.
 
     Its state is one `MemoryState`, in which the names of every memory go under its own and the phase counts tokens for all
     of them. A composite defines how rows in the same phase are read and written; where they are not in the same, or a mask
     skips tokens, rows go one by one.
     """
+
+    main_part: ClassVar[str] = "main"
+
+    @property
+    def main(self) -> AssociativeMemory:
+        """The memory of ``spec`` by itself."""
+        return AssociativeMemory(self.spec, self.path, self.tolerance)
+
+    def surprise(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: MemoryState) -> Tensor:
+        """The inner loss of the main memory, as far as the given keys and values are its own."""
+        return self.main.surprise(q, k, v, gates, state.part(self.main_part, self.spec.chunk_size))
 
     @abstractmethod
     def run(

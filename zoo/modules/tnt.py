@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from miras.periodic import Periodic
 from miras.state import Weights
 
 PROJECTION = AssociativeMemory(
-    MirasSpec(architecture="matrix", bias="dot", retention="none", algorithm="gd", chunk_size=64, step_bound=None)
+    MirasSpec.make(architecture="matrix", bias="dot", retention="none", algorithm="gd", chunk_size=64, step_bound=None)
 )
 """The sum of k k / |k|^2: a Hebbian memory that answers a query with its part among the keys of the shard."""
 
@@ -34,6 +34,7 @@ class Shards(Composite):
         period: tokens after which they return to their learned start.
     """
 
+    main_part: ClassVar[str] = "global"
     local: tuple[int, ...] = (8, 16)
     period: int = 2048
 
@@ -103,5 +104,4 @@ class TNT(Memory):
         super().__init__(dim, **options)
 
     def make_core(self, spec: MirasSpec, **how: Any) -> Shards:
-        """The memories of a shard."""
         return Shards(spec, local=self.local, period=self.period, **how)
