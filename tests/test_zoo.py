@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import inspect
 import subprocess
 import sys
@@ -12,53 +10,28 @@ from typing import Any
 
 import pytest
 import torch
+from entries import small, tied, width
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literals import LITERALS
 from literals._compare import memory, row, same, transcribed
-from torch import Tensor
 
 import zoo
-from miras import AssociativeMemory, MirasSpec
+from miras import AssociativeMemory, Memory
 from miras.citations import PAPERS
-from miras.gates import Gate, channels
-from miras.testing import Problem, problem
-from miras.testing.problems import random_gate
-from miras.ties import Normalised, Tie, Tokens, projected, through
+from miras.ties import Tokens, through
 from zoo._entry import Form
 
-WIDTH = 6
 seeds = st.integers(0, 2**31)
-SMALL = {"expansion": 2, "degree": 2, "size": 3}
-"""Fields that set a size: enough to be generic."""
-
-
-def small(spec: MirasSpec, chunk: int) -> MirasSpec:
-    """The recurrence in few numbers."""
-    parts = {axis: shrunk(getattr(spec, axis)) for axis in ("architecture", "algorithm")}
-    return replace(spec, chunk_size=chunk, anchor_lag=min(spec.anchor_lag, chunk - 1), **parts)
-
-
-def shrunk(component: Any) -> Any:
-    """The same component with small sizes, also of the components inside it."""
-    sizes = {}
-    for field in dataclasses.fields(component):
-        value = getattr(component, field.name)
-        if field.name in SMALL:
-            sizes[field.name] = SMALL[field.name]
-        elif dataclasses.is_dataclass(value):
-            sizes[field.name] = shrunk(value)
-    try:
-        return replace(component, **sizes)
-    except ValueError:  # of a size that this component has no use for
-        return component
+SINGLE = [name for name, entry in zoo.ENTRIES.items() if entry.build is Memory]
+"""Entries of one memory; those of several are in `test_zoo_modules`."""
 
 
 def test_every_entry_has_a_literal():
     assert LITERALS.keys() == zoo.ENTRIES.keys()
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", SINGLE)
 @settings(max_examples=settings().max_examples // 2)  # each compares some twenty tensors
 @given(length=st.integers(1, 7), seed=seeds, chunk=st.sampled_from([1, 3]))
 def test_the_entry_is_its_paper(name: str, length: int, seed: int, chunk: int):
@@ -78,34 +51,6 @@ def test_the_entry_is_its_paper(name: str, length: int, seed: int, chunk: int):
     end = memory(replace(p, v=y.new_zeros(1, width(ties))), state)
     wanted = transcribed(p, LITERALS[name], gates, learned)
     same({"y": row(y)} | end, wanted, leaves | learned, tolerance)
-
-
-def tied(
-    point: MirasSpec, ties: tuple[Tie, ...], length: int, seed: int
-) -> tuple[Problem, dict[str, Gate], list[dict[str, Tensor]]]:
-    """A problem as the first of the ties takes it, its gates, and numbers that the ties might have learned."""
-    p = problem(point, length=length, d_key=WIDTH, d_value=width(ties), seed=seed)
-    if any(isinstance(tie, Normalised) for tie in ties):  # sums of positive weights
-        p = replace(p, state=p.state.map(torch.abs))
-    if any(tie.pairs for tie in ties):
-        p = replace(p, k=p.k[..., 0, :], v=p.v[..., 0, :])
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    gates = projected(point.gates, ties)
-    sizes = channels(WIDTH, WIDTH, len(p.state.memory))
-    drawn = {n: random_gate(gate, normal(*p.q.shape[:3], *sizes[gate.per])) for n, gate in gates.items()}
-    drawn |= {n: x for n, x in p.gates.items() if n in gates and x.dim() - 3 != len(sizes[gates[n].per])}  # of pairs
-    start = [tie.parameters(p.q.shape[2], WIDTH, WIDTH) for tie in ties]
-    numbers = [{n: x.double() + 0.3 * normal(*x.shape) for n, x in of_one.items()} for of_one in start]
-    return replace(p, v=p.v[..., :WIDTH], gates=drawn), gates, numbers
-
-
-def width(ties: tuple[Tie, ...]) -> int:
-    """Channels of the values behind the ties."""
-    return functools.reduce(lambda d, tie: tie.width(d), ties, WIDTH)
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -188,4 +133,4 @@ def test_a_random_spec_is_new_and_stable(seed: int):
 def test_importing_the_zoo_is_light():
     code = "import sys, miras; before = set(sys.modules); import zoo; print(*sorted(set(sys.modules) - before))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {name for name in out if not name.startswith("zoo")} <= {"miras.citations", "fnmatch", "random"}
+    assert {name for name in out if not name.startswith(("zoo", "miras."))} <= {"fnmatch", "random"}

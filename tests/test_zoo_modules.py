@@ -61,8 +61,9 @@ def test_kernel_regression_is_softmax_attention(length: int, seed: int):
 def test_shards_are_tnt(length: int, seed: int):
     g = torch.Generator().manual_seed(seed)
     spec = zoo.spec("tnt", architecture=MLP, chunk_size=5)
-    core, x, lr = Shards(spec, local=(1, 2), period=4), given_tokens(g, length), normal(g, BATCH, length, HEADS)
-    rate, raw = 0.1 * torch.sigmoid(lr), raw_start(core, g)
+    core, x = Shards(spec, local=(1, 2), period=4), given_tokens(g, length)
+    rate = (0.1 * torch.sigmoid(normal(g, BATCH, length, HEADS))).detach().requires_grad_()
+    raw = raw_start(core, g)
     y, state = core(**x, gates={"lr": rate}, state=core.initial_state(raw, BATCH, WIDTH, WIDTH))
     given_ = {n: row(z) for n, z in x.items()} | {"lr": row(rate[..., None])}
     starts = [expanded(part(raw, f"local_{i}")) for i in range(2)]
@@ -71,7 +72,7 @@ def test_shards_are_tnt(length: int, seed: int):
         **given_, V=expanded(part(raw, "global")), starts=starts, M=M, chunk=5, local=(1, 2), period=4
     )
     got = {"V": part(state.memory, "global"), **{f"W_{i}": part(state.memory, f"local_{i}") for i in range(2)}}
-    same({"y": row(y)} | got, {"y": torch.stack(wanted)} | end, x | {"lr": lr} | raw, 1e-10)
+    same({"y": row(y)} | got, {"y": torch.stack(wanted)} | end, x | {"lr": rate} | raw, 1e-10)
 
 
 @few

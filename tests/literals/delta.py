@@ -38,12 +38,36 @@ def delta_product(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay:
 
 
 def longhorn(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remembered:
-    """Longhorn (2407.14207) Theorem 3.1, Titans Eq. 35: the delta rule with b / (1 + b |k|^2)."""
-    y, eye = [], torch.eye(k.shape[-1])
+    """Longhorn (2407.14207) Theorem 3.1, Titans Eq. 35: the delta rule with b / (1 + b |k|^2), b per value channel or not."""
+    y = []
     for t in range(len(q)):
-        epsilon = lr[t] / (1 + lr[t] * k[t] @ k[t].mT)
-        W = (eye - epsilon * k[t].mT @ k[t]) @ W + epsilon * k[t].mT @ v[t]
+        epsilon = lr[t] / (1 + lr[t] * (k[t] @ k[t].mT))
+        W = W - k[t].mT @ (epsilon * (k[t] @ W)) + k[t].mT @ (epsilon * v[t])
         y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def rwkv7(
+    q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay: Tensor, erase: Tensor, xi: Tensor, c: Tensor
+) -> Remembered:
+    """RWKV-7 (2503.14456) Eq. 12-17: W = (Diag(w) - (a kappa) kappa) W + k~ v."""
+    y = []
+    for t in range(len(q)):
+        a = erase[t].mT
+        kappa = k[t] * xi / (k[t] * xi).norm(dim=-1, keepdim=True)
+        written = k[t] * (1 + (a - 1) * c)
+        W = (torch.diag_embed(decay[t][..., 0]) - (a * kappa).mT @ kappa) @ W + written.mT @ v[t]
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
+def comba(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay: Tensor, beta: Tensor, D: Tensor) -> Remembered:
+    """Comba (2506.02475): a feedback key p = b k, the write along k, and the query less D p."""
+    y = []
+    for t in range(len(q)):
+        p = torch.sigmoid(beta) * k[t]
+        W = decay[t] * W - lr[t] * k[t].mT @ (p @ (decay[t] * W) - v[t])
+        y.append((q[t] - D * p) @ W)
     return y, {"W": W}
 
 
@@ -59,5 +83,9 @@ def delta_gradient_descent(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tenso
 LITERALS: dict[str, Callable[..., Remembered]] = {
     "deltanet": delta_net,
     "gated_deltanet": gated_delta_net,
+    "kda": gated_delta_net,
+    "rwkv7": rwkv7,
+    "comba": comba,
     "deltaproduct": delta_product,
+    "longhorn": longhorn,
 }

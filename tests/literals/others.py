@@ -103,8 +103,11 @@ def hope(
 
 
 def delta_gradient(W: Weights, anchor: Weights, key: Tensor, wanted: Tensor, lr: Tensor, decay: Tensor) -> Weights:
-    """Eq. 88 matrix by matrix, of half the squared error: each also forgets along its own input."""
-    g = surprise(plain_mlp, anchor, key, wanted, lambda r: r)
+    """Eq. 88 matrix by matrix, of half the squared error: each also forgets along its own input.
+
+    The key, which the weights have made themselves, is given.
+    """
+    g = surprise(plain_mlp, {n: w.clone() for n, w in anchor.items()}, key, wanted, lambda r: r)
     hidden = F.gelu(key @ anchor["w_1"])
     forget = {"w_1": key.mT @ (key @ anchor["w_1"]), "w_2": hidden.mT @ (hidden @ anchor["w_2"])}
     return {n: decay * W[n] - lr * (g[n] + forget[n]) for n in W}
