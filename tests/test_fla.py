@@ -7,6 +7,7 @@ undoes. What a memory is given behind its ties is what the function is given; th
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,24 +26,17 @@ from miras.ties import Tokens, given, through
 
 with warnings.catch_warnings():  # that there is no GPU
     warnings.simplefilter("ignore")
-    fla = pytest.importorskip("fla.ops", reason="needs the extra 'oracles'")
+    pytest.importorskip("fla.ops", reason="needs the extra 'oracles'")
 
-from fla.ops.comba.naive import naive_recurrent_comba
-from fla.ops.delta_rule.naive import delta_rule_recurrence
-from fla.ops.gated_delta_product.naive import naive_recurrent_gated_delta_product
-from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
-from fla.ops.generalized_delta_rule.dplr.naive import dplr_recurrence
-from fla.ops.gla.naive import naive_recurrent_gla
-from fla.ops.hgrn.naive import naive_recurrent_hgrn
-from fla.ops.kda.naive import naive_recurrent_kda
-from fla.ops.linear_attn.naive import naive_recurrent_linear_attn
-from fla.ops.retention.naive import naive_retention
-from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
-from fla.ops.simple_gla.naive import naive_recurrent_simple_gla
 
 TOLERANCE = 1e-5
 Theirs = Callable[[Tokens, Tensor, dict[str, Tensor]], tuple[Tensor, Tensor | None]]
 """From what a memory is given, its first weights and the numbers of its ties to their answers and, if they tell, weights."""
+
+
+def naive(op: str, file: str = "naive") -> Any:
+    """A module of plain recurrences; their annotations are not to be relied on."""
+    return importlib.import_module(f"fla.ops.{op}.{file}")
 
 
 def scaled(x: Tokens) -> Tensor:
@@ -58,70 +52,86 @@ def linear_attention(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """The feature map is ours to apply, their scale cancels; their normaliser z is a row, ours the memory's last column."""
     phi_q, phi_k = (torch.nn.functional.elu(z) + 1 for z in (x.q, x.k))
     start = (w[..., :-1], w[..., -1][:, None])
-    o, (s, z) = naive_recurrent_linear_attn(phi_q, phi_k, x.v[..., :-1], None, start, True, normalize=True)
+    o, (s, z) = naive("linear_attn").naive_recurrent_linear_attn(
+        phi_q, phi_k, x.v[..., :-1], None, start, True, normalize=True
+    )
     return o, torch.cat([s, z.transpose(1, 2).mT], -1)
 
 
 def retention(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, None]:
     """In parallel form, from an empty memory; what the first memory answers is added by hand."""
     kept = x.gates["log_decay"].cumsum(1).exp()[..., None]
-    o = naive_retention(*(z.transpose(1, 2) for z in (scaled(x), x.k, x.v))).transpose(1, 2)
+    o = naive("retention").naive_retention(*(z.transpose(1, 2) for z in (scaled(x), x.k, x.v))).transpose(1, 2)
     return o + kept * torch.einsum("bthk,bhkv->bthv", x.q, w), None
 
 
 def scalar_decay(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """A learning rate goes into the value."""
     lr = x.gates["lr"].expand(x.q.shape[:3])[..., None]
-    return naive_recurrent_simple_gla(scaled(x), x.k, lr * x.v, x.gates["log_decay"], initial_state=w)
+    return naive("simple_gla").naive_recurrent_simple_gla(
+        scaled(x), x.k, lr * x.v, x.gates["log_decay"], initial_state=w
+    )
 
 
 def channel_decay(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-    return naive_recurrent_gla(scaled(x), x.k, x.v, x.gates["log_decay"], w, True)
+    return naive("gla").naive_recurrent_gla(scaled(x), x.k, x.v, x.gates["log_decay"], w, True)
 
 
 def hgrn(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """Their input is the gated one, heads are one row of channels, and the output gate comes after."""
-    o, h = naive_recurrent_hgrn((x.k * x.v).flatten(2), x.gates["log_decay"].flatten(2), w.flatten(1), True)
-    return x.q * o.unflatten(-1, x.q.shape[2:]), h.unflatten(-1, w.shape[1:])  # type: ignore[union-attr]
+    o, h = naive("hgrn").naive_recurrent_hgrn(
+        (x.k * x.v).flatten(2), x.gates["log_decay"].flatten(2), w.flatten(1), True
+    )
+    return x.q * o.unflatten(-1, x.q.shape[2:]), h.unflatten(-1, w.shape[1:])
 
 
 def rwkv6(x: Tokens, w: Tensor, learned: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     inputs = (scaled(x), x.k, x.v, x.gates["log_decay"])
-    return heads_first(naive_recurrent_rwkv6, *inputs, u=learned["u"], initial_state=w, output_final_state=True)
+    return heads_first(
+        naive("rwkv6", "recurrent_naive").naive_recurrent_rwkv6,
+        *inputs,
+        u=learned["u"],
+        initial_state=w,
+        output_final_state=True,
+    )
 
 
 def delta(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-    return heads_first(delta_rule_recurrence, scaled(x), x.k, x.v, x.gates["lr"], initial_state=w)
+    return heads_first(naive("delta_rule").delta_rule_recurrence, scaled(x), x.k, x.v, x.gates["lr"], initial_state=w)
 
 
 def gated_delta(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     gates = {"beta": x.gates["lr"], "g": x.gates["log_decay"]}
-    return naive_recurrent_gated_delta_rule(scaled(x), x.k, x.v, **gates, initial_state=w, output_final_state=True)
+    return naive("gated_delta_rule").naive_recurrent_gated_delta_rule(
+        scaled(x), x.k, x.v, **gates, initial_state=w, output_final_state=True
+    )
 
 
 def kda(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-    return naive_recurrent_kda(scaled(x), x.k, x.v, x.gates["log_decay"], x.gates["lr"], None, w, True)
+    return naive("kda").naive_recurrent_kda(scaled(x), x.k, x.v, x.gates["log_decay"], x.gates["lr"], None, w, True)
 
 
 def comba(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """They take the feedback key as a whole, and a query that is corrected."""
     p = x.gates["feedback"][..., None] * x.k
     gates = {"beta": x.gates["lr"], "g": x.gates["log_decay"]}
-    return naive_recurrent_comba(scaled(x), x.k, x.v, p, **gates, initial_state=w, output_final_state=True)
+    return naive("comba").naive_recurrent_comba(
+        scaled(x), x.k, x.v, p, **gates, initial_state=w, output_final_state=True
+    )
 
 
 def rwkv7(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """As their layer does it: the transition Diag(w) + b a with a = -kappa and b = a kappa, and the write along k~."""
     removed, written = x.k.unbind(-2)
     inputs = (scaled(x), written, x.v[..., 1, :], -removed, x.gates["lr"][..., 0, :] * removed, x.gates["log_decay"])
-    return heads_first(dplr_recurrence, *inputs, initial_state=w)
+    return heads_first(naive("generalized_delta_rule.dplr").dplr_recurrence, *inputs, initial_state=w)
 
 
 def delta_product(x: Tokens, w: Tensor, _: Any) -> tuple[Tensor, Tensor]:
     """The pairs of a token are tokens of their own, and the scale is an argument."""
     steps = [z.transpose(2, 3).flatten(1, 2) for z in (x.k, x.v)]
     beta = x.gates["lr"].transpose(2, 3).flatten(1, 2)
-    return naive_recurrent_gated_delta_product(
+    return naive("gated_delta_product").naive_recurrent_gated_delta_product(
         x.q, *steps, x.gates["log_decay"], beta, 1.0, initial_state=w, num_householder=x.k.shape[3]
     )
 
