@@ -20,6 +20,7 @@ from miras.explain import Explanation, explain
 from miras.gates import GateProjection
 from miras.spec import MirasSpec
 from miras.state import MemoryState
+from miras.ties import Tie, Tokens, given, projected, through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,9 @@ class Surroundings:
         output_gate: whether answers are multiplied by ``silu`` of a projection of the input.
         gate_rank: rank of the projection to gates per channel.
         learn_start: whether the initial memory is learned (always different in every head, never zero).
+        zero_start: whether it is nothing instead, as in papers on memories of a single weight.
         pairs: (key, value) pairs every token writes.
+        ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
     """
 
     conv: int = 4
@@ -44,7 +47,9 @@ class Surroundings:
     output_gate: bool = True
     gate_rank: int = 32
     learn_start: bool = True
+    zero_start: bool = False
     pairs: int = 1
+    ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
         if self.conv < 0:
@@ -100,23 +105,43 @@ class Memory(nn.Module):
         if self.spec.algorithm.steps > around.pairs:
             around = replace(around, pairs=self.spec.algorithm.steps)
         self.around = around
-        self.core = AssociativeMemory(self.spec, path, tolerance)
+        self.core = self.make_core(self.spec, path=path, tolerance=tolerance)
 
-        inner, pairs = heads * self.head_dim, around.pairs
+        # what is projected: ties may make more pairs and other gates of it
+        inner, pairs = heads * self.head_dim, next((t.pairs for t in around.ties if t.pairs), around.pairs)
+        gates = projected(self.spec.gates, around.ties)
+        self.pairs = pairs
         self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
         self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
-        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim}
-        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in self.spec.gates}
-        self.gates = GateProjection(dim, heads, self.spec.gates, widths, of_pairs, around.gate_rank)
+        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in gates}
+        width = (self.head_dim, self.head_dim, len(self.core.shapes(self.head_dim, self.head_dim)))
+        self.gates = GateProjection(dim, heads, gates, *width, of_pairs, around.gate_rank)
+        numbers = (tie.parameters(heads, self.head_dim, self.head_dim) for tie in around.ties)
+        self.ties = nn.ModuleList(nn.ParameterDict(numbers_of_one) for numbers_of_one in numbers)
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
         self.gate = nn.Linear(dim, inner, bias=False) if around.output_gate else None
         self.out = nn.Linear(inner, dim, bias=False)
-        raw = self.core.random_memory(heads, self.head_dim, self.head_dim)
+        self.d_value = self.head_dim
+        for tie in around.ties:
+            self.d_value = tie.width(self.d_value)
+        raw = self.core.random_memory(heads, self.head_dim, self.d_value)
+        if around.zero_start:
+            if len(raw) > 1 or not self.spec.retention.link_is_identity:
+                raise ValueError(
+                    f"zero_start is for a memory of one weight without a link; architecture {self.spec.architecture.name!r} "
+                    f"with retention {self.spec.retention.name!r} would never leave zero"
+                )
+            raw = {n: torch.zeros_like(w) for n, w in raw.items()}
+        learned = around.learn_start and not around.zero_start
         # parameter names may not hold dots, those of a wrapped module do
         self.start = nn.ParameterDict(
-            {n.replace(".", "/"): nn.Parameter(w, requires_grad=around.learn_start) for n, w in raw.items()}
+            {n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()}
         )
         self.reset_parameters()
+
+    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
+        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
+        return AssociativeMemory(spec, **how)
 
     def reset_parameters(self) -> None:
         """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""
@@ -131,7 +156,7 @@ class Memory(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """The state before the first token of ``batch`` rows."""
         raw = {n.replace("/", "."): w for n, w in self.start.items()}
-        state = self.core.initial_state(raw, batch, self.head_dim, self.head_dim, self.around.pairs)
+        state = self.core.initial_state(raw, batch, self.head_dim, self.d_value, self.around.pairs)
         if self.conv is None:
             return state
         like = next(iter(raw.values()))
@@ -172,10 +197,12 @@ class Memory(nn.Module):
             raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
         if not x.shape[0] * x.shape[1]:
             return x, state
-        q, k, v, gates, tail = self.project(x, state, mask)
+        tokens, tail = self.project(x, state, mask)
         core = self.core if path is None else self.core.on(path)
         inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        y, after = core(q, k, v, gates, inner, mask=mask)
+        y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
+        if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
+            y = y * mask[..., None, None]
         if tail is not None:
             after = after._replace(extra=after.extra | {"conv": tail})
         return self.emit(x, y), after
@@ -189,22 +216,25 @@ class Memory(nn.Module):
         y, after = self.forward(x.unsqueeze(1), state)
         return y.squeeze(1), after
 
-    def project(
-        self, x: Tensor, state: MemoryState, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor | None]:
-        """Queries, keys, values and gates for the core, and the convolution's tail after the sequence."""
+    @property
+    def tied(self) -> list[dict[str, Tensor]]:
+        """The learned numbers of every tie."""
+        return [dict(p.items()) for p in self.ties]  # type: ignore[operator]
+
+    def project(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tokens, Tensor | None]:
+        """Queries, keys, values and gates as the first tie takes them, and the convolution's tail after the sequence."""
         qkv, tail = self.qkv(x), None
         if self.conv is not None:
             qkv, tail = causal_conv(qkv, self.conv, state.extra["conv"], mask)
         if self.around.activation == "silu":
             qkv = F.silu(qkv)
         qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
-        q, k, v = qkv[0], qkv[1 : 1 + self.around.pairs], qkv[1 + self.around.pairs :]
+        q, k, v = qkv[0], qkv[1 : 1 + self.pairs], qkv[1 + self.pairs :]
         if self.around.qk_norm:
             # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
             q, k = (F.normalize(z.to(_wide(z.dtype)), dim=-1, eps=1e-3) for z in (q, k))
-        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.around.pairs > 1 else z[0] for z in (k, v))
-        return q, k, v, self.gates(x), tail
+        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.pairs > 1 else z[0] for z in (k, v))
+        return Tokens(q, k, v, self.gates(x)), tail
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
@@ -216,13 +246,14 @@ class Memory(nn.Module):
     def inspect(self, x: Tensor, state: MemoryState | None = None) -> dict[str, Tensor]:
         """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
         state = self.initial_state(x.shape[0]) if state is None else state
-        q, k, v, gates, _ = self.project(x, state)
+        tokens, _ = self.project(x, state)
+        tokens = given(self.around.ties, tokens, self.tied)
         inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        return {"surprise": self.core.surprise(q, k, v, gates, inner), **gates}
+        return {"surprise": self.core.surprise(*tokens, inner), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
-        return explain(self.core, self.head_dim, self.head_dim, self.heads, self.around.pairs)
+        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs)
 
     def extra_repr(self) -> str:
         """The spec, one axis a line."""

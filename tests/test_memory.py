@@ -225,7 +225,7 @@ def test_surprise_is_the_inner_loss_at_the_anchor(chunk: int):
     seen = memory.inspect(x)
     assert {n: g.shape for n, g in seen.items()} == dict.fromkeys(["surprise", *memory.spec.gates], (B, T, HEADS))
     state = memory.initial_state(B)
-    q, k, v, gates, _ = memory.project(x, state)
+    (q, k, v, gates), _ = memory.project(x, state)
     state = anchor = state._replace(extra={})
     for t in range(T):
         now = slice(t, t + 1)
