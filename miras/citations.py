@@ -38,6 +38,13 @@ FRAMEWORK = "2504.13173"
 """The paper of the design space itself."""
 
 PAPERS: dict[str, Paper] = {
+    "1706.03762": Paper(
+        "attention",
+        "Attention Is All You Need",
+        r"Ashish Vaswani, Noam Shazeer, Niki Parmar, Jakob Uszkoreit, Llion Jones, Aidan N. Gomez, {\L}ukasz Kaiser, "
+        "Illia Polosukhin",
+        2017,
+    ),
     "1804.00325": Paper(
         "aggmo",
         "Aggregated Momentum: Stability Through Passive Damping",

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Per = Literal["head", "key", "value"]
-Measure = Literal["head", "key", "value", "entry"]
-"""What a gate is measured out to; only a decay can be one per entry of a matrix."""
+Measure = Literal["head", "key", "value", "entry", "weight"]
+"""What a gate is measured out to; only a decay can be one per entry of a matrix, only a rate one per fast weight."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Gate:
             the log of (0, 1) (decay and momentum travel as logs), ``softplus`` to (0, inf), ``identity``.
         init: the value at initialisation; for ``log_sigmoid`` the value of the *exponential* of the gate.
         per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``; ``entry``
-            one for each pair of them, ``[B, T, H, D_key, D_value]``.
+            one for each pair of them, ``[B, T, H, D_key, D_value]``; ``weight`` one for every fast weight, in the order of
+            `Architecture.shapes`.
         scale: the largest value of a ``sigmoid`` gate.
     """
 
@@ -47,9 +48,9 @@ class Gate:
                 return logits + self.init
 
 
-def channels(d_key: int, d_value: int) -> dict[Measure, tuple[int, ...]]:
+def channels(d_key: int, d_value: int, weights: int = 1) -> dict[Measure, tuple[int, ...]]:
     """The shape of a gate of each measure beyond ``[B, T, H]``."""
-    return {"head": (), "key": (d_key,), "value": (d_value,), "entry": (d_key, d_value)}
+    return {"head": (), "key": (d_key,), "value": (d_value,), "entry": (d_key, d_value), "weight": (weights,)}
 
 
 def _logit(p: float) -> float:
@@ -65,6 +66,7 @@ class GateProjection(nn.Module):
         gates: the declared gates.
         d_key: channels of ``key`` gates.
         d_value: channels of ``value`` gates.
+        weights: number of fast weights, for ``weight`` gates.
         pairs: for every gate, how many pairs of a token have their own.
         rank: of the projection to channels.
     """
@@ -76,6 +78,7 @@ class GateProjection(nn.Module):
         gates: Mapping[str, Gate],
         d_key: int,
         d_value: int,
+        weights: int,
         pairs: Mapping[str, int],
         rank: int,
     ):
@@ -83,7 +86,7 @@ class GateProjection(nn.Module):
         self.heads, self.declared, self.pairs = heads, dict(gates), dict(pairs)
         self.per_head = [n for n, g in gates.items() if g.per == "head"]
         self.per_channel = [n for n, g in gates.items() if g.per != "head"]
-        self.widths = channels(d_key, d_value)
+        self.widths = channels(d_key, d_value, weights)
         self.sizes = {n: heads * pairs[n] * math.prod(self.widths[g.per]) for n, g in gates.items()}
         self.direct = self.down = self.up = None
         if self.per_head:

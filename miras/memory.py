@@ -105,7 +105,7 @@ class Memory(nn.Module):
         if self.spec.algorithm.steps > around.pairs:
             around = replace(around, pairs=self.spec.algorithm.steps)
         self.around = around
-        self.core = AssociativeMemory(self.spec, path, tolerance)
+        self.core = self.make_core(self.spec, path=path, tolerance=tolerance)
 
         # what is projected: ties may make more pairs and other gates of it
         inner, pairs = heads * self.head_dim, next((t.pairs for t in around.ties if t.pairs), around.pairs)
@@ -114,7 +114,8 @@ class Memory(nn.Module):
         self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
         self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
         of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in gates}
-        self.gates = GateProjection(dim, heads, gates, self.head_dim, self.head_dim, of_pairs, around.gate_rank)
+        width = (self.head_dim, self.head_dim, len(self.core.shapes(self.head_dim, self.head_dim)))
+        self.gates = GateProjection(dim, heads, gates, *width, of_pairs, around.gate_rank)
         numbers = (tie.parameters(heads, self.head_dim, self.head_dim) for tie in around.ties)
         self.ties = nn.ModuleList(nn.ParameterDict(numbers_of_one) for numbers_of_one in numbers)
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
@@ -137,6 +138,10 @@ class Memory(nn.Module):
             {n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()}
         )
         self.reset_parameters()
+
+    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
+        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
+        return AssociativeMemory(spec, **how)
 
     def reset_parameters(self) -> None:
         """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""

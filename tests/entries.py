@@ -21,14 +21,25 @@ SMALL = {"expansion": 2, "degree": 2, "size": 3}
 """Fields that set a size: enough to be generic."""
 
 
-def small(spec: MirasSpec) -> MirasSpec:
-    """The recurrence itself, token by token, in few numbers."""
-    parts: dict[str, Any] = {}
-    for axis in ("architecture", "algorithm"):
-        component = getattr(spec, axis)
-        have = {field.name for field in dataclasses.fields(component)}
-        parts[axis] = replace(component, **{n: size for n, size in SMALL.items() if n in have})
-    return replace(spec, chunk_size=1, anchor_lag=0, **parts)
+def small(spec: MirasSpec, chunk: int = 1) -> MirasSpec:
+    """The recurrence in few numbers, token by token or in short chunks."""
+    parts = {axis: shrunk(getattr(spec, axis)) for axis in ("architecture", "algorithm")}
+    return replace(spec, chunk_size=chunk, anchor_lag=min(spec.anchor_lag, chunk - 1), **parts)
+
+
+def shrunk(component: Any) -> Any:
+    """The same component with small sizes, also of the components inside it."""
+    sizes = {}
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        if field.name in SMALL:
+            sizes[field.name] = SMALL[field.name]
+        elif dataclasses.is_dataclass(value):
+            sizes[field.name] = shrunk(value)
+    try:
+        return replace(component, **sizes)
+    except ValueError:  # of a size that this component has no use for
+        return component
 
 
 def tied(
@@ -46,7 +57,7 @@ def tied(
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     gates = projected(point.gates, ties)
-    sizes = channels(WIDTH, WIDTH)
+    sizes = channels(WIDTH, WIDTH, len(p.state.memory))
     drawn = {n: random_gate(gate, normal(*p.q.shape[:3], *sizes[gate.per])) for n, gate in gates.items()}
     drawn |= {n: x for n, x in p.gates.items() if n in gates and x.dim() - 3 != len(sizes[gates[n].per])}  # of pairs
     start = [tie.parameters(p.q.shape[2], WIDTH, WIDTH) for tie in ties]

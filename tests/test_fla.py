@@ -21,6 +21,7 @@ from torch import Tensor
 
 import zoo
 from miras import AssociativeMemory
+from miras.testing import problem
 from miras.testing.laws import probe
 from miras.ties import Tokens, given, through
 
@@ -181,3 +182,26 @@ def test_the_entry_is_theirs(name: str, length: int):
     exact = gradients(wanted)
     scale = max(g.norm().item() for g in exact.values() if g is not None)
     close(gradients(got), exact, TOLERANCE, max(1e-2 * scale, 1e-6))
+
+
+@pytest.mark.parametrize("length", [1, 7, 33])
+def test_mesa_is_theirs(length: int):
+    """Their ridge is the same for all tokens; they solve the system of every token where we take conjugate gradients."""
+    point = small(zoo.spec("mesanet"))
+    p = problem(point, length=length, d_key=WIDTH, d_value=WIDTH, seed=length, dtype=torch.float32)
+    ridge = 0.25 + torch.rand(p.q.shape[2], WIDTH)
+    p, leaves = replace(p, gates={n: p.gates[n] for n in ("lr", "log_decay")}).leaves()
+    state = p.state
+    y, end = AssociativeMemory(point)(p.q, p.k, p.v, p.gates | {"ridge": ridge.expand_as(p.q)}, state)
+    o, second, first = naive("mesa_net").naive_mesa_net_exact(
+        p.q, p.k, p.v, p.gates["log_decay"], ridge, p.gates["lr"], state.extra["H"], state.memory["w"]
+    )
+    got = {"y": y, "H": end.extra["H"], "w": end.memory["w"]}
+    wanted = {"y": o, "H": second, "w": first}
+    close(got, wanted, TOLERANCE)
+    inputs = {n: x for n, x in leaves.items() if not n.startswith("state/")}
+
+    def gradients(of: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return dict(zip(inputs, torch.autograd.grad(probe(of.values()), list(inputs.values())), strict=True))
+
+    close(gradients(got), gradients(wanted), TOLERANCE)

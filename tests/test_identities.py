@@ -61,6 +61,16 @@ def proximal(x: Inputs) -> Inputs:
     return x | {"lr": lr[..., None].expand(*lr.shape, WIDTH)}
 
 
+def before_forgetting(x: Inputs) -> Inputs:
+    """The rate a b / 2 and the value v / a: Titans measure the error before they forget, and without the half."""
+    decay = x["log_decay"].exp()
+    still = torch.full_like(decay, -50.0)
+    return x | {"lr": x["lr"] * decay / 2, "v": x["v"] / decay[..., None], "log_momentum": still}
+
+
+CUBES_TO_SQUARES = {"bias": {"p": 2.0, "smooth": "loss"}, "retention": {"q": 2.0, "link_at": "token"}}
+"""Of Moneta's (3, 4) to (2, 2)."""
+
 Point = tuple[str, dict[str, Any]]
 IDENTITIES: dict[str, tuple[Point, Point, Callable[[Inputs], Inputs]]] = {
     "GLA with one decay a head is RetNet with any decays": (("gla", {}), ("retnet", {}), by_channel),
@@ -98,6 +108,33 @@ IDENTITIES: dict[str, tuple[Point, Point, Callable[[Inputs], Inputs]]] = {
         identity,
     ),
     "Longhorn is DeltaNet with a shorter step": (("longhorn", {}), ("deltanet", {}), proximal),
+    "Yaad without outliers is Moneta(2, 2)": (("yaad", {}), ("moneta", CUBES_TO_SQUARES), gates(delta=1e9)),
+    "Titans without momentum are Moneta(2, 2)": (
+        ("titans_lmm", {"architecture": "mlp"}),
+        ("moneta", CUBES_TO_SQUARES),
+        gates(log_momentum=-50.0),
+    ),
+    "linear Titans without momentum are Gated DeltaNet": (
+        ("titans_linear", {}),
+        ("gated_deltanet", {}),
+        before_forgetting,
+    ),
+    "Mesa without steps is Mamba-2": (("mesanet", {"algorithm": {"iterations": 0}}), ("mamba2", {}), gates(ridge=1.0)),
+    "OmegaNet with a window of one has none": (
+        ("omeganet", {"algorithm": {"size": 1}}),
+        ("omeganet", {"algorithm": {"name": "gd", "max_lr": 0.01}}),
+        gates(gamma=1.0),
+    ),
+    "SWDT with a window of one are DeepTransformers": (
+        ("swdt", {"algorithm": {"size": 1}}),
+        ("deep_transformer", {}),
+        gates(gamma=1.0, log_decay=0.0),
+    ),
+    "TTT with readers of rate one is plain descent": (
+        ("ttt_mlp", {}),
+        ("ttt_mlp", {"algorithm": {"name": "gd", "max_lr": 0.1}}),
+        gates(reader=1.0),
+    ),
 }
 """A memory, the one it becomes, and what it has to be given for what that one is given."""
 
@@ -114,12 +151,13 @@ def test_one_entry_becomes_another(name: str, length: int, seed: int):
     given = inputs(dict(zip(NAMES, (p.q, p.k, p.v), strict=True)) | p.gates)
     core = AssociativeMemory(token_by_token(rich, changes))
     shapes = core.shapes(WIDTH, WIDTH)
-    w = p.state.memory["w"]
-    start = problem(core.spec, length=1, d_key=WIDTH, d_value=WIDTH).state
-    start = start._replace(memory=dict.fromkeys(shapes, w), anchor=dict.fromkeys(shapes, w))
+    w = p.state.memory
+    w = w if w.keys() == shapes.keys() else dict.fromkeys(shapes, w["w"])
+    start = problem(core.spec, length=1, d_key=WIDTH, d_value=WIDTH).state._replace(memory=w, anchor=w)
     y, state = core(*(given.pop(n) for n in NAMES), given, start)
     assert relative(y, wanted) < 1e-10
-    assert relative(next(iter(state.memory.values())), end.memory["w"]) < 1e-10
+    for got, exact in zip(state.memory.values(), end.memory.values(), strict=True):
+        assert relative(got, exact) < 1e-10
 
 
 def token_by_token(name: str, changes: dict[str, Any]) -> MirasSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def column(x: Tensor) -> Tensor:
 
 def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
     """A state under the names that papers use: weights, accumulators, momenta (which they add), the inverse covariance."""
-    weights = read_weights(p.spec, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
+    after = replace(p.spec, read="after")  # the weights themselves, whatever answers read
+    weights = read_weights(after, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
     return {"W": weights, "A": state.memory, "S": {n: -s[:, :, 0] for n, s in state.slots.items()}, **state.extra}
 
 
@@ -50,17 +52,32 @@ def transcribed(
     start = memory(p, p.state)
     given = {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))} | start
     given |= {n: column(x) for n, x in (learned or {}).items()}
+    given |= {"chunk": p.spec.chunk_size, "window": p.spec.algorithm.window}
     for name, gate in (p.spec.gates if gates is None else gates).items():
         x = p.gates[name].exp() if name.startswith("log_") else p.gates[name]
-        given[name.removeprefix("log_")] = {"head": row(x[..., None]), "key": row(x).mT, "value": row(x)}[gate.per]
+        given[name.removeprefix("log_")] = measured(x, gate.per, list(p.state.memory))
     if "replay.k" in start:
         past = {"k": start["replay.k"], "v": start["replay.v"], "gamma": start["replay.gamma"][..., None]}
         given["past"] = [x.movedim(2, 0).unsqueeze(-2) for x in past.values()]
+    given["start"] = {n: start[f"start.{n}"] for n in p.state.memory if f"start.{n}" in start}
     wanted = inspect.signature(recurrence).parameters
     if "M" not in wanted:  # of a single weight
         given |= {n: next(iter(x.values())) for n, x in given.items() if isinstance(x, dict) and x}
     y, end = recurrence(**{n: x for n, x in given.items() if n in wanted})
     return {"y": torch.stack(y)} | end
+
+
+def measured(gate: Tensor, per: str, weights: list[str]) -> Any:
+    """A gate shaped to multiply a row, a matrix's rows or columns, or by the name of the weight it is for."""
+    match per:
+        case "key":
+            return row(gate).mT
+        case "value":
+            return row(gate)
+        case "weight":
+            return {n: row(gate[..., i : i + 1]) for i, n in enumerate(weights)}
+        case _:
+            return row(gate[..., None])
 
 
 def flat(named: dict[str, Any]) -> dict[str, Tensor]:

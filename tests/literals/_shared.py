@@ -20,6 +20,13 @@ def mlp(W: Weights, x: Tensor) -> Tensor:
     return x + layer_norm(F.gelu(x @ W["w_1"]) @ W["w_2"])
 
 
+def perceptron(W: Weights, x: Tensor) -> Tensor:
+    """Titans (2501.00663) §3.1, a perceptron of any depth; the paper leaves its activation open."""
+    for n in range(1, len(W)):
+        x = F.silu(x @ W[f"w_{n}"])
+    return x @ W[f"w_{len(W)}"]
+
+
 def plain_mlp(W: Weights, x: Tensor) -> Tensor:
     """ATLAS (2505.23735) §5, x + W_1 GELU(W_2 x)."""
     return x + F.gelu(x @ W["w_1"]) @ W["w_2"]
@@ -51,10 +58,29 @@ def step(decay: Tensor | float, W: Weights, lr: Tensor, g: Weights) -> Weights:
     return {n: decay * W[n] - lr * g[n] for n in W}
 
 
+def similarity(M: Model, W: Weights, k: Tensor, v: Tensor) -> Weights:
+    """The gradient in W of the negative inner product of M(k) and v."""
+    gradients = torch.autograd.grad(M(W, k), list(W.values()), -v, create_graph=True)
+    return dict(zip(W, gradients, strict=True))
+
+
+def squared(M: Model, W: Weights, k: Tensor, v: Tensor) -> Weights:
+    """The gradient in W of the squared error."""
+    return surprise(M, W, k, v, twice)
+
+
 def windowed(
-    M: Model, W: Weights, t: int, window: int, k: Tensor, v: Tensor, gamma: Tensor, past: list[Tensor]
+    M: Model,
+    W: Weights,
+    t: int,
+    window: int,
+    k: Tensor,
+    v: Tensor,
+    gamma: Tensor,
+    past: list[Tensor],
+    gradient: Callable[..., Weights] = squared,
 ) -> Weights:
     """ATLAS (2505.23735) Eq. 9: the gradient of all pairs in the window ending at token t, at the same weights."""
     k, v, gamma = (torch.cat(both) for both in zip(past, (k, v, gamma), strict=True))
-    each = [(gamma[i], surprise(M, W, k[i], v[i], twice)) for i in range(t, t + window)]
+    each = [(gamma[i], gradient(M, W, k[i], v[i])) for i in range(t, t + window)]
     return {n: torch.stack([c * g[n] for c, g in each]).sum(0) for n in W}

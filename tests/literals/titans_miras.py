@@ -1,20 +1,32 @@
 """Titans, Moneta, Yaad and Memora."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from literals._shared import Model, Remembered, Weights, step, surprise, twice
+from literals._shared import Model, Remembered, Weights, matrix, mlp, perceptron, step, surprise, twice
 
 
 def titans(
-    q: Tensor, k: Tensor, v: Tensor, W: Weights, S: Weights, lr: Tensor, decay: Tensor, momentum: Tensor, M: Model
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    W: Weights,
+    S: Weights,
+    lr: Tensor,
+    decay: Tensor,
+    momentum: Tensor,
+    M: Model,
+    chunk: int = 1,
 ) -> Remembered:
-    """Titans (2501.00663) Eq. 12-15."""
-    y = []
+    """Titans (2501.00663) Eq. 12-15; in chunks Eq. 16 and 18, all gradients at the weights before the chunk."""
+    y, anchor = [], W
     for t in range(len(q)):
-        S = step(momentum[t], S, lr[t], surprise(M, W, k[t], v[t], twice))
+        if t % chunk == 0:
+            anchor = W
+        S = step(momentum[t], S, lr[t], surprise(M, anchor, k[t], v[t], twice))
         W = {n: decay[t] * W[n] + S[n] for n in W}
         y.append(M(W, q[t]))
     return y, {"W": W, "S": S}
@@ -81,11 +93,23 @@ def switch(delta: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda r: torch.where(r.norm(dim=-1, keepdim=True) <= delta, 2 * r, delta * torch.tanh(10 * r))
 
 
-def yaad(q: Tensor, k: Tensor, v: Tensor, W: Weights, lr: Tensor, decay: Tensor, delta: Tensor, M: Model) -> Remembered:
-    """MIRAS Eq. 26."""
-    y = []
+def yaad(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    W: Weights,
+    lr: Tensor,
+    decay: Tensor,
+    delta: Tensor,
+    M: Model,
+    chunk: int = 1,
+) -> Remembered:
+    """MIRAS Eq. 26; in chunks the switch too is at the weights before the chunk (§5.4)."""
+    y, anchor = [], W
     for t in range(len(q)):
-        W = step(decay[t], W, lr[t], surprise(M, W, k[t], v[t], switch(delta[t])))
+        if t % chunk == 0:
+            anchor = W
+        W = step(decay[t], W, lr[t], surprise(M, anchor, k[t], v[t], switch(delta[t])))
         y.append(M(W, q[t]))
     return y, {"W": W}
 
@@ -114,4 +138,11 @@ def memora_chunked(
     return y, {"W": W}
 
 
-LITERALS: dict[str, Callable[..., Remembered]] = {}
+LITERALS: dict[str, Callable[..., Remembered]] = {
+    "titans_lmm": partial(titans, M=perceptron),
+    "titans_linear": partial(titans, M=matrix),
+    "moneta": partial(moneta_chunked, M=mlp),
+    "yaad": partial(yaad, M=mlp),
+    "memora": partial(memora_chunked, M=mlp),
+}
+LITERALS |= {f"{name}_h": LITERALS[name] for name in ("moneta", "yaad", "memora")}
