@@ -419,7 +419,8 @@ def test_without_gradients(kind: str, quiet: Callable[[], Any]):
     "fields", [*KINDS.values(), WITH_MODULE, {"path": "reference"}], ids=[*KINDS, "module", "reference"]
 )
 def test_checkpoint(fields: dict[str, Any], reentrant: bool):
-    memory, x = Memory(DIM, heads=HEADS, **({"chunk_size": 4} | fields)).double(), tokens().requires_grad_()
+    options: dict[str, Any] = {"chunk_size": 4} | fields
+    memory, x = Memory(DIM, heads=HEADS, **options).double(), tokens().requires_grad_()
     y = checkpoint(lambda x: memory(x)[0], x, use_reentrant=reentrant)
     assert isinstance(y, Tensor)
     y.square().sum().backward()
