@@ -5,9 +5,10 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,44 +21,8 @@ from miras.explain import Explanation, explain
 from miras.gates import GateProjection
 from miras.spec import MirasSpec
 from miras.state import MemoryState
-from miras.ties import Tie, Tokens, given, projected, through
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a `Memory` puts around the pure memory; every piece can be switched off.
-
-    Args:
-        conv: width of the depthwise causal convolution on queries, keys and values; 0 for none.
-        activation: applied after it, ``silu`` or ``identity``.
-        qk_norm: whether queries and keys are scaled to length one.
-        output_norm: whether every head's answer is RMS-normalised (with a learned gain).
-        output_gate: whether answers are multiplied by ``silu`` of a projection of the input.
-        gate_rank: rank of the projection to gates per channel.
-        learn_start: whether the initial memory is learned (always different in every head, never zero).
-        zero_start: whether it is nothing instead, as in papers on memories of a single weight.
-        pairs: (key, value) pairs every token writes.
-        ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
-    """
-
-    conv: int = 4
-    activation: Literal["silu", "identity"] = "silu"
-    qk_norm: bool = True
-    output_norm: bool = True
-    output_gate: bool = True
-    gate_rank: int = 32
-    learn_start: bool = True
-    zero_start: bool = False
-    pairs: int = 1
-    ties: tuple[Tie, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.conv < 0:
-            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
-        if self.activation not in ("silu", "identity"):
-            raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
-        if self.gate_rank < 1 or self.pairs < 1:
-            raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+from miras.surroundings import Surroundings
+from miras.ties import Tokens, given, projected, through
 
 
 class Memory(nn.Module):
@@ -121,27 +86,26 @@ class Memory(nn.Module):
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
         self.gate = nn.Linear(dim, inner, bias=False) if around.output_gate else None
         self.out = nn.Linear(inner, dim, bias=False)
-        self.d_value = self.head_dim
-        for tie in around.ties:
-            self.d_value = tie.width(self.d_value)
-        raw = self.core.random_memory(heads, self.head_dim, self.d_value)
-        if around.zero_start:
+        self.d_value = functools.reduce(lambda d, tie: tie.width(d), around.ties, self.head_dim)
+        self.start = self._start()
+        self.reset_parameters()
+
+    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
+        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
+        return AssociativeMemory(spec, **how)
+
+    def _start(self) -> nn.ParameterDict:
+        """The raw memory before the first token; parameter names may not hold dots, those of a wrapped module do."""
+        raw = self.core.random_memory(self.heads, self.head_dim, self.d_value)
+        if self.around.zero_start:
             if len(raw) > 1 or not self.spec.retention.link_is_identity:
                 raise ValueError(
                     f"zero_start is for a memory of one weight without a link; architecture {self.spec.architecture.name!r} "
                     f"with retention {self.spec.retention.name!r} would never leave zero"
                 )
             raw = {n: torch.zeros_like(w) for n, w in raw.items()}
-        learned = around.learn_start and not around.zero_start
-        # parameter names may not hold dots, those of a wrapped module do
-        self.start = nn.ParameterDict(
-            {n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()}
-        )
-        self.reset_parameters()
-
-    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
-        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
-        return AssociativeMemory(spec, **how)
+        learned = self.around.learn_start and not self.around.zero_start
+        return nn.ParameterDict({n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()})
 
     def reset_parameters(self) -> None:
         """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""

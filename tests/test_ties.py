@@ -10,7 +10,7 @@ import torch
 import zoo
 from miras import Memory, Surroundings
 from miras.testing import relative
-from miras.ties import Constant, Schedule
+from miras.ties import Constant, Discretised, Schedule
 
 TIED = [name for name, entry in zoo.ENTRIES.items() if entry.around.ties and entry.build is Memory]
 
@@ -77,11 +77,16 @@ def test_a_layer_further_up_keeps_more():
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"), [({"kind": "linear"}, "kind must be"), ({"depth": 1.0}, r"depth must lie in \[0, 1\)")]
+    ("tie", "fields", "says"),
+    [
+        (Schedule, {"kind": "linear"}, "kind must be"),
+        (Schedule, {"depth": 1.0}, r"depth must lie in \[0, 1\)"),
+        (Discretised, {"per": "value"}, "per must be"),
+    ],
 )
-def test_a_wrong_schedule_is_refused(fields: dict[str, Any], says: str):
+def test_a_wrong_tie_is_refused(tie: Any, fields: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
-        Schedule(**fields)
+        tie(**fields)
 
 
 def test_a_deep_memory_does_not_start_from_nothing():

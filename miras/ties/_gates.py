@@ -79,6 +79,10 @@ class Discretised(Tie):
     gives: ClassVar[frozenset[str]] = frozenset({"log_decay"})
     per: Literal["head", "entry"] = "head"
 
+    def __post_init__(self) -> None:
+        if self.per not in ("head", "entry"):
+            raise ValueError(f"per must be 'head' or 'entry', got {self.per!r}")
+
     @property
     def gates(self) -> Mapping[str, Gate]:
         return {"lr": Gate("softplus", init=0.01, per="head" if self.per == "head" else "value")}
