@@ -68,9 +68,9 @@ ENTRIES: tuple[Entry, ...] = (
         r"y_t=W_t(q_t-D\,b\,k_t)",
         spec=_spec(bias="feedback", retention=DECAYED),
         around=Surroundings(zero_start=True, ties=(ClosedLoop(),)),
-        note="The strength b of the feedback is one number a head. The layer of flash-linear-attention scales the key by it and "
-        "then normalises the product, so that b has no effect there; here it has the effect it has in the paper. Small models "
-        "may want D to start at 0.02.",
+        note="The strength b of the feedback is one number a head. The layer of flash-linear-attention 0.6.0 scales the key by "
+        "it and then normalises the product, so that there b corrects the query only; here it weakens the feedback too, as in "
+        "the paper. Small models may want D to start at 0.02.",
     ),
     Entry(
         name="deltaproduct",
