@@ -154,7 +154,8 @@ def test_one_entry_becomes_another(name: str, length: int, seed: int):
     w = p.state.memory
     w = w if w.keys() == shapes.keys() else dict.fromkeys(shapes, w["w"])
     start = problem(core.spec, length=1, d_key=WIDTH, d_value=WIDTH).state._replace(memory=w, anchor=w)
-    y, state = core(*(given.pop(n) for n in NAMES), given, start)
+    q, k, v = (given.pop(n) for n in NAMES)
+    y, state = core(q, k, v, given, start)
     assert relative(y, wanted) < 1e-10
     for got, exact in zip(state.memory.values(), end.memory.values(), strict=True):
         assert relative(got, exact) < 1e-10

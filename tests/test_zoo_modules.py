@@ -16,6 +16,7 @@ import zoo
 from miras import AssociativeMemory, MemoryState, MirasSpec
 from miras.composite import Composite
 from miras.nonparametric import KernelRegression
+from zoo.modules import TNT
 from zoo.modules.hope import ROLES, SelfModifying
 from zoo.modules.tnt import Shards
 
@@ -154,7 +155,7 @@ def test_composites_say_what_they_need():
         state = core.initial_state(core.random_memory(1, 4, 4), 1, 4, 4)
         core(q, q, q, {"lr": 0.1}, state, cu_seqlens=torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="multiple of every local chunk size"):
-        zoo.modules.TNT(16, heads=2, local=(3,), period=4)
+        TNT(16, heads=2, local=(3,), period=4)
 
 
 def test_attention_is_the_limit_of_its_recurrence():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ def newton_schulz_5(S: Tensor) -> Tensor:
     return X
 
 
-def on_features(kind: str, gated: bool = False) -> Model:
+def on_features(kind: Any, gated: bool = False) -> Model:
     """ATLAS App. E, x + W_1 GELU(W_2 phi(x)), and that of ATLAS++ with a gate; monomials in the order of `FeatureMap`."""
     phi = FeatureMap(kind=kind).features
 
