@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from miras.associative import AssociativeMemory, all_finite, checkable, document_bounds
+from miras.convolution import causal_conv
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
@@ -124,7 +125,7 @@ class Memory(nn.Module):
         if self.conv is None:
             return state
         like = next(iter(raw.values()))
-        tail = like.new_zeros(batch, max(self.around.conv - 1, 0), self.conv.shape[0], dtype=_wide(like.dtype))
+        tail = like.new_zeros(batch, self._kernel().shape[1] - 1, self.conv.shape[0], dtype=_wide(like.dtype))
         return state._replace(extra=state.extra | {"conv": tail})
 
     def forward(
@@ -162,13 +163,7 @@ class Memory(nn.Module):
         if not x.shape[0] * x.shape[1]:
             return x, state
         tokens, tail = self.project(x, state, mask)
-        core = self.core if path is None else self.core.on(path)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
-        if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
-            y = y * mask[..., None, None]
-        if tail is not None:
-            after = after._replace(extra=after.extra | {"conv": tail})
+        y, after = self.stream(tokens, state, tail, mask, path)
         return self.emit(x, y), after
 
     def step(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
@@ -187,22 +182,52 @@ class Memory(nn.Module):
 
     def project(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tokens, Tensor | None]:
         """Queries, keys, values and gates as the first tie takes them, and the convolution's tail after the sequence."""
-        qkv, tail = self.qkv(x), None
-        if self.conv is not None:
-            qkv, tail = causal_conv(qkv, self.conv, state.extra["conv"], mask)
-        if self.around.activation == "silu":
-            qkv = F.silu(qkv)
-        qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
-        q, k, v = qkv[0], qkv[1 : 1 + self.pairs], qkv[1 + self.pairs :]
-        if self.around.qk_norm:
-            # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
-            q, k = (F.normalize(z.to(_wide(z.dtype)), dim=-1, eps=1e-3) for z in (q, k))
-        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.pairs > 1 else z[0] for z in (k, v))
-        return Tokens(q, k, v, self.gates(x)), tail
+        line, tail = self._convolve(self.qkv(x), state, slice(None), mask)
+        q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
+        k, v = self._split(pairs)
+        return Tokens(self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x)), tail
+
+    def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
+        part = slice(0, self._inner)
+        q, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
+
+    def writes(
+        self, x: Tensor, state: MemoryState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """Keys, values and gates alone, and their part of the tail; see `queries`."""
+        part = slice(self._inner, None)
+        pairs, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return *self._split(pairs), self.gates(x), tail
+
+    def stream(
+        self,
+        tokens: Tokens,
+        state: MemoryState,
+        tail: Tensor | None,
+        mask: Tensor | None = None,
+        path: Path | None = None,
+    ) -> tuple[Tensor, MemoryState]:
+        """The memory behind its ties on what was projected; the state after it keeps ``tail``."""
+        core = self.core if path is None else self.core.on(path)
+        inner = _without_tail(state)
+        y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
+        if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
+            y = y * mask[..., None, None]
+        return y, after if tail is None else after._replace(extra=after.extra | {"conv": tail})
+
+    def read(self, state: MemoryState, q: Tensor) -> Tensor:
+        """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
+        y = self.core.read(_without_tail(state), q, self.d_value)
+        nothing = Tokens(q, torch.zeros_like(q), torch.zeros_like(q), {})
+        for tie, numbers in reversed(list(zip(self.around.ties, self.tied, strict=True))):
+            y = tie.after(y, nothing, numbers)
+        return y
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
-        y = rearrange(self.norm(y.to(x.dtype)), "b t h d -> b t (h d)")
+        y = rearrange(self.norm(y.to(self.out.weight.dtype)), "b t h d -> b t (h d)")
         if self.gate is not None:
             y = y * F.silu(self.gate(x))
         return self.out(y)
@@ -212,8 +237,7 @@ class Memory(nn.Module):
         state = self.initial_state(x.shape[0]) if state is None else state
         tokens, _ = self.project(x, state)
         tokens = given(self.around.ties, tokens, self.tied)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        return {"surprise": self.core.surprise(*tokens, inner), **tokens.gates}
+        return {"surprise": self.core.surprise(*tokens, _without_tail(state)), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
@@ -226,6 +250,39 @@ class Memory(nn.Module):
         parts += [f"{axis}={getattr(spec, axis)}" for axis in ("architecture", "bias", "retention", "algorithm")]
         numbers = f"chunk_size={spec.chunk_size}, anchor_lag={spec.anchor_lag}, read={spec.read!r}, step_bound={spec.step_bound}"
         return ",\n".join([*parts, numbers])
+
+    @property
+    def _inner(self) -> int:
+        return self.heads * self.head_dim
+
+    def _kernel(self) -> Tensor:
+        """The convolution's taps, the newest last; with lookahead, keys end one token before the others."""
+        assert self.conv is not None
+        if not self.around.lookahead:
+            return self.conv
+        q, k, v = self.conv.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
+        return torch.cat([F.pad(q, (1, 0)), F.pad(k, (0, 1)), F.pad(v, (1, 0))])
+
+    def _convolve(
+        self, line: Tensor, state: MemoryState, part: slice, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Convolution and activation of a part of the projected channels, and the tail they leave."""
+        tail = None
+        if self.conv is not None:
+            line, tail = causal_conv(line, self._kernel()[part], state.extra["conv"][..., part], mask)
+        return (F.silu(line) if self.around.activation == "silu" else line), tail
+
+    def _split(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of length one and values, ``[B, T, H, D]``, or ``[B, T, H, N, D]`` for N pairs a token."""
+        k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
+        if self.pairs == 1:
+            k, v = k[..., 0, :], v[..., 0, :]
+        return self.unit(k), v
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Queries or keys scaled to length one, if `Surroundings.qk_norm` asks for it."""
+        # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
+        return F.normalize(x.to(_wide(x.dtype)), dim=-1, eps=1e-3) if self.around.qk_norm else x
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:
@@ -255,20 +312,8 @@ class Memory(nn.Module):
         return y[keep].unsqueeze(0), after
 
 
-def causal_conv(x: Tensor, weight: Tensor, tail: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution ``[B, T, D]`` that sees only kept tokens, and the tail for the next call."""
-    width = weight.shape[1]
-    if mask is None:
-        line = torch.cat([tail.to(x.dtype), x], 1)
-        y = F.conv1d(line.mT, weight.to(x.dtype)[:, None], groups=weight.shape[0]).mT
-        return y, line[:, line.shape[1] - (width - 1) :].to(tail.dtype)
-    # kept tokens to the front: they are then neighbours, and what follows cannot reach them
-    order = torch.argsort(~mask, dim=1, stable=True)
-    y, _ = causal_conv(x.gather(1, order[..., None].expand_as(x)), weight, tail, None)
-    y = y.gather(1, torch.argsort(order, dim=1)[..., None].expand_as(y))
-    line = torch.cat([tail.to(x.dtype), x.gather(1, order[..., None].expand_as(x))], 1)
-    last = mask.sum(1)[:, None] + torch.arange(width - 1, device=x.device)
-    return y, line.gather(1, last[..., None].expand(-1, -1, line.shape[2])).to(tail.dtype)
+def _without_tail(state: MemoryState) -> MemoryState:
+    return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -22,6 +22,8 @@ class Surroundings:
         learn_start: whether the initial memory is learned (always different in every head, never zero).
         zero_start: whether it is nothing instead, as in papers on memories of a single weight.
         pairs: (key, value) pairs every token writes.
+        lookahead: whether token t writes the key of token t-1 with its own value: "what came after", causally. Needs a
+            convolution, whose tail carries the key.
         ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
     """
 
@@ -34,6 +36,7 @@ class Surroundings:
     learn_start: bool = True
     zero_start: bool = False
     pairs: int = 1
+    lookahead: bool = False
     ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
@@ -43,3 +46,5 @@ class Surroundings:
             raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
         if self.gate_rank < 1 or self.pairs < 1:
             raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+        if self.lookahead and not self.conv:
+            raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
