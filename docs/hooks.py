@@ -16,7 +16,8 @@ from typing import Any
 import griffe
 from mkdocs.exceptions import PluginError
 
-from miras import spec
+import zoo
+from miras import citations, spec, ties
 from miras.cli._describe import claims, fields, gate, gates, summary
 from miras.cli._formulas import readable
 from miras.engine import plan
@@ -117,7 +118,34 @@ def _reason(claim: Callable[..., str | None], fields: dict[str, Any]) -> str | N
     return claim(point, point.architecture.shapes(8, 8), 1)
 
 
-GENERATED: dict[str, Callable[..., str]] = {t.__name__: t for t in (components, refused, laws, paths)}
+def entries() -> str:
+    """The published memories, family by family; each can be linked to as ``#entry-name``."""
+    rows = ([f"``{row.name}``", *_entry(zoo.ENTRIES[row.name], row.family)] for row in zoo.table())
+    return _table(["name", "recurrence", "spec", "paper", "note"], rows, anchor="entry")
+
+
+def _entry(entry: zoo.Entry, family: str) -> list[str]:
+    paper = citations.PAPERS[entry.paper]
+    where = f"{entry.title}, {family}\n{paper.title}\narXiv {entry.paper}"
+    differs = [f"recommended: ``{name} = {value!r}``" for name, value in entry.recommended.items()]
+    spec = repr(entry.spec).removeprefix("MirasSpec(").removesuffix(")")
+    made = [f"``{tie!r}``" for tie in entry.around.ties]
+    return [
+        readable(f"${entry.recurrence}$"),
+        "\n".join([f"``{spec}``", *made]),
+        where,
+        "\n".join([entry.note, *differs]),
+    ]
+
+
+def tied() -> str:
+    """What layers tie together."""
+    classes = [kind for name in ties.__all__ if isinstance(kind := getattr(ties, name), type)]
+    rows = ([f"``{c.__name__}``", summary(c)] for c in classes if issubclass(c, ties.Tie) and c is not ties.Tie)
+    return _table(["tie", "what it does"], rows)
+
+
+GENERATED: dict[str, Callable[..., str]] = {t.__name__: t for t in (components, refused, laws, paths, entries, tied)}
 
 
 # HTML --------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class TitansConfig:
         for name, cls in (("memory", MirasSpec), ("around", Surroundings), ("attention", AttentionSpec)):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, MirasSpec.from_dict(value) if cls is MirasSpec else cls(**value))
+                object.__setattr__(self, name, cls(**value) if cls is AttentionSpec else cls.from_dict(value))
             elif not isinstance(value, cls):
                 raise ValueError(
                     f"{name} must be a {cls.__name__} or a mapping of its fields, got {type(value).__name__}"
@@ -109,7 +109,7 @@ class TitansConfig:
         fields |= {
             "layers": list(self.layers),
             "memory": self.memory.to_dict(),
-            "around": dataclasses.asdict(self.around),
+            "around": self.around.to_dict(),
             "attention": dataclasses.asdict(self.attention),
         }
         return {"schema": SCHEMA, **fields}

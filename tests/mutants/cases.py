@@ -20,6 +20,7 @@ FULL = {**MLP, "bias": True, "affine": True}
 LOW = {"name": "low_rank", "rank": 2}
 MODULE = {"name": "from_module", "factory": small_module}
 KEY, VALUE = {"name": "l2", "per": "key"}, {"name": "l2", "per": "value"}
+ENTRY = {"name": "l2", "per": "entry"}
 LATE = {"name": "l2", "gradient_at": "decayed"}
 MOMENTUM2 = {"name": "momentum", "order": 2}
 MUON = {"name": "muon", "steps_ns": 2}
@@ -100,6 +101,15 @@ def cases() -> list[Case]:
         c("EFMP", {"length": 70, **ONE}, retention=KEY, **FREE),
         c("FMP", WIDE, retention=VALUE),
         c("FMP", {}, algorithm={"name": "gd", "per": "value"}, bias="huber"),
+        c("FM", WIDE, algorithm={"name": "implicit", "per": "value"}, retention="none"),
+        c("EFMP", {}, bias="feedback", retention=KEY, algorithm={"name": "multi_step", "per": "key"}),
+        c("EFM", TALL, bias="feedback", algorithm="implicit", retention=LATE, **FREE),
+        c("M", WIDE, retention=ENTRY),
+        c("M", TALL, retention={**ENTRY, "gradient_at": "decayed"}, algorithm="momentum", read="previous"),
+        c("M", {"length": 5, **PAIRS, **WIDE}, retention={**ENTRY, "gradient_at": "decayed"}, chunk_size=3),
+        c("M", {"length": 4}, architecture=FULL, retention=ENTRY, algorithm="multi_step", chunk_size=3),
+        c("M", {"length": 4}, architecture="vector", retention={**ENTRY, "gradient_at": "decayed"}, chunk_size=2),
+        c("M", {"length": 4, **WIDE}, architecture=Mixed(), retention=ENTRY, chunk_size=3),
         # free of chunks
         c("EFM", {"length": 150, **ONE, **TALL}, 3, bias="dot", chunk_size=5, **FREE),
         c("EFM", {"length": 70, **ONE}, 3, bias="dot", algorithm="momentum", chunk_size=4, read="previous"),

@@ -55,6 +55,13 @@ class Row:
     def on(self, name: str, gate: Tensor, per: str) -> Tensor:
         """A gate as a factor of a weight."""
         weight = self.shapes[name]
+        if per == "entry" and weight.kind != "tensor":
+            if weight.reads_key and weight.writes_value:
+                return gate if weight.kind == "dense" else gate.diagonal()
+            if weight.reads_key:
+                return gate.mean(1)[:, None]
+            if weight.writes_value:
+                return gate.mean(0)
         if gate.dim() and weight.kind != "tensor":
             if per == "key" and weight.reads_key:
                 return gate[:, None] if weight.kind == "dense" else gate
@@ -109,7 +116,7 @@ class Row:
         target = pair["v"].expand_as(y)
         loss = bias.loss(y, target, **gates).sum()
         if algorithm.implicit:
-            scalar = (y * bias.implicit(y, target, step.reshape(1, 1, 1, 1), **gates).detach()).sum()
+            scalar = (y * bias.implicit(y, target, step.reshape(1, 1, 1, -1), **gates).detach()).sum()
         elif bias.residual_is_gradient:
             scalar = loss
         else:
