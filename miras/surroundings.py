@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from miras.ties import Tie
+from miras.ties import Tie, ties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Surroundings:
         learn_start: whether the initial memory is learned (always different in every head, never zero).
         zero_start: whether it is nothing instead, as in papers on memories of a single weight.
         pairs: (key, value) pairs every token writes.
-        ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
+        ties: what follows from what among the queries, keys, values and gates of a token, objects, names or mappings; see
+            `miras.ties`.
     """
 
     conv: int = 4
@@ -37,9 +39,15 @@ class Surroundings:
     ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ties", tuple(ties.build(tie) for tie in self.ties))
         if self.conv < 0:
             raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
         if self.activation not in ("silu", "identity"):
             raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
         if self.gate_rank < 1 or self.pairs < 1:
             raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping of the fields, with which the constructor makes an equal object."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"ties": [ties.to_dict(tie) for tie in self.ties]}
