@@ -289,6 +289,8 @@ def test_refused(run: Run):
         (r"$\hat p^\top\hat v/\sqrt{x^\top x+\epsilon}$", "p̂ᵀv̂/√(xᵀx+ε)"),
         (r"$\sqrt{a_{t}}$", "√aₜ"),
         (r"$W_cf(W)$ costs 5\$", r"W_c f(W) costs 5\$"),
+        (r"$\begin{cases}a_t&b\\c&d\end{cases}$", "{ aₜ, b; c, d }"),
+        (r"$\bar W\tilde k$", "W̄k̃"),
         ("no formula: a_t^2 {x}", "no formula: a_t^2 {x}"),
     ],
 )

@@ -17,7 +17,7 @@ from literals import delta, hebbian, mini_batches, second_order, titans_miras
 from literals._compare import close, flat, memory, row, same, transcribed
 from literals._shared import Remembered
 
-from miras import AssociativeMemory, MirasSpec
+from miras import MirasSpec
 from miras.architectures import FeatureMap
 from miras.testing import problem
 
@@ -120,15 +120,6 @@ def test_the_spec_is_the_published_recurrence(name: str, length: int, seed: int)
     p, leaves = problem(point, length=length, d_key=WIDTH, d_value=WIDTH, seed=seed).leaves()
     y, state = p.run()
     same({"y": row(y)} | memory(p, state), transcribed(p, recurrence), leaves, tolerance)
-
-
-@given(length=lengths, seed=seeds)
-def test_the_normaliser_of_linear_attention_is_one_more_value(length: int, seed: int):
-    core = AssociativeMemory(spec(architecture="feature_map", bias="dot", retention="none", chunk_size=3))
-    p = problem(core.spec, length=length, seed=seed)
-    y, _ = core(p.q, p.k, torch.cat([p.v, torch.ones_like(p.v[..., :1])], -1), {"lr": 1.0})
-    wanted, _ = hebbian.linear_attention(row(p.q), row(p.k), row(p.v))
-    close({"y": row(y[..., :-1] / y[..., -1:])}, {"y": torch.stack(wanted)}, 1e-12)
 
 
 # --- Limits ---------------------------------------------------------------------------------------------------------

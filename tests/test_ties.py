@@ -10,7 +10,7 @@ import torch
 import zoo
 from miras import Memory, Surroundings
 from miras.testing import relative
-from miras.ties import Constant, Schedule
+from miras.ties import Constant, Discretised, Schedule
 
 TIED = [name for name, entry in zoo.ENTRIES.items() if entry.around.ties and entry.build is Memory]
 
@@ -67,20 +67,26 @@ def test_retention_fades_more_slowly_in_every_head():
 
 
 def test_a_layer_further_up_keeps_more():
-    low, high = (zoo.load("lightning_attention", dim=12, heads=2, around={"ties": (t, Constant())}) for t in SCHEDULES)
     x = torch.randn(1, 3, 12)
-    assert (low.inspect(x)["log_decay"][..., 1] < high.inspect(x)["log_decay"][..., 1]).all()
-
-
-SCHEDULES = (Schedule("lightning"), Schedule("lightning", depth=0.5))
+    kept = []
+    for depth in (0.0, 0.5):
+        ties = (Schedule("lightning", depth=depth), Constant("lr", 1.0))
+        memory: Any = zoo.load("lightning_attention", dim=12, heads=2, around={"ties": ties})
+        kept.append(memory.inspect(x)["log_decay"])
+    assert (kept[0][..., 0] == 0).all() and (kept[0][..., 1] < kept[1][..., 1]).all()
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"), [({"kind": "linear"}, "kind must be"), ({"depth": 1.0}, r"depth must lie in \[0, 1\)")]
+    ("tie", "fields", "says"),
+    [
+        (Schedule, {"kind": "linear"}, "kind must be"),
+        (Schedule, {"depth": 1.0}, r"depth must lie in \[0, 1\)"),
+        (Discretised, {"per": "value"}, "per must be"),
+    ],
 )
-def test_a_wrong_schedule_is_refused(fields: dict[str, Any], says: str):
+def test_a_wrong_tie_is_refused(tie: Any, fields: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
-        Schedule(**fields)
+        tie(**fields)
 
 
 def test_a_deep_memory_does_not_start_from_nothing():

@@ -13,13 +13,14 @@ import torch
 from entries import small, tied, width
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literals import LITERALS
-from literals._compare import memory, row, same, transcribed
+from literals import LITERALS, hebbian
+from literals._compare import close, memory, row, same, transcribed
 
 import zoo
 from miras import AssociativeMemory, Memory
 from miras.citations import PAPERS
-from miras.ties import Tokens, through
+from miras.testing import problem
+from miras.ties import Normalised, Tokens, through
 from zoo._entry import Form
 
 seeds = st.integers(0, 2**31)
@@ -51,6 +52,20 @@ def test_the_entry_is_its_paper(name: str, length: int, seed: int, chunk: int):
     end = memory(replace(p, v=y.new_zeros(1, width(ties))), state)
     wanted = transcribed(p, LITERALS[name], gates, learned)
     same({"y": row(y)} | end, wanted, leaves | learned, tolerance)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("kind", hebbian.KERNELS)
+@settings(max_examples=settings().max_examples // 4)
+@given(length=st.integers(1, 7), seed=seeds)
+def test_linear_attention_is_attention_with_a_kernel(kind: str, normalised: bool, length: int, seed: int):
+    """Whatever the feature map, with the normaliser and without."""
+    point = zoo.spec("linear_attention", architecture={"kind": kind})
+    ties = tuple(t for t in zoo.ENTRIES["linear_attention"].around.ties if normalised or not isinstance(t, Normalised))
+    p = problem(point, length=length, seed=seed).map(torch.abs)
+    y, _ = through(ties, Tokens(p.q, p.k, p.v, {}), [{} for _ in ties], lambda x: AssociativeMemory(point)(*x))
+    wanted, _ = hebbian.linear_attention(row(p.q), row(p.k), row(p.v), hebbian.KERNELS[kind], normalised)
+    close({"y": row(y)}, {"y": torch.stack(wanted)}, 1e-12)
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -124,6 +139,8 @@ def test_neighbours_are_one_axis_away(name: str):
 def test_a_random_spec_is_new_and_stable(seed: int):
     point = zoo.random(seed)
     assert point == zoo.random(seed) and point.step_bound is not None
+    y, _ = problem(point, length=3).run()
+    assert y.isfinite().all()
     coordinates = {
         (s.architecture.name, s.bias.name, s.retention.name, s.algorithm.name) for s in map(zoo.spec, zoo.names())
     }

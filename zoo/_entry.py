@@ -65,7 +65,7 @@ class Entry:
 
     def load(
         self, dim: int, heads: int, form: Form = "paper", around: Mapping[str, Any] | None = None, **overrides: Any
-    ):
+    ) -> nn.Module:
         """The module. ``around`` changes fields of what surrounds the memory; the rest is that of `point`."""
         surroundings = replace(self.around, **(around or {}))
         return self.build(dim, heads=heads, spec=self.point(form, **overrides), around=surroundings)

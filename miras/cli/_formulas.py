@@ -65,6 +65,8 @@ def _item(token: str, tokens: Iterator[str]) -> str:
         return _shift("^", _next(tokens), _RAISED)
     if token == "_":
         return _shift("_", _next(tokens), _LOWERED)
+    if token == "&":
+        return ", "
     if not token.startswith("\\"):
         return token
     match token[1:].strip() or " ":
@@ -76,6 +78,11 @@ def _item(token: str, tokens: Iterator[str]) -> str:
             return "√" + _bracket(_next(tokens))
         case "hat" | "bar" | "tilde" as accent:
             return _next(tokens) + _ACCENTS[accent]
+        case "begin" | "end" as side:  # cases
+            _next(tokens)
+            return {"begin": "{ ", "end": " }"}[side]
+        case "\\":
+            return "; "
         case "mathrm" | "text":
             return _GAP + _next(tokens) + _GAP
         case name if name in _SYMBOLS:

@@ -71,13 +71,17 @@ class Schedule(Tie):
 class Discretised(Tie):
     r"""A step size sets both what is kept and what is written, $\log\alpha_t=-e^A\Delta_t$ and $\eta_t=\Delta_t$.
 
-    ``head``: one of each a head, as in Mamba-2 (arXiv 2405.21060) Eq. 1 and §7. ``entry``: a step size for every value
+    ``head``: one of each a head, as in Mamba-2 (arXiv 2405.21060) Eq. 2. ``entry``: a step size for every value
     channel $o$ and a rate for every entry of the state, $\log\alpha_{t,io}=-e^{A_{io}}\Delta_{t,o}$, as in Mamba
     (2312.00752) §3.2, with the Euler step its code takes for the input. $A$ is learned.
     """
 
     gives: ClassVar[frozenset[str]] = frozenset({"log_decay"})
     per: Literal["head", "entry"] = "head"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("head", "entry"):
+            raise ValueError(f"per must be 'head' or 'entry', got {self.per!r}")
 
     @property
     def gates(self) -> Mapping[str, Gate]:
@@ -116,7 +120,7 @@ class Outer(Tie):
 class Complement(Tie):
     r"""What is forgotten makes room for what is written: the key is $1-\alpha_t$, whatever the key was.
 
-    Source: HGRN (arXiv 2311.04823) Eq. 2-4, HGRN2 (2404.07904) §3.
+    Source: HGRN (arXiv 2311.04823), HGRN2 (2404.07904).
     """
 
     def before(self, x: Tokens, p: Parameters) -> Tokens:

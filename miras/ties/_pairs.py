@@ -18,7 +18,7 @@ from miras.ties._base import Parameters, Tie, Tokens
 class Normalised(Tie):
     r"""The answer is a weighted mean of values, $y_t=W_tq_t/z_t^\top q_t$: one more column of values, all ones, sums the weights.
 
-    Source: linear attention (arXiv 2006.16236) Eq. 5. The features of keys and queries must be positive.
+    Source: linear attention (arXiv 2006.16236) Eq. 16-20. The features of keys and queries must be positive.
     """
 
     def width(self, d_value: int) -> int:
@@ -36,7 +36,7 @@ class Normalised(Tie):
 class Bonus(Tie):
     r"""The token itself is read with a weight of its own, $y_t=\big(W_{t-1}+v_t(u\odot k_t)^\top\big)q_t$, $u$ learned.
 
-    The memory must read ``previous``. Source: RWKV-6 (arXiv 2404.05892) Eq. 15-16.
+    The memory must read ``previous``. Source: RWKV-6 (arXiv 2404.05892).
     """
 
     def parameters(self, heads: int, d_key: int, d_value: int) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class EraseWrite(Tie):
     The pairs $(\hat\kappa_t,0)$ with feedback 1 and learning rate $a_t$, and $(\tilde k_t,v_t)$ with feedback 0 and learning
     rate 1, where $\hat\kappa=k\odot\xi/\|k\odot\xi\|$, $\tilde k=k\odot(1+(a-1)\odot c)$ and $\xi$, $c$ are learned:
     $W_t=W_{t-1}(\mathrm{Diag}(\alpha_t)-\hat\kappa_t(a_t\odot\hat\kappa_t)^\top)+v_t\tilde k_t^\top$. The decay is
-    $\log\alpha=-e^{-1/2}\sigma(\cdot)$. Source: RWKV-7 (arXiv 2503.14456) Eq. 12-17.
+    $\log\alpha=-e^{-1/2}\sigma(\cdot)$. Source: RWKV-7 (arXiv 2503.14456).
     """
 
     gives: ClassVar[frozenset[str]] = frozenset({"lr", "feedback"})

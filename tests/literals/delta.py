@@ -50,7 +50,7 @@ def longhorn(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remember
 def rwkv7(
     q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay: Tensor, erase: Tensor, xi: Tensor, c: Tensor
 ) -> Remembered:
-    """RWKV-7 (2503.14456) Eq. 12-17: W = (Diag(w) - (a kappa) kappa) W + k~ v."""
+    """RWKV-7 (2503.14456), its wkv operator: W = (Diag(w) - (a kappa) kappa) W + k~ v."""
     y = []
     for t in range(len(q)):
         a = erase[t].mT

@@ -10,15 +10,35 @@ from torch import Tensor
 
 from literals._shared import Model, Remembered, Weights, plain_mlp, step, surprise
 
+Kernel = Callable[[Tensor, Tensor], Tensor]
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Remembered:
-    """Linear transformers (2006.16236) Eq. 9: attention with the kernel phi(q) phi(k), normalised."""
-    phi_q, phi_k = F.elu(q) + 1, F.elu(k) + 1
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, normalised: bool) -> Remembered:
+    """Linear transformers (2006.16236) Eq. 9: attention with a kernel of features, divided by its sum or not."""
     y = []
     for t in range(len(q)):
-        score = [(phi_q[t] * phi_k[i]).sum(-1, keepdim=True) for i in range(t + 1)]
-        y.append(sum(s * v[i] for i, s in enumerate(score)) / sum(score))
+        score = [kernel(q[t], k[i]) for i in range(t + 1)]
+        mixed = sum(s * v[i] for i, s in enumerate(score))
+        y.append(mixed / sum(score) if normalised else mixed)
     return y, {}
+
+
+def of_features(phi: Callable[[Tensor], Tensor]) -> Kernel:
+    return lambda q, k: (phi(q) * phi(k)).sum(-1, keepdim=True)
+
+
+def of_scores(f: Callable[[Tensor], Tensor]) -> Kernel:
+    return lambda q, k: f((q * k).sum(-1, keepdim=True))
+
+
+KERNELS: dict[str, Kernel] = {
+    "elu": of_features(lambda x: F.elu(x) + 1),
+    "relu": of_features(F.relu),
+    "softmax": of_features(lambda x: torch.softmax(x, -1)),
+    "polynomial": of_scores(lambda s: (1 + s) ** 2),
+    "taylor": of_scores(lambda s: 1 + s + s**2 / 2),
+}
+"""Of the feature maps with few features."""
 
 
 def gated_linear_attention(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, decay: Tensor) -> Remembered:
@@ -47,14 +67,14 @@ def retention(q: Tensor, k: Tensor, v: Tensor, W: Tensor) -> Remembered:
 
 
 def lightning_attention(q: Tensor, k: Tensor, v: Tensor, W: Tensor) -> Remembered:
-    """Lightning Attention (2401.04658) Eq. 6-7, with gamma = exp(-8h / H) of a first layer."""
+    """Lightning Attention-2 (2401.04658): RetNet with gamma = exp(-8h / H), of a first layer."""
     heads = W.shape[1]
     gamma = torch.tensor([math.exp(-8 * h / heads) for h in range(heads)], dtype=W.dtype)[:, None, None]
     return decayed(q, k, v, W, [gamma] * len(q))
 
 
 def decayed(q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay: Tensor | list[Tensor]) -> Remembered:
-    """GLA (2312.06635) Eq. 3, W = a W + k v, with a per key channel."""
+    """GLA (2312.06635) §4.1, W = a W + k v, with a per key channel."""
     y = []
     for t in range(len(q)):
         W = decay[t] * W + k[t].mT @ v[t]
@@ -87,12 +107,12 @@ def mamba(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor, log_rate: Tens
 def decaying_fast_weights(
     q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay_key: Tensor, decay_value: Tensor
 ) -> Remembered:
-    """Decaying fast weights (2210.04243): W = (a b) * W + k v, with an outer product of decays."""
+    """Decaying fast weights (2210.04243; GLA Table 1): W = (a b) * W + k v, with an outer product of decays."""
     return decayed(q, k, v, W, decay_key @ decay_value)
 
 
 def hgrn(q: Tensor, v: Tensor, W: Tensor, decay: Tensor) -> Remembered:
-    """HGRN (2311.04823) Eq. 2-4 with real states: h = f h + (1 - f) i, o = g h."""
+    """HGRN (2311.04823) §3 with real states: h = f h + (1 - f) i, o = g h."""
     y, h = [], W[..., None, :]
     for t in range(len(q)):
         f = decay[t].mT
@@ -102,7 +122,7 @@ def hgrn(q: Tensor, v: Tensor, W: Tensor, decay: Tensor) -> Remembered:
 
 
 def hgrn2(q: Tensor, v: Tensor, W: Tensor, decay: Tensor) -> Remembered:
-    """HGRN2 (2404.07904) §3.2: H = Diag(f) H + (1 - f) i."""
+    """HGRN2 (2404.07904) §3: H = Diag(f) H + (1 - f) i."""
     y = []
     for t in range(len(q)):
         W = decay[t] * W + (1 - decay[t]) * v[t]
@@ -111,7 +131,7 @@ def hgrn2(q: Tensor, v: Tensor, W: Tensor, decay: Tensor) -> Remembered:
 
 
 def rwkv6(q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay: Tensor, u: Tensor) -> Remembered:
-    """RWKV-6 (2404.05892) Eq. 15-16: y = r (W + Diag(u) k v), W = Diag(w) W + k v."""
+    """RWKV-6 (2404.05892), its wkv operator: y = r (W + Diag(u) k v), W = Diag(w) W + k v."""
     y = []
     for t in range(len(q)):
         y.append(q[t] @ (W + (u * k[t]).mT @ v[t]))
