@@ -151,8 +151,7 @@ def scorecard() -> str:
 
 def tied() -> str:
     """What layers tie together."""
-    classes = [kind for name in ties.__all__ if isinstance(kind := getattr(ties, name), type)]
-    rows = ([f"``{c.__name__}``", summary(c)] for c in classes if issubclass(c, ties.Tie) and c is not ties.Tie)
+    rows = ([f"``{name}``", summary(ties.ties[name])] for name in ties.ties)
     return _table(["tie", "what it does"], rows)
 
 

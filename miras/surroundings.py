@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from miras.ties import Tie
+from miras.ties import Tie, ties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Surroundings:
         pairs: (key, value) pairs every token writes.
         lookahead: whether token t writes the key of token t-1 with its own value: "what came after", causally. Needs a
             convolution, whose tail carries the key.
-        ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
+        ties: what follows from what among the queries, keys, values and gates of a token, objects, names or mappings; see
+            `miras.ties`.
     """
 
     conv: int = 4
@@ -40,6 +42,7 @@ class Surroundings:
     ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ties", tuple(ties.build(tie) for tie in self.ties))
         if self.conv < 0:
             raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
         if self.activation not in ("silu", "identity"):
@@ -48,3 +51,8 @@ class Surroundings:
             raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
         if self.lookahead and not self.conv:
             raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping of the fields, with which the constructor makes an equal object."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"ties": [ties.to_dict(tie) for tie in self.ties]}

@@ -1,6 +1,6 @@
 """What published layers fix among the queries, keys, values and gates of one token, around a memory that takes them freely."""
 
-from miras.ties._base import Tie, Tokens, given, projected, through
+from miras.ties._base import Tie, Tokens, given, projected, through, ties
 from miras.ties._gates import Complement, Constant, Discretised, Outer, Schedule
 from miras.ties._pairs import Bonus, ClosedLoop, EraseWrite, Normalised
 
@@ -19,4 +19,5 @@ __all__ = [
     "given",
     "projected",
     "through",
+    "ties",
 ]

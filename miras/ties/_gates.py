@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from miras.gates import Gate
-from miras.ties._base import Parameters, Tie, Tokens
+from miras.ties._base import Parameters, Tie, Tokens, ties
 
 
+@ties.register("constant")
 @dataclass(frozen=True)
 class Constant(Tie):
     r"""A gate that is the same number everywhere: $\eta_t=1$ of linear attention.
@@ -34,6 +35,7 @@ class Constant(Tie):
         return x._replace(gates=x.gates | {self.gate: x.q.new_full((), self.value)})
 
 
+@ties.register("schedule")
 @dataclass(frozen=True)
 class Schedule(Tie):
     r"""A decay that is fixed, and different in every head $h=0,\dots,H-1$.
@@ -67,6 +69,7 @@ class Schedule(Tie):
         return x._replace(gates=x.gates | {"log_decay": log_decay.expand(*x.q.shape[:3])})
 
 
+@ties.register("discretised")
 @dataclass(frozen=True)
 class Discretised(Tie):
     r"""A step size sets both what is kept and what is written, $\log\alpha_t=-e^A\Delta_t$ and $\eta_t=\Delta_t$.
@@ -97,6 +100,7 @@ class Discretised(Tie):
         return x._replace(gates=x.gates | {"log_decay": -p["log_rate"].exp() * step})
 
 
+@ties.register("outer")
 @dataclass(frozen=True)
 class Outer(Tie):
     r"""A decay of rank one, $\log\alpha_{t,io}=\log a_{t,i}+\log b_{t,o}$.
@@ -116,6 +120,7 @@ class Outer(Tie):
         return x._replace(gates=gates | {"log_decay": by_key[..., None] + by_value[..., None, :]})
 
 
+@ties.register("complement")
 @dataclass(frozen=True)
 class Complement(Tie):
     r"""What is forgotten makes room for what is written: the key is $1-\alpha_t$, whatever the key was.
