@@ -23,6 +23,7 @@ ROLES = ("memory", "key", "value", "rate", "decay")
 
 
 @ties.register("own_gates")
+@ties.register("own_gates")
 @dataclass(frozen=True)
 class OwnGates(Tie):
     """The memories answer with their rates and decays, so that nothing has to be projected to them."""
