@@ -211,7 +211,7 @@ class Memory(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         """The memory behind its ties on what was projected; the state after it keeps ``tail``."""
         core = self.core if path is None else self.core.on(path)
-        inner = _without_tail(state)
+        inner = without_tail(state)
         y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
         if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
             y = y * mask[..., None, None]
@@ -219,7 +219,7 @@ class Memory(nn.Module):
 
     def read(self, state: MemoryState, q: Tensor) -> Tensor:
         """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
-        y = self.core.read(_without_tail(state), q, self.d_value)
+        y = self.core.read(without_tail(state), q, self.d_value)
         nothing = Tokens(q, torch.zeros_like(q), torch.zeros_like(q), {})
         for tie, numbers in reversed(list(zip(self.around.ties, self.tied, strict=True))):
             y = tie.after(y, nothing, numbers)
@@ -237,7 +237,7 @@ class Memory(nn.Module):
         state = self.initial_state(x.shape[0]) if state is None else state
         tokens, _ = self.project(x, state)
         tokens = given(self.around.ties, tokens, self.tied)
-        return {"surprise": self.core.surprise(*tokens, _without_tail(state)), **tokens.gates}
+        return {"surprise": self.core.surprise(*tokens, without_tail(state)), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
@@ -312,7 +312,8 @@ class Memory(nn.Module):
         return y[keep].unsqueeze(0), after
 
 
-def _without_tail(state: MemoryState) -> MemoryState:
+def without_tail(state: MemoryState) -> MemoryState:
+    """The state of the pure memory inside a layer's."""
     return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
 
 

@@ -74,10 +74,14 @@ class TitansConfig:
     longterm: int = 0
 
     def __post_init__(self) -> None:
-        for name, cls in (("memory", MirasSpec), ("around", Surroundings), ("attention", AttentionSpec)):
+        for name, cls, build in (
+            ("memory", MirasSpec, MirasSpec.from_dict),
+            ("around", Surroundings, Surroundings.from_dict),
+            ("attention", AttentionSpec, lambda fields: AttentionSpec(**fields)),
+        ):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, MirasSpec.from_dict(value) if cls is MirasSpec else cls(**value))
+                object.__setattr__(self, name, build(value))
             elif not isinstance(value, cls):
                 raise ValueError(
                     f"{name} must be a {cls.__name__} or a mapping of its fields, got {type(value).__name__}"
