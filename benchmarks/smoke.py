@@ -22,7 +22,7 @@ from titans import TitansConfig, TitansLM, preset
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from _text import load
 
-LENGTH, BATCH, SEGMENT = 256, 8, 32
+LENGTH, BATCH, SEGMENT = 192, 4, 32
 
 
 def models(kind: str) -> dict[str, TitansConfig]:

@@ -51,6 +51,8 @@ class TitansConfig:
         tied: whether the head is the transposed embedding.
         initializer: standard deviation of the embedding.
         longterm: learned tokens that stand in front of every segment of the stream (see `titans.longterm`).
+        views: whether memories (but those of ``mac``) take queries, keys and values each from a learned mixture of the
+            streams in front of all layers so far: what to look for, where and what may come from different depths.
 
     Example:
         >>> config = TitansConfig(vocabulary=256, dim=32, layers=("mac", "swa"), memory={"bias": "huber"})
@@ -72,6 +74,7 @@ class TitansConfig:
     tied: bool = True
     initializer: float = 0.02
     longterm: int = 0
+    views: bool = False
 
     def __post_init__(self) -> None:
         for name, cls, build in (
