@@ -24,6 +24,7 @@ from miras.engine import plan
 from miras.testing import LAWS, TOLERANCE
 from miras.testing import laws as functions
 from miras.testing.strategies import NEEDED
+from zoo import scorecard as figures
 
 MARKER = re.compile(r"^<!-- generated: (\w+) ?(.*?) -->$", re.MULTILINE)
 FORMULA = re.compile(r"\$\$.+?\$\$|\$.+?\$", re.DOTALL)
@@ -138,14 +139,25 @@ def _entry(entry: zoo.Entry, family: str) -> list[str]:
     ]
 
 
+def scorecard() -> str:
+    """What chunks change in the answers of every entry, and how much of a list a small layer recalls."""
+    rows: list[list[str]] = []
+    for name, score in figures.read().items():
+        far = [f"{score.distance[c]:.2g}" if score.distance else "0" for c in figures.CHUNKS]
+        share = "not measured" if score.recall is None else f"{score.recall:.3f}"
+        rows.append([f"``{name}``", *far, share, str(score.steps)])
+    return _table(["name", *(f"chunks of {c}" for c in figures.CHUNKS), "recall", "steps"], rows)
+
+
 def tied() -> str:
     """What layers tie together."""
-    classes = [kind for name in ties.__all__ if isinstance(kind := getattr(ties, name), type)]
-    rows = ([f"``{c.__name__}``", summary(c)] for c in classes if issubclass(c, ties.Tie) and c is not ties.Tie)
+    rows = ([f"``{name}``", summary(ties.ties[name])] for name in ties.ties)
     return _table(["tie", "what it does"], rows)
 
 
-GENERATED: dict[str, Callable[..., str]] = {t.__name__: t for t in (components, refused, laws, paths, entries, tied)}
+GENERATED: dict[str, Callable[..., str]] = {
+    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied)
+}
 
 
 # HTML --------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from miras import ties
-from miras.ties import Tie
+from miras.registry import hint
+from miras.ties import Tie, ties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Surroundings:
         pairs: (key, value) pairs every token writes.
         lookahead: whether token t writes the key of token t-1 with its own value: "what came after", causally. Needs a
             convolution, whose tail carries the key.
-        ties: what follows from what among the queries, keys, values and gates of a token; see `miras.ties`.
+        ties: what follows from what among the queries, keys, values and gates of a token, objects, names or mappings; see
+            `miras.ties`.
     """
 
     conv: int = 4
@@ -43,6 +44,7 @@ class Surroundings:
     ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ties", tuple(ties.build(tie) for tie in self.ties))
         if self.conv < 0:
             raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
         if self.activation not in ("silu", "identity"):
@@ -54,31 +56,21 @@ class Surroundings:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` gives back equal surroundings."""
-        named = [{"name": type(tie).__name__, **dataclasses.asdict(tie)} for tie in self.ties]
-        return dataclasses.asdict(self) | {"ties": named}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"ties": [ties.to_dict(tie) for tie in self.ties]}
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Surroundings:
-        """The surroundings a mapping describes. Ties are mappings of their ``name`` in `miras.ties` and their fields.
+        """The surroundings a mapping describes. Ties are mappings of their ``name`` and their fields.
 
         Example:
-            >>> around = Surroundings(conv=2, ties=(ties.Normalised(),))
+            >>> around = Surroundings(conv=2, ties=(ties.build("normalised"),))
             >>> Surroundings.from_dict(around.to_dict()) == around
             True
         """
-        fields = dict(mapping)
         known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := [name for name in fields if name not in known]:
-            raise ValueError(f"surroundings have no field {unknown[0]!r} (have: {', '.join(known)})")
-        return cls(**fields | {"ties": tuple(_tie(tie) for tie in fields.get("ties", ()))})
-
-
-def _tie(what: Tie | Mapping[str, Any]) -> Tie:
-    if isinstance(what, Tie):
-        return what
-    fields = dict(what)
-    name = fields.pop("name", None)
-    have = sorted(set(ties.__all__) - {"Tie", "Tokens", "given", "projected", "through"})
-    if name not in have:
-        raise ValueError(f"no tie named {name!r} (have: {', '.join(have)})")
-    return getattr(ties, name)(**fields)
+        if unknown := [name for name in mapping if name not in known]:
+            raise ValueError(
+                f"surroundings have no field {unknown[0]!r}{hint(unknown[0], known)} (have: {', '.join(known)})"
+            )
+        return cls(**mapping)

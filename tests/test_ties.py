@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -87,6 +88,22 @@ def test_a_layer_further_up_keeps_more():
 def test_a_wrong_tie_is_refused(tie: Any, fields: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         tie(**fields)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_what_surrounds_a_memory_survives_json(name: str):
+    around = zoo.ENTRIES[name].around
+    assert Surroundings.from_dict(json.loads(json.dumps(around.to_dict()))) == around
+
+
+def test_an_unknown_field_gets_a_hint():
+    with pytest.raises(ValueError, match="surroundings have no field 'convolution'"):
+        Surroundings.from_dict({"convolution": 4})
+
+
+def test_an_unknown_tie_gets_a_hint():
+    with pytest.raises(KeyError, match="no tie named 'constnt'; did you mean 'constant'"):
+        Surroundings(ties=("constnt",))  # type: ignore[arg-type]
 
 
 def test_a_deep_memory_does_not_start_from_nothing():

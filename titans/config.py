@@ -77,10 +77,14 @@ class TitansConfig:
     views: bool = False
 
     def __post_init__(self) -> None:
-        for name, cls in (("memory", MirasSpec), ("around", Surroundings), ("attention", AttentionSpec)):
+        for name, cls, build in (
+            ("memory", MirasSpec, MirasSpec.from_dict),
+            ("around", Surroundings, Surroundings.from_dict),
+            ("attention", AttentionSpec, lambda fields: AttentionSpec(**fields)),
+        ):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, cls(**value) if cls is AttentionSpec else cls.from_dict(value))
+                object.__setattr__(self, name, build(value))
             elif not isinstance(value, cls):
                 raise ValueError(
                     f"{name} must be a {cls.__name__} or a mapping of its fields, got {type(value).__name__}"

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 from torch import Tensor
 
 from miras.gates import Gate
+from miras.registry import Component, Registry
 
 State = TypeVar("State")
 Parameters = Mapping[str, Tensor]
@@ -24,7 +25,7 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tie:
+class Tie(Component):
     """Something a published layer fixes among the queries, keys, values and gates of one token.
 
     A memory takes them as independent; here some follow from others. A tie has no memory of its own: it sees one token at
@@ -58,29 +59,33 @@ class Tie:
         return y
 
 
-def projected(gates: Mapping[str, Gate], ties: Sequence[Tie]) -> dict[str, Gate]:
+ties: Registry[Tie] = Registry("tie", Tie)
+"""Ties by name, for the JSON of a layer."""
+
+
+def projected(gates: Mapping[str, Gate], around: Sequence[Tie]) -> dict[str, Gate]:
     """The gates that have to be supplied where a memory wants these."""
-    given = {name for tie in ties for name in tie.gives}
+    given = {name for tie in around for name in tie.gives}
     left = {name: gate for name, gate in gates.items() if name not in given}
-    return left | {name: gate for tie in ties for name, gate in tie.gates.items()}
+    return left | {name: gate for tie in around for name, gate in tie.gates.items()}
 
 
-def given(ties: Sequence[Tie], x: Tokens, parameters: Sequence[Parameters]) -> Tokens:
+def given(around: Sequence[Tie], x: Tokens, parameters: Sequence[Parameters]) -> Tokens:
     """What a memory behind these ties is given."""
-    for tie, p in zip(ties, parameters, strict=True):
+    for tie, p in zip(around, parameters, strict=True):
         x = tie.before(x, p)
     return x
 
 
 def through(
-    ties: Sequence[Tie],
+    around: Sequence[Tie],
     x: Tokens,
     parameters: Sequence[Parameters],
     memory: Callable[[Tokens], tuple[Tensor, State]],
 ) -> tuple[Tensor, State]:
     """The answer of a memory behind these ties, the first of them outermost, and its state."""
-    if not ties:
+    if not around:
         return memory(x)
-    outer, *inner = ties
+    outer, *inner = around
     y, state = through(inner, outer.before(x, parameters[0]), parameters[1:], memory)
     return outer.after(y, x, parameters[0]), state

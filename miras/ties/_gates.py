@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from miras.gates import Gate
-from miras.ties._base import Parameters, Tie, Tokens
+from miras.ties._base import Parameters, Tie, Tokens, ties
 
 
+@ties.register("constant")
 @dataclass(frozen=True)
 class Constant(Tie):
     r"""A gate that is the same number everywhere: $\eta_t=1$ of linear attention.
@@ -34,6 +35,7 @@ class Constant(Tie):
         return x._replace(gates=x.gates | {self.gate: x.q.new_full((), self.value)})
 
 
+@ties.register("schedule")
 @dataclass(frozen=True)
 class Schedule(Tie):
     r"""A decay that is fixed, and different in every head $h=0,\dots,H-1$.
@@ -67,6 +69,7 @@ class Schedule(Tie):
         return x._replace(gates=x.gates | {"log_decay": log_decay.expand(*x.q.shape[:3])})
 
 
+@ties.register("discretised")
 @dataclass(frozen=True)
 class Discretised(Tie):
     r"""A step size sets both what is kept and what is written, $\log\alpha_t=-e^A\Delta_t$ and $\eta_t=\Delta_t$.
@@ -97,6 +100,7 @@ class Discretised(Tie):
         return x._replace(gates=x.gates | {"log_decay": -p["log_rate"].exp() * step})
 
 
+@ties.register("outer")
 @dataclass(frozen=True)
 class Outer(Tie):
     r"""A decay of rank one, $\log\alpha_{t,io}=\log a_{t,i}+\log b_{t,o}$.
@@ -116,6 +120,7 @@ class Outer(Tie):
         return x._replace(gates=gates | {"log_decay": by_key[..., None] + by_value[..., None, :]})
 
 
+@ties.register("complement")
 @dataclass(frozen=True)
 class Complement(Tie):
     r"""What is forgotten makes room for what is written: the key is $1-\alpha_t$, whatever the key was.
@@ -125,3 +130,24 @@ class Complement(Tie):
 
     def before(self, x: Tokens, p: Parameters) -> Tokens:
         return x._replace(k=-torch.expm1(x.gates["log_decay"]))
+
+
+@ties.register("diagonal")
+@dataclass(frozen=True)
+class Diagonal(Tie):
+    r"""What a proximal step of the squared error erases, channel by channel of the key.
+
+    $\epsilon_{t,o}=\beta_{t,o}/(1+\beta_{t,o}\|k_t\|^2)$ is the learning rate of every value channel $o$, and
+    $1-\epsilon_{t,o}k_{t,i}^2$, the diagonal of $I-\epsilon kk^\top$, the decay of every entry. Source: Longhorn
+    (arXiv 2407.14207), the form it trains with.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"log_decay"})
+
+    def before(self, x: Tokens, p: Parameters) -> Tokens:
+        beta, square = x.gates["lr"][..., None, :], x.k.square()[..., None]
+        norm = square.sum(-2, keepdim=True)
+        # 1 - b k_i^2 / (1 + b |k|^2) = (1 + b (|k|^2 - k_i^2)) / (1 + b |k|^2), which cannot cancel
+        log_decay = torch.log1p(beta * (norm - square).clamp_min(0)) - torch.log1p(beta * norm)
+        lr = (beta / (1 + beta * norm))[..., 0, :]
+        return x._replace(gates=x.gates | {"lr": lr, "log_decay": log_decay})

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.gates import Gate
-from miras.ties._base import Parameters, Tie, Tokens
+from miras.ties._base import Parameters, Tie, Tokens, ties
 
 
+@ties.register("normalised")
 @dataclass(frozen=True)
 class Normalised(Tie):
     r"""The answer is a weighted mean of values, $y_t=W_tq_t/z_t^\top q_t$: one more column of values, all ones, sums the weights.
@@ -32,6 +33,7 @@ class Normalised(Tie):
         return y[..., :-1] / torch.where(total == 0, 1.0, total)  # a token that was skipped has no answer
 
 
+@ties.register("bonus")
 @dataclass(frozen=True)
 class Bonus(Tie):
     r"""The token itself is read with a weight of its own, $y_t=\big(W_{t-1}+v_t(u\odot k_t)^\top\big)q_t$, $u$ learned.
@@ -46,6 +48,7 @@ class Bonus(Tie):
         return y + (x.q * p["u"] * x.k).sum(-1, keepdim=True) * x.v
 
 
+@ties.register("closed_loop")
 @dataclass(frozen=True)
 class ClosedLoop(Tie):
     r"""A feedback of fixed strength $b=\sigma(\beta)$, of which the query sees less too: $q_t\leftarrow q_t-D\,b\,k_t$.
@@ -64,6 +67,7 @@ class ClosedLoop(Tie):
         return x._replace(q=q, gates=x.gates | {"feedback": feedback})
 
 
+@ties.register("erase_write")
 @dataclass(frozen=True)
 class EraseWrite(Tie):
     r"""Keys of their own for what is erased and what is written, from one key $k_t$ and a rate $a_t$ per key channel.

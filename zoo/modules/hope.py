@@ -17,11 +17,13 @@ from torch import Tensor
 from miras import AssociativeMemory, Memory, MemoryState, MirasSpec
 from miras.composite import Composite
 from miras.state import Weights
-from miras.ties import Tie
+from miras.ties import Tie, ties
 
 ROLES = ("memory", "key", "value", "rate", "decay")
 
 
+@ties.register("own_gates")
+@ties.register("own_gates")
 @dataclass(frozen=True)
 class OwnGates(Tie):
     """The memories answer with their rates and decays, so that nothing has to be projected to them."""
