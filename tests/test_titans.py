@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,21 @@ def test_masked_is_deleted():
     close(made.extend(x[:, :1], cache)[0][1], made(x[1:2, :1])[0])
     with pytest.raises(ValueError, match="rows"):
         made.extend(x[:2], cache)
+
+
+def test_packed_documents_do_not_meet():
+    made, x, bounds = model("mac", "swa"), text(1), torch.tensor([0, 4, 5, 14, T])
+    parts = [x[:, a:b] for a, b in pairwise(bounds.tolist())]
+    close(made(x, cu_seqlens=bounds), torch.cat([made(part) for part in parts], 1))
+    weighted = torch.stack([made(p, return_loss=True) * (p.shape[1] - 1) for p in parts]).sum()
+    close(made(x, cu_seqlens=bounds, return_loss=True), weighted / (T - len(parts)))
+    labels = text(1, seed=4)
+    logits = made(x, cu_seqlens=bounds)
+    close(made(x, cu_seqlens=bounds, labels=labels, return_loss=True), F.cross_entropy(logits[0], labels[0]))
+    with pytest.raises(ValueError, match="not both"):
+        made(x, cu_seqlens=bounds, mask=torch.ones(1, T, dtype=torch.bool))
+    with pytest.raises(ValueError, match="rises from 0"):
+        made(x, cu_seqlens=torch.tensor([0, 4]))
 
 
 def test_float32_streams_within_its_precision():
