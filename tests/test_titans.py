@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
@@ -505,3 +506,30 @@ def test_compiles_in_one_graph(kind: str):
         one(x, return_loss=True).backward()
         grads.append([p.grad for p in made.parameters()])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_an_accelerator(kind: str):
+    """The same numbers, gradients, streams and draws; finite in mixed precision."""
+    made, x = model(kind, longterm=2, attention={"heads": 4, "kv_heads": 2}), text()
+    there = copy.deepcopy(made).cuda()
+    mask = torch.arange(T) >= torch.tensor([0, 3, 11])[:, None]
+    losses = [m(x.to(d), mask=mask.to(d), return_loss=True) for m, d in ((made, "cpu"), (there, "cuda"))]
+    grads = [torch.autograd.grad(loss, list(m.parameters())) for loss, m in zip(losses, (made, there), strict=True)]
+    close(losses[1].cpu(), losses[0], 1e-9)
+    for a, b in zip(grads[1], grads[0], strict=True):
+        close(a.cpu(), b, 1e-7)
+    with torch.no_grad():
+        close(
+            streamed(there, x.cuda(), chunk=8, singles=4, mask=mask.cuda())[mask].cpu(), made(x, mask=mask)[mask], 1e-9
+        )
+    assert torch.equal(
+        generate(there, x.cuda(), 5, mask=mask.cuda(), stop=[3]).cpu(), generate(made, x, 5, mask=mask, stop=[3])
+    )
+    assert generate(there, x.cuda(), 5, Sampling(top_p=0.9, top_k=5, min_p=0.1)).shape == (3, 5)
+    there.float()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = there(x.cuda(), mask=mask.cuda(), return_loss=True)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in there.parameters())
