@@ -41,8 +41,12 @@ class Recipe:
 
 def available() -> bool:
     """Whether autograd is the plain one: compilers and ``torch.func`` trace the factored path instead."""
-    functorch = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
-    return not functorch and not torch.compiler.is_compiling()
+    return outside_functorch() and not torch.compiler.is_compiling()
+
+
+def outside_functorch() -> bool:
+    """Whether no transform of ``torch.func`` is at work."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:

@@ -1,0 +1,48 @@
+"""Kernels: a table that is tried, in order, before the PyTorch paths. Triton is imported when one first runs.
+
+A kernel never changes a number beyond the tolerance that `miras.testing` states for its dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from miras.engine.weights import Shapes
+from miras.kernels.table import Dims, Kernel, interpreted
+from miras.spec import MirasSpec
+
+__all__ = ["KERNELS", "Dims", "Kernel", "choose"]
+
+KERNELS: tuple[Kernel, ...] = ()
+"""All kernels, the fastest first."""
+
+
+def choose(
+    spec: MirasSpec,
+    shapes: Shapes,
+    pairs: int,
+    dims: Dims,
+    where: tuple[torch.device, torch.dtype] | None,
+    forced: bool = False,
+) -> Kernel | str:
+    """The first kernel that computes the spec there, or why none does.
+
+    Args:
+        spec: the memory.
+        shapes: its fast weights.
+        pairs: (key, value) pairs a token.
+        dims: widths of a head.
+        where: device and dtype of the inputs; None if they are not known.
+        forced: whether the kernel was asked for: only then is Triton's interpreter good enough.
+    """
+    reasons = [k.supports(spec, shapes, pairs) for k in KERNELS]
+    able = [k for k, reason in zip(KERNELS, reasons, strict=True) if reason is None]
+    if not able:
+        return "; ".join(f"{k.name}: {reason}" for k, reason in zip(KERNELS, reasons, strict=True)) or "there are none"
+    if where is None or (where[0].type != "cuda" and not (forced and interpreted())):
+        return f"{able[0].name} needs a CUDA device"
+    refusals = [k.fits(*where, dims) for k in able]
+    for kernel, reason in zip(able, refusals, strict=True):
+        if reason is None:
+            return kernel
+    return "; ".join(f"{k.name}: {reason}" for k, reason in zip(able, refusals, strict=True))
