@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-HALF = frozenset(("q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs"))
-HALF_GRADIENTS = frozenset(("d_states", "d_predictions", "d_rights", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
+HALF = frozenset(("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs"))
+HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
 LIMIT = 227 * 1024
 
 
@@ -95,7 +95,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     rowwise = found.rowwise or bound
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}"
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
-    absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_rights", "d_key_rows", "d_key_pairs", "d_slope"}
+    absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
     out = []
     flags = {"BOUND": bound, "SOLVE": solve, "GATE": gate, "CONSTANTS": found.constants}
@@ -105,13 +105,16 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         ("forward", _scan.scan, "scan", forward),
         ("states", _scan.scan, "scan", again),
         ("reverse", _scan.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
-        ("pull", _pull.pull, "pull", {}),
+        ("readers", _pull.readers, "readers", {"KEYS": False}),
+        ("writers", _pull.writers, "writers", {}),
     ):
-        _, shared = _ops._launch(x, rowwise and kernel != "pull", kernel)
+        _, shared = _ops._launch(x, rowwise and kernel in ("scan", "reverse"), kernel)
         constants = {n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")}
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
+        if name == "readers":
+            missing |= {"slope": None, "d_slope": None}
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
         out.append(compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names}))

@@ -72,8 +72,9 @@ def _options(
         "PREVIOUS": previous,
         "SOLVE": solve,
         "DECAYED": decayed and log_decay is not None,
+        "EXACT": dtype == torch.float32,
         "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": 8 if block > 32 else 4,
+        "num_warps": 8 if block > 64 else 4,
     }
 
 

@@ -12,17 +12,27 @@ import triton.language as tl
 
 
 @triton.jit
-def chain(pointer, token, rc, keep, BC: tl.constexpr, HAS: tl.constexpr):
-    """``[t, s]`` products of the gates after s up to t, their transpose, and those up to t, from logs."""
+def chain(pointer, token, rc, keep, BC: tl.constexpr, HAS: tl.constexpr, EXACT: tl.constexpr):
+    """``[t, s]`` products of the gates after s up to t, their transpose, and those up to t, from logs.
+
+    EXACT sums every stretch by itself, so that a gate of zero is no exception; otherwise stretches are differences of sums
+    from the start, and no gate is below exp(-80): enough for narrower operands, and far fewer sums.
+    """
     if HAS:
         log = tl.load(pointer + token + rc, mask=keep, other=0.0)
     else:
         log = tl.zeros([BC], tl.float32)
     low, high = rc[:, None] > rc[None, :], rc[:, None] < rc[None, :]
     eye = tl.where(rc[:, None] == rc[None, :], 1.0, 0.0)
-    straight = tl.exp(tl.cumsum(tl.where(low, log[:, None], 0.0), 0))
-    across = tl.exp(tl.cumsum(tl.where(high, log[None, :], 0.0), 1))
-    return tl.where(low, straight, eye), tl.where(high, across, eye), tl.exp(tl.cumsum(log, 0)), log
+    if EXACT:
+        upto = tl.cumsum(log, 0)
+        straight = tl.cumsum(tl.where(low, log[:, None], 0.0), 0)
+        across = tl.cumsum(tl.where(high, log[None, :], 0.0), 1)
+    else:
+        upto = tl.cumsum(tl.maximum(log, -80.0), 0)
+        straight = tl.where(low, upto[:, None] - upto[None, :], 0.0)
+        across = tl.where(high, upto[None, :] - upto[:, None], 0.0)
+    return tl.where(low, tl.exp(straight), eye), tl.where(high, tl.exp(across), eye), tl.exp(upto), log
 
 
 @triton.jit
@@ -72,7 +82,7 @@ def store_readers(rows, pairs, at, rc, C, keep, carry, slots, through, J: tl.con
 def coefficients(
     log_decay, log_momentum, rows, pairs, into, mix, key_rows, key_pairs, nu, T, C, NT,
     J: tl.constexpr, BC: tl.constexpr, KIND: tl.constexpr, DECAY: tl.constexpr, PREVIOUS: tl.constexpr,
-    SOLVE: tl.constexpr, DECAYED: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program a tile."""
     at = tl.program_id(0).to(tl.int64)
@@ -80,11 +90,11 @@ def coefficients(
     rc = tl.arange(0, BC)
     left = tl.minimum(T - n * C, C)
     keep, token, end = rc < left, i * T + n * C, left - 1
-    A, _, carry, _ = chain(log_decay, token, rc, keep, BC, DECAY)
+    A, _, carry, _ = chain(log_decay, token, rc, keep, BC, DECAY, EXACT)
     through, slots = A, carry * 0.0
     own, own_slots = tl.where(rc[:, None] == rc[None, :], 1.0, 0.0), slots
     if KIND > 0:
-        E, _, m, log_m = chain(log_momentum, token, rc, keep, BC, True)
+        E, _, m, log_m = chain(log_momentum, token, rc, keep, BC, True, EXACT)
         r, c, w = factors(tl.exp(log_m), nu, KIND)
         through = tl.dot(A * r[None, :], E, input_precision=PRECISION) * c[None, :] + w * A
         slots = tl.sum(A * (r * m)[None, :], 1)
@@ -118,26 +128,31 @@ def load_readers(d_rows, d_pairs, at, rc, C, keep, J: tl.constexpr, SHIFT: tl.co
 
 
 @triton.jit
-def after(d_log, rc):
+def after(d_log, rc, EXACT: tl.constexpr):
     """From the gradient of every product of gates times that product, ``[t, s]``, that of every gate's log."""
     low = rc[:, None] > rc[None, :]
-    return tl.sum(tl.where(low, tl.cumsum(tl.where(low, d_log, 0.0), 0, reverse=True), 0.0), 1)
+    d_log = tl.where(low, d_log, 0.0)
+    if EXACT:
+        out = tl.sum(tl.where(low, tl.cumsum(d_log, 0, reverse=True), 0.0), 1)
+    else:
+        out = tl.cumsum(tl.sum(d_log, 1) - tl.sum(d_log, 0), 0, reverse=True)
+    return out
 
 
 @triton.jit
 def coefficients_backward(
     log_decay, log_momentum, d_rows, d_pairs, d_into, d_mix, d_key_rows, d_key_pairs, d_decay, d_momentum, nu, T, C, NT,
     J: tl.constexpr, BC: tl.constexpr, KIND: tl.constexpr, DECAY: tl.constexpr, PREVIOUS: tl.constexpr,
-    SOLVE: tl.constexpr, DECAYED: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the logs; sums over stretches of gates are cumulative sums, never differences of them."""
+    """Gradients of the logs."""
     at = tl.program_id(0).to(tl.int64)
     i, n = at // NT, at % NT
     rc = tl.arange(0, BC)
     left = tl.minimum(T - n * C, C)
     keep, token, end = rc < left, i * T + n * C, left - 1
     is_end = rc == end
-    A, AT, carry, _ = chain(log_decay, token, rc, keep, BC, DECAY)
+    A, AT, carry, _ = chain(log_decay, token, rc, keep, BC, DECAY, EXACT)
     d_carry, d_slots, G = load_readers(d_rows, d_pairs, at, rc, C, keep, J, PREVIOUS)
     G -= tl.where(is_end[:, None], tl.load(d_into + at * J * C + rc, mask=keep, other=0.0)[None, :], 0.0)
     d_carry += tl.where(is_end, tl.load(d_mix + at * J * J), 0.0)
@@ -152,7 +167,7 @@ def coefficients_backward(
     dA = G
     if KIND > 0:
         d_slots -= tl.where(is_end, tl.load(d_mix + at * J * J + 1), 0.0)
-        E, ET, m, log_m = chain(log_momentum, token, rc, keep, BC, True)
+        E, ET, m, log_m = chain(log_momentum, token, rc, keep, BC, True, EXACT)
         momentum = tl.exp(log_m)
         r, c, w = factors(momentum, nu, KIND)
         dA = tl.dot(G * c[None, :], ET, input_precision=PRECISION) * r[None, :] + w * G
@@ -162,11 +177,11 @@ def coefficients_backward(
         d_in = tl.load(d_into + at * J * C + C + rc, mask=keep, other=0.0)
         dE = Z * r[:, None] * c[None, :] + tl.where(is_end[:, None], (d_in * c)[None, :], 0.0)
         dm = r * z + tl.where(is_end, tl.load(d_mix + at * J * J + 3), 0.0)
-        d_log = after(dE * E, rc) + tl.cumsum(dm * m, 0, reverse=True)
+        d_log = after(dE * E, rc, EXACT) + tl.cumsum(dm * m, 0, reverse=True)
         if KIND == 2:
             d_log += momentum * (tl.sum(Z * E, 1) + m * z)
         if KIND == 3:
             d_log -= momentum * (tl.sum(Z * E * r[:, None], 0) + of_row(E, rc, end) * d_in)
         tl.store(d_momentum + token + rc, d_log, mask=keep)
     if DECAY:
-        tl.store(d_decay + token + rc, after(dA * A, rc) + tl.cumsum(d_carry * carry, 0, reverse=True), mask=keep)
+        tl.store(d_decay + token + rc, after(dA * A, rc, EXACT) + tl.cumsum(d_carry * carry, 0, reverse=True), mask=keep)
