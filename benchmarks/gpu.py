@@ -98,7 +98,10 @@ def gate(spec: MirasSpec, x: dict[str, Tensor]) -> None:
     """No number without correctness: the kernel against a PyTorch path in float64, outputs and gradients, on a piece."""
 
     def go(path: Any, dtype: torch.dtype) -> list[Tensor]:
-        cut = {n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32)) for n, t in x.items()}
+        cut = {
+            n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32))
+            for n, t in x.items()
+        }
         leaves = [cut[n].detach().requires_grad_() for n in ("q", "k", "v", *spec.gates)]
         gates = dict(zip(spec.gates, leaves[3:], strict=True))
         y = AssociativeMemory(spec, path)(*leaves[:3], gates)[0]
@@ -106,7 +109,9 @@ def gate(spec: MirasSpec, x: dict[str, Tensor]) -> None:
         return [y, *torch.autograd.grad((y.double() * weight).sum(), leaves)]
 
     slow = next(p for p in ("exact", "factored") if p not in AssociativeMemory(spec).plan(16, 16).refused)
-    errors = [relative(a.double(), b) for a, b in zip(go("kernel", torch.bfloat16), go(slow, torch.float64), strict=True)]
+    errors = [
+        relative(a.double(), b) for a, b in zip(go("kernel", torch.bfloat16), go(slow, torch.float64), strict=True)
+    ]
     limit = TOLERANCE["kernel"][torch.bfloat16]
     assert all(e <= limit for e in errors), f"{spec}: relative errors {errors} exceed {limit}"
 
@@ -183,10 +188,16 @@ ROWS = [
         (0, 1.3),
     ),
     *(
-        Row(f"attention {t}", Shape(b, t, 16, 64), ours(**FREE), attention, "SDPA causal", (0, 1) if t >= 8192 else None)
+        Row(
+            f"attention {t}", Shape(b, t, 16, 64), ours(**FREE), attention, "SDPA causal", (0, 1) if t >= 8192 else None
+        )
         for b, t in ((4, 4096), (2, 8192), (1, 32768))
     ),
-    Row("one long sequence", Shape(1, 65536, 8, 128), ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None)),
+    Row(
+        "one long sequence",
+        Shape(1, 65536, 8, 128),
+        ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None),
+    ),
 ]
 
 
@@ -256,7 +267,11 @@ def breakdown(build: Callable[[Shape], Case], shape: Shape) -> list[str]:
         case.both()
         torch.cuda.synchronize()
     events = sorted(profile.key_averages(), key=lambda e: -e.device_time_total)
-    return [f"{e.device_time_total / 1e3:8.3f} ms {e.count:>3} x {e.key[:90]}" for e in events[:16] if e.device_time_total > 5]
+    return [
+        f"{e.device_time_total / 1e3:8.3f} ms {e.count:>3} x {e.key[:90]}"
+        for e in events[:16]
+        if e.device_time_total > 5
+    ]
 
 
 def main() -> None:
@@ -282,11 +297,16 @@ def main() -> None:
             found = measure(row.name, side, row.shape, build)
             results.append(found)
             times = "  ".join(f"{n} {t[0]:.3f} [{t[1]:.3f} {t[2]:.3f}]" for n, t in found.times.items())
-            print(f"{row.name:<24} {row.shape!s:<22} {side:<22} {times}  {found.peak_mib:.0f} MiB {found.error}", flush=True)
+            print(
+                f"{row.name:<24} {row.shape!s:<22} {side:<22} {times}  {found.peak_mib:.0f} MiB {found.error}",
+                flush=True,
+            )
         if arguments.breakdown:
             print(*breakdown(row.ours, row.shape), sep="\n", flush=True)
         if arguments.json:
-            arguments.json.write_text(json.dumps({"packages": packages, "rows": [asdict(r) for r in results]}, indent=1))
+            arguments.json.write_text(
+                json.dumps({"packages": packages, "rows": [asdict(r) for r in results]}, indent=1)
+            )
 
 
 if __name__ == "__main__":
