@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from miras.kernels import mlp_bias as bias
 from miras.kernels import mlp_parts as parts
-from miras.kernels.mlp_read import read_backward
-from miras.kernels.mlp_reverse import reverse
+from miras.kernels.mlp_read import read
+from miras.kernels.mlp_read_backward import read_backward
+from miras.kernels.mlp_reverse import reverse, write_backward
 from miras.kernels.mlp_scan import scan
 
 ACTIVATIONS: Mapping[str, Any] = {
@@ -27,6 +28,11 @@ ACTIVATIONS: Mapping[str, Any] = {
     "relu2": parts.relu2,
     "tanh": parts.tanh,
     "identity": parts.identity,
+}
+
+FORWARD = ("BIAS", "P", "ACT", "NORM", "RESIDUAL", "EPS")
+WARPS = {
+    name: {"num_warps": 8, "num_stages": 1} for name in ("scan", "read", "read_backward", "reverse", "write_backward")
 }
 
 
@@ -96,90 +102,115 @@ class Chunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recipe: Recipe, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         x = Given(*(t if t is None else t.contiguous() for t in tensors))
-        every = recipe.group or max(8, 1024 // x.q.shape[0])
-        kept = [x.q.new_empty(x.q.shape[0], -(-x.carry.shape[1] // every), *w.shape[1:], dtype=torch.float32) for w in (x.w1, x.w2)]
-        out, ends = _forward(recipe, x, kept, every)
-        ctx.save_for_backward(*x, *kept)
-        ctx.recipe, ctx.every, ctx.count = recipe, every, len(x)
-        return out, *ends
+        answer, out, kept = _forward(recipe, x, any(ctx.needs_input_grad))
+        ctx.save_for_backward(*x, out, *kept)
+        ctx.recipe, ctx.count = recipe, len(x)
+        return answer, kept[0][:, -1], kept[1][:, -1]
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_w1: Tensor, d_w2: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept = Given(*ctx.saved_tensors[: ctx.count]), ctx.saved_tensors[ctx.count :]
-        return None, *_backward(ctx.recipe, x, kept, ctx.every, d_out.to(x.v.dtype).contiguous(), d_w1, d_w2)
+    @once_differentiable
+    def backward(ctx: Any, d_answer: Tensor, d_w1: Tensor, d_w2: Tensor) -> tuple[Tensor | None, ...]:
+        x, (out, *kept) = Given(*ctx.saved_tensors[: ctx.count]), ctx.saved_tensors[ctx.count :]
+        return None, *_backward(ctx.recipe, x, out, kept, (d_answer.contiguous(), d_w1, d_w2))
 
 
-def _exchange(x: Given, sizes: Mapping[str, Any], vectors: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for what tiles tell each other: sums over the hidden width, sums over rows, answers, tickets."""
+def _group(recipe: Recipe, x: Given) -> int:
+    """Chunks whose weights are kept at a time: enough programs for the parallel kernels, little memory."""
+    return min(x.carry.shape[1], recipe.group or max(8, 1024 // x.q.shape[0]))
+
+
+def _room(x: Given, sizes: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
     tiles, b, c = sizes["F"] // sizes["BF"], x.q.shape[0], sizes["C"]
-    sums = x.w1.new_empty(2, b, 2, tiles, c, sizes["O"])
-    rows = x.w1.new_empty(b, 2, vectors, tiles, c)
-    return sums[0], rows, sums[1], torch.zeros(1 + b, dtype=torch.int32, device=x.q.device)
+    sums, rows = x.w1.new_empty(b, 2, tiles, c, sizes["O"]), x.w1.new_empty(b, 2, tiles, 2, c)
+    return sums, rows, torch.zeros(1 + b, dtype=torch.int32, device=x.q.device)
 
 
-def _scan(recipe: Recipe, x: Given, w: tuple[Tensor, Tensor], results: tuple[Any, ...], span: tuple[int, int, int], read: bool) -> None:
+class Seen(NamedTuple):
+    """What the scan leaves of every chunk of a group, ``[b, group, ...]``."""
+
+    w1: Tensor  # [.., J, I, F]: the stacks before the chunk
+    w2: Tensor  # [.., J, O, F]: transposed
+    o: Tensor  # [.., C, O]: the answers to its keys
+    squares: Tensor  # [.., 2, C]: of h and of u1
+
+    @staticmethod
+    def room(x: Given, group: int, chunk: int) -> Seen:
+        b, j, i, f = x.w1.shape
+        o, half = x.v.shape[-1], x.q.new_empty
+        return Seen(
+            half(b, group, j, i, f),
+            half(b, group, j, o, f),
+            x.w1.new_empty(b, group, chunk, o),
+            x.w1.new_empty(b, group, 2, chunk),
+        )
+
+
+Span = tuple[int, int, int]
+"""First chunk, chunks at hand, chunks of the sequence."""
+
+
+def _scan(recipe: Recipe, x: Given, w: list[Tensor], ends: list[Tensor] | None, seen: Seen, span: Span) -> None:
     sizes = x.sizes(recipe)
-    tiles = sizes["F"] // sizes["BF"]
-    rows = triton.next_power_of_2(-(-recipe.chunk // tiles))
-    sums, norms, answers, tickets = _exchange(x, sizes, 2)
-    scan[(x.q.shape[0] * tiles,)](
-        x.q, x.k, x.v, x.gate, x.lr, x.inverse, x.carry, x.pairs, x.slot, x.mix, x.into,
-        *w, w[0].stride(0), w[1].stride(0), *results, sums, norms, answers, tickets, *span,
-        **sizes, ROWS=rows, READ=read, SAVE=not read, **recipe.of("BIAS", "P", "ACT", "NORM", "RESIDUAL", "EPS"),
-        num_warps=8, num_stages=1,
+    after = ends or [None, None]
+    scan[(x.q.shape[0] * sizes["F"] // sizes["BF"],)](
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *after, w[0].stride(0), w[1].stride(0), *seen,
+        *_room(x, sizes), *span, **sizes, **recipe.of(*FORWARD), **WARPS["scan"],
     )  # fmt: skip
 
 
-def _forward(recipe: Recipe, x: Given, kept: list[Tensor], every: int) -> tuple[Tensor, list[Tensor]]:
-    out = x.w1.new_empty(*x.v.shape)
-    ends = [torch.empty_like(x.w1), torch.empty_like(x.w2)]
-    n = x.carry.shape[1]
-    _scan(recipe, x, (x.w1, x.w2), (out, *ends, *kept, every, None, None, None, None), (0, n, n), True)
-    return out, ends
+def _forward(recipe: Recipe, x: Given, train: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """Answers, the same before norm and residual, and the stacks before every group and at the end."""
+    n, group = x.carry.shape[1], _group(recipe, x)
+    answer = torch.empty_like(x.v)
+    out = torch.empty_like(x.v, dtype=torch.float32) if train and recipe.norm else None
+    kept = [w.new_empty(w.shape[0], -(-n // group) + 1, *w.shape[1:]) for w in (x.w1, x.w2)]
+    for start, first in zip(kept, (x.w1, x.w2), strict=True):
+        start[:, 0] = first
+    sizes, seen = x.sizes(recipe), Seen.room(x, group, recipe.chunk)
+    for i in range(kept[0].shape[1] - 1):
+        span = i * group, min(group, n - i * group), n
+        _scan(recipe, x, [w[:, i] for w in kept], [w[:, i + 1] for w in kept], seen, span)
+        read[(x.q.shape[0] * span[1],)](
+            x.q, x.k, x.v, x.gate, x.lr, x.inverse, x.carry, x.pairs, x.slot, *seen, out, answer, *span,
+            **sizes, **recipe.of(*FORWARD), **WARPS["read"],
+        )  # fmt: skip
+    return answer, out, kept
 
 
 def _backward(
-    recipe: Recipe, x: Given, kept: tuple[Tensor, ...], every: int, d_out: Tensor, d_w1: Tensor, d_w2: Tensor
+    recipe: Recipe, x: Given, out: Tensor | None, kept: list[Tensor], given: tuple[Tensor, Tensor, Tensor]
 ) -> list[Tensor | None]:
-    sizes = x.sizes(recipe)
-    b, n, c, o, f = x.q.shape[0], x.carry.shape[1], recipe.chunk, sizes["O"], sizes["F"]
-    tiles = f // sizes["BF"]
-    d_w1, d_w2 = d_w1.contiguous().clone(), d_w2.contiguous().clone()
-
-    def like(t: Tensor | None) -> Tensor | None:
-        return None if t is None else torch.empty_like(t)
-
-    d_k = x.w1.new_empty(*x.k.shape)
-    d = Given(like(x.q), d_k, *(like(t) for t in x[2:10]), d_w1, d_w2, like(x.gate))
-    dtype, fresh = x.q.dtype, x.q.new_empty
-    g = min(every, n)
-    wide = [fresh(b, g, c, f) for _ in range(4)]
-    seen = [fresh(b, g, w.shape[1], *s) for w, s in ((x.w1, x.w1.shape[2:]), (x.w2, x.w2.shape[:1:-1]))]
-    kept_o, d_u2 = (x.w1.new_empty(b, g, c, o) for _ in range(2))
-    squares, d_rates = (x.w1.new_empty(b, g, 2, c) for _ in range(2))
-    scratch = fresh(b, g, 2, c, c)
-    k_parts = x.w1.new_empty(b * tiles * g * c * sizes["I"])
-    mixes: list[Tensor] = []
-    for i in reversed(range(kept[0].shape[1])):
-        first, count = i * every, min(every, n - i * every)
-        span = first, count, n
-        mix_parts = x.w1.new_empty(b, tiles, count, *x.mix.shape[2:])
-        results = (None, None, None, None, None, every, *seen, kept_o, squares)
-        _scan(recipe, x, (kept[0][:, i], kept[1][:, i]), results, span, False)
-        around = (x.lr, x.inverse, x.carry)
-        read_backward[(b * count,)](
-            x.q, x.k, x.v, x.gate, *around, x.pairs, x.slot, d_out, *seen, kept_o, squares,
-            d.q, d_k, d.carry, d.slot, d.pairs, *wide, d_u2, d_rates, scratch, *span,
-            **sizes, **recipe.of("BIAS", "P", "ACT", "NORM", "RESIDUAL", "EPS"), num_warps=8, num_stages=1,
+    """Gradients of the given tensors: group by group from the last, the forward scan again, then everything else."""
+    sizes, (b, n), c = x.sizes(recipe), x.carry.shape[:2], recipe.chunk
+    d_answer, *d_w = given
+    d_w = [w.clone(memory_format=torch.contiguous_format) for w in d_w]
+    d = Given(*(t if t is None else torch.empty_like(t) for t in x))._replace(w1=d_w[0], w2=d_w[1])
+    d_k = torch.empty_like(x.k, dtype=torch.float32)
+    d_out = torch.empty_like(x.v)
+    group = _group(recipe, x)
+    seen = Seen.room(x, group, c)
+    h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (x.q.new_empty(b, group, c, sizes["F"]) for _ in range(9))
+    late = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)]
+    d_u2, d_u2_all, d_rates = torch.empty_like(seen.o), torch.empty_like(seen.o), torch.empty_like(seen.squares)
+    wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates]
+    scratch = x.q.new_empty(b, group, 2, c, c)
+    for i in reversed(range(kept[0].shape[1] - 1)):
+        span = i * group, min(group, n - i * group), n
+        _scan(recipe, x, [w[:, i] for w in kept], None, seen, span)
+        read_backward[(b * span[1],)](
+            x.q, x.k, x.v, x.gate, x.lr, x.inverse, x.carry, x.pairs, x.slot, out, d_answer, *seen,
+            d.q, d_k, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *span,
+            **sizes, **recipe.of(*FORWARD), **WARPS["read_backward"],
         )  # fmt: skip
-        sums, norms, _, tickets = _exchange(x, sizes, 4)
-        reverse[(b * tiles,)](
-            x.q, x.k, x.v, x.gate, *around, x.slot, x.mix, x.into, d_out, *seen, kept_o, squares, *wide, d_u2, d_rates,
-            d_w1, d_w2, d_k, d.v, d.gate, d.lr, d.inverse, d.into, mix_parts, k_parts, sums, norms, tickets, *span,
-            **sizes, LIMIT=recipe.limit, **recipe.of(), num_warps=8, num_stages=1,
+        reverse[(b * sizes["F"] // sizes["BF"],)](
+            x.q, x.k, x.v, x.gate, x.lr, x.inverse, x.carry, x.slot, x.mix, x.into, d_out, *seen[1:], *wide, *d_w,
+            *late, d_z, d_u2_all, *_room(x, sizes), *span,
+            **sizes, LIMIT=recipe.limit, **recipe.of(), **WARPS["reverse"],
         )  # fmt: skip
-        stretch = slice(first * c, (first + count) * c)
-        d_k[:, stretch] += k_parts[: b * tiles * count * c * sizes["I"]].view(b, tiles, count * c, -1).sum(1)
-        mixes.append(mix_parts.sum(1))
-    d = d._replace(mix=torch.cat(mixes[::-1], 1), k=d_k.to(dtype))
-    return list(d)
+        write_backward[(b * span[1],)](
+            x.k, x.v, x.gate, x.lr, x.inverse, x.into, *seen, h, u1, d_rates, *late, d_z, d_u2_all,
+            d_k, d.v, d.gate, d.lr, d.inverse, d.mix, d.into, *span,
+            **sizes, **recipe.of(), **WARPS["write_backward"],
+        )  # fmt: skip
+    return list(d._replace(k=d_k.to(x.k.dtype)))

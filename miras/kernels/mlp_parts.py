@@ -64,6 +64,23 @@ def identity(z):
 
 
 @triton.jit
+def dot(a, b, total=None):
+    """``total + a b``, without rounding float32 operands to tf32."""
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
+def load_gate(gate, token, channel, GATE: tl.constexpr):
+    """The bias's gate: none, one a token, or one a token and channel."""
+    g = 0.0
+    if GATE == 1:
+        g = tl.load(gate + token)[:, None]
+    if GATE == 2:
+        g = tl.load(gate + channel)
+    return g
+
+
+@triton.jit
 def mean(x):
     return (tl.sum(x, 1) / x.shape[1])[:, None]
 
@@ -104,6 +121,15 @@ def error_vjp(
         d_y = d_answer - scale * (d * mean(e * y) + e * mean(d * y))
         d_o = (d_y - mean(d_y) - y * mean(d_y * y)) * scale - scale * y * mean(d * u)
     return d_o, d_answer, d_v, d_gate
+
+
+@triton.jit
+def layer_norm_vjp(d, x, EPS: tl.constexpr):
+    """The gradient at the input of the layer norm of the answers."""
+    centred = x - mean(x)
+    scale = 1 / tl.sqrt(mean(centred * centred) + EPS)
+    y = centred * scale
+    return (d - mean(d) - y * mean(d * y)) * scale
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Forward through the chunks of a sequence: weights stay in registers, one tile of the hidden width a program.
+"""Through the chunks of a sequence: weights stay in registers, one tile of the hidden width a program.
 
 Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
 """
@@ -6,28 +6,22 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels.mlp_parts import add_up, arrive, bounded_rate, error, wait
+from miras.kernels.mlp_parts import add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
 
-@triton.jit
-def dot(a, b):
-    return tl.dot(a, b, input_precision="ieee")
-
-
-@triton.jit(do_not_specialize=["first", "count", "total", "every"])
+@triton.jit(do_not_specialize=["first", "count", "total"])
 def scan(
-    q, k, v, gate, lr, inverse, carry, pairs, slot, mix, into,  # [b, total C, ...]
-    w1, w2, w1_stride, w2_stride,  # stacks before the first chunk, [b, J, I, F] and [b, J, F, O]
-    out, end1, end2,  # READ: answers [b, total C, O]; stacks after the last chunk
-    keep1, keep2, every,  # READ: stacks before every so many chunks, [b, kept, J, I, F]
-    seen1, seen2, kept_o, squares,  # SAVE: of every chunk; second matrices transposed
-    parts, norms, answers, tickets,  # what tiles tell each other
+    k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
+    w1, w2, end1, end2, w1_stride, w2_stride,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, F, O]
+    seen1, seen2, kept_o, squares,  # of every chunk: stacks before it (second matrices transposed), o, squared norms
+    parts, norms, tickets,  # what tiles tell each other
     first, count, total,
-    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, READ: tl.constexpr, SAVE: tl.constexpr,
-    BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
+    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    EPS: tl.constexpr,
 ):  # fmt: skip
-    """``READ`` answers queries on the way; ``SAVE`` keeps what the backward pass of every chunk begins with."""
+    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk."""
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
@@ -38,10 +32,7 @@ def scan(
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
     at1, at2 = ri[:, None] * F + rf[None, :], rf[None, :] * O + ro[:, None]
     seen_at2 = ro[:, None] * F + rf[None, :]
-    co = rc[:, None] * O + ro[None, :]
-    rr = tile * ROWS + tl.arange(0, ROWS)
-    mine = rr[:, None] * O + ro[None, :]
-    mine_in = (rr < C)[:, None] & (ro >= 0)[None, :]
+    ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
     met = 0
 
     a1, a2 = tl.load(w1 + b * w1_stride + at1), tl.load(w2 + b * w2_stride + at2)
@@ -49,69 +40,44 @@ def scan(
         m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
 
     for n in range(count):
-        chunk = b * total + first + n
+        chunk, local = b * total + first + n, b * count + n
         token = chunk * C + rc
+        kk = tl.load(k + chunk * C * I + ci)
         a1d, a2d = a1.to(DT), a2.to(DT)
-        if SLOT:
-            m1d, m2d = m1.to(DT), m2.to(DT)
-        if READ:
-            if n % every == 0:
-                kept = (b * tl.cdiv(count, every) + n // every) * J
-                tl.store(keep1 + kept * I * F + at1, a1)
-                tl.store(keep2 + kept * F * O + at2, a2)
-                if SLOT:
-                    tl.store(keep1 + (kept + 1) * I * F + at1, m1)
-                    tl.store(keep2 + (kept + 1) * F * O + at2, m2)
-        if SAVE:
-            local = b * count + n
-            tl.store(seen1 + local * J * I * F + at1, a1d)
-            tl.store(seen2 + local * J * F * O + seen_at2, a2d)
-            if SLOT:
-                tl.store(seen1 + (local * J + 1) * I * F + at1, m1d)
-                tl.store(seen2 + (local * J + 1) * F * O + seen_at2, m2d)
-
-        kk = tl.load(k + token[:, None] * I + ri[None, :])
-        h, slope, _ = ACT(dot(kk, a1d))
+        h, slope, curve = ACT(dot(kk, a1d))
         hd = h.to(DT)
-        o_part = dot(hd, tl.trans(a2d))
         shared = (b * 2 + n % 2) * TILES
-        tl.store(parts + (shared + tile) * C * O + co, o_part)
+        tl.store(parts + (shared + tile) * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
             tl.store(norms + (shared * 2 + tile) * C + rc, tl.sum(h * h, 1))
         arrive(arrivals)
         met += TILES
 
-        # what queries meet in the weights does not wait for the others
-        vv = tl.load(v + token[:, None] * O + ro[None, :]).to(tl.float32)
-        kf = kk.to(tl.float32)
-        g = 0.0
-        if GATE == 1:
-            g = tl.load(gate + token)[:, None]
-        if GATE == 2:
-            g = tl.load(gate + token[:, None] * O + ro[None, :])
+        # what does not wait for the others
+        tl.store(seen1 + local * J * I * F + at1, a1d)
+        tl.store(seen2 + local * J * F * O + seen_at2, a2d)
         rate = tl.load(lr + token)
-        if READ:
-            qq = tl.load(q + token[:, None] * I + ri[None, :])
-            weight = tl.load(pairs + chunk * C * C + rc[:, None] * C + rc[None, :])
-            row = tl.load(carry + token)[:, None]
-            scores = dot(qq, tl.trans(kk)) * weight
-            zr = row * dot(qq, a1d)
-            if SLOT:
-                slot_row = -tl.load(slot + token)[:, None]
-                zr += slot_row * dot(qq, m1d)
+        row0 = tl.load(into + chunk * J * C + rc)
+        m00 = tl.load(mix + chunk * J * J)
+        if SLOT:
+            tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
+            tl.store(seen2 + (local * J + 1) * F * O + seen_at2, m2.to(DT))
+            row1 = tl.load(into + chunk * J * C + C + rc)
+            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
+            m11 = tl.load(mix + chunk * 4 + 3)
+            x1, x2 = m10 * a1 + m11 * m1, m10 * a2 + m11 * m2
+            a1, a2 = m00 * a1 + m01 * m1, m00 * a2 + m01 * m2
+        else:
+            a1, a2 = m00 * a1, m00 * a2
+        vv = tl.load(v + chunk * C * O + co).to(tl.float32)
+        g = load_gate(gate, token, chunk * C * O + co, GATE)
 
         wait(arrivals, met)
         o = add_up(parts + shared * C * O, co, C * O, TILES)
-        if READ:
-            if n > 0:
-                before = (b * 2 + (n - 1) % 2) * TILES * C * O
-                got = tl.zeros([ROWS, O], tl.float32)
-                for t in tl.static_range(TILES):
-                    got += tl.load(answers + before + t * C * O + mine, mask=mine_in, cache_modifier=".cg", other=0.0)
-                tl.store(out + (chunk - 1) * C * O + mine, got, mask=mine_in)
-        u2, _, _, _ = error(o, kf, vv, g, BIAS, P, NORM, RESIDUAL, EPS)
-        u2d = u2.to(DT)
-        u1 = dot(u2d, a2d) * slope
+        if tile == 0:
+            tl.store(kept_o + local * C * O + co, o)
+        u2, y, scale, e = error(o, kk.to(tl.float32), vv, g, BIAS, P, NORM, RESIDUAL, EPS)
+        u1 = dot(u2.to(DT), a2d) * slope
         s1, s2 = rate, rate
         if BOUND:
             bound = tl.load(inverse + token)
@@ -121,53 +87,22 @@ def scan(
             met += TILES
             wait(arrivals, met)
             u1_square = add_up(norms + (shared * 2 + TILES) * C, rc, C, TILES)
-            s1, _ = bounded_rate(rate, bound, tl.sum(kf * kf, 1), u1_square, BOUND)
-            s2, _ = bounded_rate(rate, bound, h_square, tl.sum(u2 * u2, 1), BOUND)
-        if SAVE:
+            kf = kk.to(tl.float32)
+            s1, norm1 = bounded_rate(rate, bound, tl.sum(kf * kf, 1), u1_square, BOUND)
+            s2, norm2 = bounded_rate(rate, bound, h_square, tl.sum(u2 * u2, 1), BOUND)
             if tile == 0:
-                tl.store(kept_o + (b * count + n) * C * O + co, o)
-                if BOUND:
-                    tl.store(squares + (b * count + n) * 2 * C + rc, h_square)
-                    tl.store(squares + (b * count + n) * 2 * C + C + rc, u1_square)
-
-        if READ:
-            zr -= dot((scores * s1[None, :]).to(DT), u1.to(DT))
-            hr, _, _ = ACT(zr)
-            hrd = hr.to(DT)
-            y = row * dot(hrd, tl.trans(a2d))
-            if SLOT:
-                y += slot_row * dot(hrd, tl.trans(m2d))
-            y -= dot((dot(hrd, tl.trans(hd)) * (weight * s2[None, :])).to(DT), u2d)
-            tl.store(answers + (shared + tile) * C * O + co, y)
-
+                tl.store(squares + local * 2 * C + rc, h_square)
+                tl.store(squares + local * 2 * C + C + rc, u1_square)
         kt = tl.trans(kk)
-        row0 = tl.load(into + chunk * J * C + rc)
-        g1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT))
-        g2 = dot(tl.trans((u2 * (row0 * s2)[:, None]).to(DT)), hd)
-        m00 = tl.load(mix + chunk * J * J)
+        a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), a1)
+        a2 = dot(tl.trans((u2 * (row0 * s2)[:, None]).to(DT)), hd, a2)
         if SLOT:
-            row1 = tl.load(into + chunk * J * C + C + rc)
-            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
-            m11 = tl.load(mix + chunk * 4 + 3)
-            x1 = m10 * a1 + m11 * m1 + dot(kt, (u1 * (row1 * s1)[:, None]).to(DT))
-            x2 = m10 * a2 + m11 * m2 + dot(tl.trans((u2 * (row1 * s2)[:, None]).to(DT)), hd)
-            a1 = m00 * a1 + m01 * m1 + g1
-            a2 = m00 * a2 + m01 * m2 + g2
-            m1, m2 = x1, x2
-        else:
-            a1 = m00 * a1 + g1
-            a2 = m00 * a2 + g2
+            m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), x1)
+            m2 = dot(tl.trans((u2 * (row1 * s2)[:, None]).to(DT)), hd, x2)
 
-    if READ:
-        arrive(arrivals)
-        wait(arrivals, met + TILES)
-        last = (b * 2 + (count - 1) % 2) * TILES * C * O
-        got = tl.zeros([ROWS, O], tl.float32)
-        for t in tl.static_range(TILES):
-            got += tl.load(answers + last + t * C * O + mine, mask=mine_in, cache_modifier=".cg", other=0.0)
-        tl.store(out + (b * total + first + count - 1) * C * O + mine, got, mask=mine_in)
-        tl.store(end1 + b * J * I * F + at1, a1)
-        tl.store(end2 + b * J * F * O + at2, a2)
+    if end1 is not None:
+        tl.store(end1 + b * w1_stride + at1, a1)
+        tl.store(end2 + b * w2_stride + at2, a2)
         if SLOT:
-            tl.store(end1 + (b * J + 1) * I * F + at1, m1)
-            tl.store(end2 + (b * J + 1) * F * O + at2, m2)
+            tl.store(end1 + b * w1_stride + I * F + at1, m1)
+            tl.store(end2 + b * w2_stride + F * O + at2, m2)
