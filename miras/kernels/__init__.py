@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
+from miras.kernels import matrix
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
 __all__ = ["KERNELS", "Dims", "Kernel", "choose"]
 
-KERNELS: tuple[Kernel, ...] = ()
+KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS)
 """All kernels, the fastest first."""
 
 
