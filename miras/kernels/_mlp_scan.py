@@ -6,13 +6,13 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels.mlp_parts import add_up, arrive, bounded_rate, dot, error, load_gate, wait
+from miras.kernels._mlp_parts import add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def scan(
     k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
-    w1, w2, end1, end2, w1_stride, w2_stride,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, F, O]
+    w1, w2, end1, end2, w1_stride, w2_stride, end1_stride, end2_stride,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, F, O]
     seen1, seen2, kept_o, squares,  # of every chunk: stacks before it (second matrices transposed), o, squared norms
     parts, norms, tickets,  # what tiles tell each other
     first, count, total,
@@ -101,8 +101,8 @@ def scan(
             m2 = dot(tl.trans((u2 * (row1 * s2)[:, None]).to(DT)), hd, x2)
 
     if end1 is not None:
-        tl.store(end1 + b * w1_stride + at1, a1)
-        tl.store(end2 + b * w2_stride + at2, a2)
+        tl.store(end1 + b * end1_stride + at1, a1)
+        tl.store(end2 + b * end2_stride + at2, a2)
         if SLOT:
-            tl.store(end1 + b * w1_stride + I * F + at1, m1)
-            tl.store(end2 + b * w2_stride + F * O + at2, m2)
+            tl.store(end1 + b * end1_stride + I * F + at1, m1)
+            tl.store(end2 + b * end2_stride + F * O + at2, m2)

@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels.mlp_parts import bounded_rate, dot, error, load_gate, mean
+from miras.kernels._mlp_parts import bounded_rate, dot, error, load_gate, mean
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])

@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels.mlp_parts import add_up, arrive, bounded_rate, dot, error, error_vjp, load_gate, wait
+from miras.kernels._mlp_parts import add_up, arrive, bounded_rate, dot, error, error_vjp, load_gate, wait
 
 
 @triton.jit

@@ -1,0 +1,311 @@
+"""The perceptron of two matrices as two operators that compilers see as one node each.
+
+Forward scans the chunks and answers their queries group by group, and keeps the weights before every group. Backward takes
+the groups from the last to the first: the scan again, the reads backward, the writes backward in sequence, the rest.
+
+Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from miras.architectures import MLP
+from miras.biases import AttentionalBias
+from miras.engine.weights import LIMIT
+from miras.kernels import _mlp_parts as parts
+from miras.kernels import residuals
+from miras.kernels._mlp_read import read
+from miras.kernels._mlp_read_backward import read_backward
+from miras.kernels._mlp_reverse import reverse, write_backward
+from miras.kernels._mlp_scan import scan
+
+PROGRAMS = 1024
+"""Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
+
+TILE = 64
+"""Hidden width of a program."""
+
+LAUNCH = {
+    "scan": {"num_warps": 8, "num_stages": 1},
+    "read": {"num_warps": 8, "num_stages": 2},
+    "read_backward": {"num_warps": 8, "num_stages": 1},
+    "reverse": {"num_warps": 8, "num_stages": 1},
+    "write_backward": {"num_warps": 8, "num_stages": 2},
+}
+"""Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
+
+
+class Recipe(NamedTuple):
+    """What is not a tensor."""
+
+    architecture: MLP
+    bias: str
+    chunk: int
+
+    def constants(self) -> dict[str, Any]:
+        """Compile-time arguments of all kernels; `VJP` and `LIMIT` only go to those of the backward pass."""
+        found = residuals.recall(self.bias)
+        return {
+            "BIAS": found.residual,
+            "P": found.constants,
+            "ACT": getattr(parts, self.architecture.activation),
+            "NORM": self.architecture.norm,
+            "RESIDUAL": self.architecture.residual,
+            "EPS": self.architecture.eps,
+        }
+
+
+_remembered: dict[str, Recipe] = {}
+
+
+@torch.compiler.assume_constant_result
+def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
+    """A string that stands for the recipe in the arguments of an operator."""
+    recipe = Recipe(architecture, residuals.remember(bias), chunk)
+    _remembered[repr(recipe)] = recipe
+    return repr(recipe)
+
+
+class Given(NamedTuple):
+    """The tensors of `miras.engine.fused`, contiguous."""
+
+    q: Tensor  # [b, T, I]
+    k: Tensor  # [b, T, I]
+    v: Tensor  # [b, T, O]
+    lr: Tensor  # [b, T]
+    inverse: Tensor | None  # [b, T]
+    carry: Tensor  # [b, N, C]
+    pairs: Tensor  # [b, N, C, C]
+    slot: Tensor | None  # [b, N, C]
+    mix: Tensor  # [b, N, J, J]
+    into: Tensor  # [b, N, J, C]
+    w1: Tensor  # [b, J, I, F]
+    w2: Tensor  # [b, J, F, O]
+    gate: Tensor | None  # [b, T, 1] or [b, T, O]
+
+    def sizes(self) -> dict[str, Any]:
+        """What every kernel is specialised for."""
+        f = self.w1.shape[-1]
+        return {
+            "C": self.carry.shape[-1],
+            "I": self.q.shape[-1],
+            "O": self.v.shape[-1],
+            "F": f,
+            "BF": next(tile for tile in (TILE, 32, 16) if f % tile == 0),
+            "SLOT": self.slot is not None,
+            "BOUND": self.inverse is not None,
+            "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
+        }
+
+    @property
+    def tiles(self) -> int:
+        sizes = self.sizes()
+        return sizes["F"] // sizes["BF"]
+
+    def groups(self) -> list[tuple[int, int, int]]:
+        """First chunk, chunks, and chunks of the sequence, of every group."""
+        b, n = self.carry.shape[:2]
+        size = min(n, max(8, PROGRAMS // b))
+        return [(first, min(size, n - first), n) for first in range(0, n, size)]
+
+    def room(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
+        b, c, tiles = self.q.shape[0], self.carry.shape[-1], self.tiles
+        sums, rows = self.w1.new_empty(b, 2, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, 2, c)
+        return sums, rows, torch.zeros(1 + b, dtype=torch.int32, device=self.q.device)
+
+
+class Seen(NamedTuple):
+    """What the scan leaves of every chunk of a group, ``[b, group, ...]``."""
+
+    w1: Tensor  # [.., J, I, F]: the stacks before the chunk
+    w2: Tensor  # [.., J, O, F]: transposed
+    o: Tensor  # [.., C, O]: the answers to its keys
+    squares: Tensor  # [.., 2, C]: of h and of u1
+
+    @staticmethod
+    def of(x: Given) -> Seen:
+        (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.carry.shape[-1], x.groups()[0][1]
+        narrow, wide = x.q.new_empty, x.w1.new_empty
+        return Seen(narrow(b, group, j, i, f), narrow(b, group, j, o, f), wide(b, group, c, o), wide(b, group, 2, c))
+
+
+def _scan(x: Given, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int], constants: dict[str, Any]) -> None:
+    strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
+    scan[(x.q.shape[0] * x.tiles,)](
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(), *group,
+        **constants, **LAUNCH["scan"],
+    )  # fmt: skip
+
+
+@torch.library.custom_op("miras::perceptron", mutates_args=())
+def perceptron(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    carry: Tensor,
+    pairs: Tensor,
+    slot: Tensor | None,
+    mix: Tensor,
+    into: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    gate: Tensor | None,
+    recipe: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Chunks of a perceptron; the tensors are those of `Given`.
+
+    Args:
+        recipe: from `remember`.
+        keep: whether backward will follow.
+
+    Returns:
+        Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group; stacks at the end.
+    """
+    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    how = _remembered[recipe]
+    constants = x.sizes() | how.constants()
+    groups = x.groups()
+    answer = torch.empty_like(v)
+    out = w1.new_empty(v.shape if keep and how.architecture.norm else 0)
+    kept = [w.new_empty(w.shape[0], len(groups), *w.shape[1:]) for w in (w1, w2)]
+    ends = [torch.empty_like(w1), torch.empty_like(w2)]
+    for stacks, start in zip(kept, (w1, w2), strict=True):
+        stacks[:, 0] = start
+    seen = Seen.of(x)
+    for i, group in enumerate(groups):
+        after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
+        _scan(x, [w[:, i] for w in kept], list(after), seen, group, constants)
+        read[(len(q) * group[1],)](
+            q, k, v, gate, lr, inverse, carry, pairs, slot, *seen, out if len(out) else None, answer, *group,
+            **constants, **LAUNCH["read"],
+        )  # fmt: skip
+    return answer, out, *kept, *ends
+
+
+@perceptron.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    carry: Tensor,
+    pairs: Tensor,
+    slot: Tensor | None,
+    mix: Tensor,
+    into: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    gate: Tensor | None,
+    recipe: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    out = w1.new_empty(v.shape if keep and _remembered[recipe].architecture.norm else 0)
+    kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2)]
+    return torch.empty_like(v), out, *kept, torch.empty_like(w1), torch.empty_like(w2)
+
+
+@torch.library.custom_op("miras::perceptron_backward", mutates_args=())
+def perceptron_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    carry: Tensor,
+    pairs: Tensor,
+    slot: Tensor | None,
+    mix: Tensor,
+    into: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    gate: Tensor | None,
+    out: Tensor,
+    kept1: Tensor,
+    kept2: Tensor,
+    d_answer: Tensor,
+    d_end1: Tensor,
+    d_end2: Tensor,
+    recipe: str,
+) -> list[Tensor]:
+    """Gradients of the tensor arguments of `perceptron` in their order; an empty tensor for one that is None."""
+    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    how = _remembered[recipe]
+    forward = x.sizes() | how.constants()
+    backward = forward | {"VJP": residuals.recall(how.bias).vjp}
+    d_answer, before = d_answer.contiguous(), out if len(out) else None
+    d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2)]
+    d = Given(*(t if t is None else torch.empty_like(t) for t in x))._replace(w1=d_w[0], w2=d_w[1])
+    d_k, d_out, seen, b = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x), len(q)
+    h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
+    d_u2, d_u2_all, d_rates = torch.empty_like(seen.o), torch.empty_like(seen.o), torch.empty_like(seen.squares)
+    late = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)]
+    wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates]
+    scratch = q.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1], pairs.shape[-1])
+    for i, group in reversed(list(enumerate(x.groups()))):
+        _scan(x, [kept1[:, i], kept2[:, i]], [None, None], seen, group, forward)
+        read_backward[(b * group[1],)](
+            q, k, v, gate, lr, inverse, carry, pairs, slot, before, d_answer, *seen,
+            d.q, d_k, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **forward, **LAUNCH["read_backward"],
+        )  # fmt: skip
+        reverse[(b * x.tiles,)](
+            q, k, v, gate, lr, inverse, carry, slot, mix, into, d_out, *seen[1:], *wide, *d_w, *late, d_z, d_u2_all,
+            *x.room(), *group, LIMIT=LIMIT, **backward, **LAUNCH["reverse"],
+        )  # fmt: skip
+        write_backward[(b * group[1],)](
+            k, v, gate, lr, inverse, into, *seen, h, u1, d_rates, *late, d_z, d_u2_all,
+            d_k, d.v, d.gate, d.lr, d.inverse, d.mix, d.into, *group, **backward, **LAUNCH["write_backward"],
+        )  # fmt: skip
+    return [lr.new_empty(0) if t is None else t for t in d._replace(k=d_k.to(k.dtype))]
+
+
+@perceptron_backward.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    carry: Tensor,
+    pairs: Tensor,
+    slot: Tensor | None,
+    mix: Tensor,
+    into: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    gate: Tensor | None,
+    out: Tensor,
+    kept1: Tensor,
+    kept2: Tensor,
+    d_answer: Tensor,
+    d_end1: Tensor,
+    d_end2: Tensor,
+    recipe: str,
+) -> list[Tensor]:
+    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    return [lr.new_empty(0) if t is None else torch.empty_like(t) for t in x]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, recipe, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:4])
+    ctx.recipe = recipe
+    ctx.present = [t is not None for t in tensors]
+    ctx.set_materialize_grads(True)
+
+
+def _backward(ctx: Any, d_answer: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
+    grads = perceptron_backward(*ctx.saved_tensors, d_answer, *d[-2:], ctx.recipe)
+    return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
+
+
+perceptron.register_autograd(_backward, setup_context=_setup)
