@@ -30,11 +30,11 @@ TILE = 64
 """Hidden width of a program."""
 
 LAUNCH = {
-    "scan": {"num_warps": 8, "num_stages": 1},
-    "read": {"num_warps": 8, "num_stages": 2},
-    "read_backward": {"num_warps": 8, "num_stages": 1},
-    "reverse": {"num_warps": 8, "num_stages": 1},
-    "write_backward": {"num_warps": 8, "num_stages": 2},
+    "scan": {"num_warps": 4, "num_stages": 1},
+    "read": {"num_warps": 4, "num_stages": 2, "BF": 32},
+    "read_backward": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "reverse": {"num_warps": 4, "num_stages": 1},
+    "write_backward": {"num_warps": 4, "num_stages": 2, "BF": 32},
 }
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
@@ -46,18 +46,6 @@ class Recipe(NamedTuple):
     bias: str
     chunk: int
 
-    def constants(self) -> dict[str, Any]:
-        """Compile-time arguments of all kernels; `VJP` and `LIMIT` only go to those of the backward pass."""
-        found = residuals.recall(self.bias)
-        return {
-            "BIAS": found.residual,
-            "P": found.constants,
-            "ACT": getattr(parts, self.architecture.activation),
-            "NORM": self.architecture.norm,
-            "RESIDUAL": self.architecture.residual,
-            "EPS": self.architecture.eps,
-        }
-
 
 _remembered: dict[str, Recipe] = {}
 
@@ -68,6 +56,10 @@ def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
     recipe = Recipe(architecture, residuals.remember(bias), chunk)
     _remembered[repr(recipe)] = recipe
     return repr(recipe)
+
+
+def _tile(f: int, most: int) -> int:
+    return next(tile for tile in (128, 64, 32, 16) if tile <= most and f % tile == 0)
 
 
 class Given(NamedTuple):
@@ -87,24 +79,35 @@ class Given(NamedTuple):
     w2: Tensor  # [b, J, F, O]
     gate: Tensor | None  # [b, T, 1] or [b, T, O]
 
-    def sizes(self) -> dict[str, Any]:
-        """What every kernel is specialised for."""
-        f = self.w1.shape[-1]
-        return {
-            "C": self.carry.shape[-1],
+    @property
+    def tiles(self) -> int:
+        """Programs of a head in the scans."""
+        return self.w1.shape[-1] // _tile(self.w1.shape[-1], TILE)
+
+    def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
+        """The compile-time arguments of a kernel, of those it takes."""
+        found, architecture = residuals.recall(how.bias), how.architecture
+        f, c, own = self.w1.shape[-1], self.carry.shape[-1], LAUNCH[kernel.__name__]
+        every = {
+            "C": c,
             "I": self.q.shape[-1],
             "O": self.v.shape[-1],
             "F": f,
-            "BF": next(tile for tile in (TILE, 32, 16) if f % tile == 0),
+            "BF": _tile(f, own.get("BF", TILE)),
+            "ROWS": 1 << (-(-c // self.tiles) - 1).bit_length(),
             "SLOT": self.slot is not None,
             "BOUND": self.inverse is not None,
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
+            "LIMIT": LIMIT,
+            "BIAS": found.residual,
+            "VJP": found.vjp,
+            "P": found.constants,
+            "ACT": getattr(parts, architecture.activation),
+            "NORM": architecture.norm,
+            "RESIDUAL": architecture.residual,
+            "EPS": architecture.eps,
         }
-
-    @property
-    def tiles(self) -> int:
-        sizes = self.sizes()
-        return sizes["F"] // sizes["BF"]
+        return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
@@ -115,7 +118,7 @@ class Given(NamedTuple):
     def room(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
         b, c, tiles = self.q.shape[0], self.carry.shape[-1], self.tiles
-        sums, rows = self.w1.new_empty(b, 2, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, 2, c)
+        sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
         return sums, rows, torch.zeros(1 + b, dtype=torch.int32, device=self.q.device)
 
 
@@ -125,20 +128,22 @@ class Seen(NamedTuple):
     w1: Tensor  # [.., J, I, F]: the stacks before the chunk
     w2: Tensor  # [.., J, O, F]: transposed
     o: Tensor  # [.., C, O]: the answers to its keys
-    squares: Tensor  # [.., 2, C]: of h and of u1
+    u2: Tensor  # [.., C, O]: the errors there
+    squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
 
     @staticmethod
     def of(x: Given) -> Seen:
         (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.carry.shape[-1], x.groups()[0][1]
         narrow, wide = x.q.new_empty, x.w1.new_empty
-        return Seen(narrow(b, group, j, i, f), narrow(b, group, j, o, f), wide(b, group, c, o), wide(b, group, 2, c))
+        stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
 
 
-def _scan(x: Given, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int], constants: dict[str, Any]) -> None:
+def _scan(x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     scan[(x.q.shape[0] * x.tiles,)](
         x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(), *group,
-        **constants, **LAUNCH["scan"],
+        **x.launch(how, scan),
     )  # fmt: skip
 
 
@@ -171,7 +176,6 @@ def perceptron(
     """
     x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
     how = _remembered[recipe]
-    constants = x.sizes() | how.constants()
     groups = x.groups()
     answer = torch.empty_like(v)
     out = w1.new_empty(v.shape if keep and how.architecture.norm else 0)
@@ -182,10 +186,10 @@ def perceptron(
     seen = Seen.of(x)
     for i, group in enumerate(groups):
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
-        _scan(x, [w[:, i] for w in kept], list(after), seen, group, constants)
+        _scan(x, how, [w[:, i] for w in kept], list(after), seen, group)
         read[(len(q) * group[1],)](
-            q, k, v, gate, lr, inverse, carry, pairs, slot, *seen, out if len(out) else None, answer, *group,
-            **constants, **LAUNCH["read"],
+            q, k, lr, carry, pairs, slot, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
+            *group, **x.launch(how, read),
         )  # fmt: skip
     return answer, out, *kept, *ends
 
@@ -240,32 +244,30 @@ def perceptron_backward(
     """Gradients of the tensor arguments of `perceptron` in their order; an empty tensor for one that is None."""
     x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
     how = _remembered[recipe]
-    forward = x.sizes() | how.constants()
-    backward = forward | {"VJP": residuals.recall(how.bias).vjp}
-    d_answer, before = d_answer.contiguous(), out if len(out) else None
+    d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2)]
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))._replace(w1=d_w[0], w2=d_w[1])
-    d_k, d_out, seen, b = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x), len(q)
+    near, d_out, seen = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x)
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
-    d_u2, d_u2_all, d_rates = torch.empty_like(seen.o), torch.empty_like(seen.o), torch.empty_like(seen.squares)
-    late = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)]
+    late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
+    d_u2, d_rates = torch.empty_like(seen.o), lr.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1])
     wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates]
-    scratch = q.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1], pairs.shape[-1])
+    scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
-        _scan(x, [kept1[:, i], kept2[:, i]], [None, None], seen, group, forward)
+        _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
         read_backward[(b * group[1],)](
-            q, k, v, gate, lr, inverse, carry, pairs, slot, before, d_answer, *seen,
-            d.q, d_k, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **forward, **LAUNCH["read_backward"],
+            q, k, lr, carry, pairs, slot, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
+            d.q, near, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
         )  # fmt: skip
         reverse[(b * x.tiles,)](
-            q, k, v, gate, lr, inverse, carry, slot, mix, into, d_out, *seen[1:], *wide, *d_w, *late, d_z, d_u2_all,
-            *x.room(), *group, LIMIT=LIMIT, **backward, **LAUNCH["reverse"],
+            q, k, v, gate, lr, inverse, carry, slot, mix, into, d_out, *seen[1:], *wide, *d_w, *late, d_z, d_o,
+            near, d.v, d.gate, *x.room(), *group, **x.launch(how, reverse),
         )  # fmt: skip
         write_backward[(b * group[1],)](
-            k, v, gate, lr, inverse, into, *seen, h, u1, d_rates, *late, d_z, d_u2_all,
-            d_k, d.v, d.gate, d.lr, d.inverse, d.mix, d.into, *group, **backward, **LAUNCH["write_backward"],
+            k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
+            d.k, near, d.lr, d.inverse, d.mix, d.into, *group, **x.launch(how, write_backward),
         )  # fmt: skip
-    return [lr.new_empty(0) if t is None else t for t in d._replace(k=d_k.to(k.dtype))]
+    return [lr.new_empty(0) if t is None else t for t in d]
 
 
 @perceptron_backward.register_fake

@@ -1,8 +1,9 @@
 """Pieces the kernels of the perceptron share: activations, the error at its output, and meetings between programs.
 
 A head's hidden width is cut into tiles, one program each, which hold their part of the weights for the whole sequence and
-meet twice or less a chunk to add up what a product over the hidden width left in parts. Programs number themselves in the
-order they start, so the tiles of a head that waits have all started or are next: there is no deadlock.
+meet a few times a chunk: to add up what a product over the hidden width left in parts, each some rows, and to read all rows
+of what follows from the sums. Programs number themselves in the order they start, so the tiles of a head that waits have
+all started or are next: there is no deadlock.
 """
 
 import triton
@@ -70,13 +71,13 @@ def dot(a, b, total=None):
 
 
 @triton.jit
-def load_gate(gate, token, channel, GATE: tl.constexpr):
-    """The bias's gate: none, one a token, or one a token and channel."""
+def load_gate(gate, token, channel, here, GATE: tl.constexpr):
+    """The bias's gate of some rows: none, one a token, or one a token and channel."""
     g = 0.0
     if GATE == 1:
-        g = tl.load(gate + token)[:, None]
+        g = tl.load(gate + token, mask=here, other=1.0)[:, None]
     if GATE == 2:
-        g = tl.load(gate + channel)
+        g = tl.load(gate + channel, mask=here[:, None], other=1.0)
     return g
 
 
@@ -148,19 +149,34 @@ def wait(arrivals, count):
 
 
 @triton.jit
-def add_up(parts, at, stride, TILES: tl.constexpr):
-    """The sum of what all tiles stored, in their order."""
-    total = tl.load(parts + at, cache_modifier=".cg")
+def add_up(parts, at, stride, here, TILES: tl.constexpr):
+    """The sum of what all tiles stored, in their order, where there is something."""
+    total = tl.load(parts + at, mask=here, other=0.0, cache_modifier=".cg")
     for tile in tl.static_range(1, TILES):
-        total += tl.load(parts + tile * stride + at, cache_modifier=".cg")
+        total += tl.load(parts + tile * stride + at, mask=here, other=0.0, cache_modifier=".cg")
     return total
 
 
 @triton.jit
-def bounded_rate(lr, inverse, a, b, BOUND: tl.constexpr):
-    """The learning rate of every pair, divided by one plus the norm of its step; and that norm before the rate."""
-    norm = tl.sqrt(a * b + TINY)
-    rate = lr
+def bounded_rate(lr, inverse, square):
+    """The learning rate divided by one plus the norm of its step; ``square`` is that of the gradient's norm."""
+    return lr / (1 + tl.sqrt(square + TINY) * lr * inverse)
+
+
+@triton.jit
+def bounded_vjp(d_rate, lr, inverse, square):
+    """Gradients of `bounded_rate` with respect to the rate, to its bound, and to half of ``square``."""
+    norm = tl.sqrt(square + TINY)
+    damp = 1 + norm * lr * inverse
+    shrink = d_rate / (damp * damp)
+    return shrink, -shrink * lr * lr * norm, -shrink * lr * lr * inverse / norm
+
+
+@triton.jit
+def load_rates(lr, squares, token, local, rc, C: tl.constexpr, BOUND: tl.constexpr):
+    """The rates of first and second matrix, bounded by the scan."""
+    s1 = tl.load(lr + token)
+    s2 = s1
     if BOUND:
-        rate = lr / (1 + norm * lr * inverse)
-    return rate, norm
+        s1, s2 = tl.load(squares + (local * 5 + 3) * C + rc), tl.load(squares + (local * 5 + 4) * C + rc)
+    return s1, s2
