@@ -172,16 +172,18 @@ def perceptron(
         keep: whether backward will follow.
 
     Returns:
-        Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group; stacks at the end.
+        Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group, second
+        matrices transposed; stacks at the end.
     """
     x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
     how = _remembered[recipe]
     groups = x.groups()
     answer = torch.empty_like(v)
     out = w1.new_empty(v.shape if keep and how.architecture.norm else 0)
-    kept = [w.new_empty(w.shape[0], len(groups), *w.shape[1:]) for w in (w1, w2)]
-    ends = [torch.empty_like(w1), torch.empty_like(w2)]
-    for stacks, start in zip(kept, (w1, w2), strict=True):
+    starts = w1, w2.mT
+    kept = [w.new_empty(w.shape[0], len(groups), *w.shape[1:]) for w in starts]
+    ends = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in starts]
+    for stacks, start in zip(kept, starts, strict=True):
         stacks[:, 0] = start
     seen = Seen.of(x)
     for i, group in enumerate(groups):
@@ -191,7 +193,7 @@ def perceptron(
             q, k, lr, carry, pairs, slot, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
             *group, **x.launch(how, read),
         )  # fmt: skip
-    return answer, out, *kept, *ends
+    return answer, out, *kept, ends[0], ends[1].mT.contiguous()
 
 
 @perceptron.register_fake
@@ -214,7 +216,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
     out = w1.new_empty(v.shape if keep and _remembered[recipe].architecture.norm else 0)
-    kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2)]
+    kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2.mT)]
     return torch.empty_like(v), out, *kept, torch.empty_like(w1), torch.empty_like(w2)
 
 
@@ -245,13 +247,14 @@ def perceptron_backward(
     x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
     how = _remembered[recipe]
     d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
-    d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2)]
-    d = Given(*(t if t is None else torch.empty_like(t) for t in x))._replace(w1=d_w[0], w2=d_w[1])
+    d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
+    d = Given(*(t if t is None else torch.empty_like(t) for t in x))
     near, d_out, seen = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x)
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
     d_u2, d_rates = torch.empty_like(seen.o), lr.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1])
-    wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates]
+    sent = q.new_empty(*seen.o.shape[:2], 2 * w1.shape[1], pairs.shape[-1], max(q.shape[-1], v.shape[-1]))
+    wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, sent]
     scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
         _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
@@ -260,13 +263,14 @@ def perceptron_backward(
             d.q, near, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
         )  # fmt: skip
         reverse[(b * x.tiles,)](
-            q, k, v, gate, lr, inverse, carry, slot, mix, into, d_out, *seen[1:], *wide, *d_w, *late, d_z, d_o,
+            k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
             near, d.v, d.gate, *x.room(), *group, **x.launch(how, reverse),
         )  # fmt: skip
         write_backward[(b * group[1],)](
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
             d.k, near, d.lr, d.inverse, d.mix, d.into, *group, **x.launch(how, write_backward),
         )  # fmt: skip
+    d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous())
     return [lr.new_empty(0) if t is None else t for t in d]
 
 

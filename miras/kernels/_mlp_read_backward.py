@@ -15,6 +15,7 @@ def read_backward(
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
     d_q, d_k, d_carry, d_slot, d_pairs, d_out,  # results [b, total C, ...]
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates,  # for the reverse scan, [b, count, ...]
+    sent,  # queries and d_out times what they meet the weights with, [b, count, 2 J, C, max(I, O)]
     scratch,  # [b, count, 4, C, C]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
@@ -34,6 +35,9 @@ def read_backward(
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
+    SENT: tl.constexpr = C * max(I, O)
+    ri_at, ro_at = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
+    sent += local * 2 * J * SENT
     cc, cc_t = rc[:, None] * C + rc[None, :], rc[None, :] * C + rc[:, None]
     pairs += chunk * C * C
     scratch += local * 4 * C * C
@@ -43,7 +47,14 @@ def read_backward(
         d = layer_norm_vjp(d, tl.load(out + co), EPS)
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
-    u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
+    row0 = tl.load(carry + token)[:, None]
+    tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
+    tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
+    if SLOT:
+        row1 = -tl.load(slot + token)[:, None]
+        tl.store(sent + SENT + ri_at, (qq.to(tl.float32) * row1).to(DT))
+        tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
+    u2 = tl.load(kept_u2 + local * C * O + ro_at)
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     tl.store(scratch + cc, (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT))
     tl.store(scratch + C * C + cc, (-(dot(kk, tl.trans(qq)) * tl.load(pairs + cc_t) * s1[:, None])).to(DT))
@@ -54,13 +65,10 @@ def read_backward(
     tl.debug_barrier()
     p1, p1_t = tl.load(scratch + cc), tl.load(scratch + C * C + cc)
     d_scores2, d_scores2_t = tl.load(scratch + 2 * C * C + cc), tl.load(scratch + 3 * C * C + cc)
-    row0 = tl.load(carry + token)[:, None]
     rows0 = tl.zeros([C], tl.float32)
-    dq0 = tl.zeros([C, I], tl.float32)
     if SLOT:
-        row1 = -tl.load(slot + token)[:, None]
         rows1 = tl.zeros([C], tl.float32)
-        dq1 = tl.zeros([C, I], tl.float32)
+    dq = tl.zeros([C, I], tl.float32)
     scores2, pulled1 = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)
     for f in range(0, F, BF):
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
@@ -95,18 +103,16 @@ def read_backward(
         tl.store(d_zr + cf, dz)
         tl.store(d_u1 + cf, dot(p1_t, dz).to(DT))
         pulled1 = dot(dz, tl.trans(u1), pulled1)
-        dq0 = dot(dz, tl.trans(a1), dq0)
+        dzf = dz.to(tl.float32)
+        rows0 += tl.sum(dzf * dot(qq, a1), 1)
+        dq = dot((dzf * row0).to(DT), tl.trans(a1), dq)
         if SLOT:
-            dq1 = dot(dz, tl.trans(m1), dq1)
+            rows1 += tl.sum(dzf * dot(qq, m1), 1)
+            dq = dot((dzf * row1).to(DT), tl.trans(m1), dq)
 
-    qf = tl.load(q + ci).to(tl.float32)
-    rows0 += tl.sum(qf * dq0, 1)
-    dq = row0 * dq0
-    if SLOT:
-        rows1 += tl.sum(qf * dq1, 1)
-        dq += row1 * dq1
-        tl.store(d_slot + token, -rows1)
     tl.store(d_carry + token, rows0)
+    if SLOT:
+        tl.store(d_slot + token, -rows1)
     tl.debug_barrier()
     weight = tl.load(pairs + cc)
     tl.store(scratch + cc, (-(weight * s1[None, :]) * pulled1).to(DT))
@@ -123,4 +129,4 @@ def read_backward(
         dq += tl.load(d_answer + co).to(tl.float32)
     tl.store(d_q + ci, dq)
     tl.store(d_k + ci, dot(tl.load(scratch + cc_t), qq))
-    tl.store(d_u2 + local * C * O + rc[:, None] * O + ro[None, :], dot(tl.load(scratch + C * C + cc_t), dd))
+    tl.store(d_u2 + local * C * O + ro_at, dot(tl.load(scratch + C * C + cc_t), dd))

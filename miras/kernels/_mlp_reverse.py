@@ -26,9 +26,9 @@ def clipped(x, LIMIT: tl.constexpr):
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def reverse(
-    q, k, v, gate, lr, inverse, carry, slot, mix, into, d_out,  # [b, total C, ...]
+    k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
     seen2, kept_o, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
-    h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates,
+    h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates, sent,
     d_w1, d_w2,  # of the stacks after the last chunk; then of those before the first
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
@@ -48,12 +48,12 @@ def reverse(
     tile = ticket % TILES
     arrivals = tickets + 1 + b
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
-    at1, at2 = ri[:, None] * F + rf[None, :], rf[None, :] * O + ro[:, None]
-    at2_t = ro[:, None] * F + rf[None, :]
+    at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co, cf = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :], rc[:, None] * F + rf[None, :]
     rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
     here = rr < C
     ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
+    SENT: tl.constexpr = C * max(I, O)
     parts += b * TILES * C * O
     norms += b * 2 * TILES * C
     met = 0
@@ -70,24 +70,22 @@ def reverse(
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
 
         # the writes, before what the other tiles add
-        kk = tl.load(k + chunk * C * I + ci)
-        kf = kk.to(tl.float32)
+        kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
         e1d, e2d = e1.to(DT), e2.to(DT)
         tl.store(late1 + local * J * I * F + at1, e1d)
-        tl.store(late2 + local * J * F * O + at2_t, e2d)
-        du1 = dot((kf * row0).to(DT), e1d)
-        uf = tl.load(kept_u2 + local * C * O + co).to(tl.float32)
-        dh = dot((uf * row0).to(DT), e2d)
+        tl.store(late2 + local * J * F * O + at2, e2d)
+        du1, dh = row0 * dot(kk, e1d), row0 * dot(u2, e2d)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)[:, None]
             f1d, f2d = f1.to(DT), f2.to(DT)
             tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
-            tl.store(late2 + (local * J + 1) * F * O + at2_t, f2d)
-            du1 = dot((kf * row1).to(DT), f1d, du1)
-            dh = dot((uf * row1).to(DT), f2d, dh)
-        hf = tl.load(h_ + wide).to(tl.float32)
+            tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
+            du1 += row1 * dot(kk, f1d)
+            dh += row1 * dot(u2, f2d)
+        hh = tl.load(h_ + wide)
         if BOUND:
+            hf, kf = hh.to(tl.float32), kk.to(tl.float32)
             u1 = tl.load(u1_ + wide).to(tl.float32)
             tl.store(norms + tile * C + rc, tl.sum(u1 * du1, 1))
             tl.store(norms + (TILES + tile) * C + rc, tl.sum(hf * dh, 1))
@@ -109,10 +107,10 @@ def reverse(
         du1 += tl.load(d_u1 + wide).to(tl.float32)
         slope = tl.load(slope_ + wide).to(tl.float32)
         d_pulled = (du1 * slope).to(DT)
-        part = dot((hf * (row0 * s2[:, None])).to(DT), tl.trans(e2d))
+        part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
         if SLOT:
-            part = dot((hf * (row1 * s2[:, None])).to(DT), tl.trans(f2d), part)
-        a2 = tl.load(seen2 + local * J * F * O + at2_t)
+            part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
+        a2 = tl.load(seen2 + local * J * F * O + at2)
         tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
         arrive(arrivals)
         met += TILES
@@ -128,26 +126,21 @@ def reverse(
             f1, f2 = x1, x2
         else:
             e1, e2 = m00 * e1, m00 * e2
-        dzr = tl.load(d_zr + wide)
-        qf = tl.load(q + chunk * C * I + ci).to(tl.float32)
-        carried = tl.load(carry + token)[:, None]
-        e1 = dot(tl.trans((qf * carried).to(DT)), dzr, e1)
+        dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
+        told = sent + local * 2 * J * SENT
+        e1 = dot(tl.trans(tl.load(told + ci)), dzr, e1)
+        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, e2)
         if SLOT:
-            slotted = -tl.load(slot + token)[:, None]
-            f1 = dot(tl.trans((qf * slotted).to(DT)), dzr, f1)
-        hr = tl.load(hr_ + wide)
-        df = tl.load(d_out + chunk * C * O + co).to(tl.float32)
-        e2 = dot(tl.trans((df * carried).to(DT)), hr, e2)
-        if SLOT:
-            f2 = dot(tl.trans((df * slotted).to(DT)), hr, f2)
-        e2 = dot(tl.trans(tl.load(kept_u2 + local * C * O + co)), d_pulled, e2)
+            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
+            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
+        e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
         k_row = tl.load(k + chunk * C * I + ri_at, mask=here[:, None], other=0.0).to(tl.float32)
         v_row = tl.load(v + chunk * C * O + ro_at, mask=here[:, None], other=0.0).to(tl.float32)
         o_row = tl.load(kept_o + local * C * O + ro_at, mask=here[:, None], other=0.0)
         g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
-        u2, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         du2 = tl.load(d_u2 + local * C * O + ro_at, mask=here[:, None], other=0.0)
         if BOUND:
             rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
@@ -157,10 +150,10 @@ def reverse(
             d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rr, mask=here, other=0.0)
             d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
             d_lr, d_bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
-            du2 += (d_square * h_square)[:, None] * u2
+            du2 += (d_square * h_square)[:, None] * u_row
         wait(arrivals, met)
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
-        d_o, d_answer, dv, dg = error_vjp(du2, u2, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
+        d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
         met += TILES

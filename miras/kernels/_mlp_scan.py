@@ -12,7 +12,7 @@ from miras.kernels._mlp_parts import add_up, arrive, bounded_rate, dot, error, l
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def scan(
     k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
-    w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, F, O]
+    w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
     parts, norms, tickets,  # what tiles tell each other
@@ -22,7 +22,7 @@ def scan(
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
-    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are held transposed."""
+    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed."""
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
@@ -31,8 +31,7 @@ def scan(
     tile = ticket % TILES
     arrivals = tickets + 1 + b
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
-    at1, at2 = ri[:, None] * F + rf[None, :], rf[None, :] * O + ro[:, None]
-    seen_at2 = ro[:, None] * F + rf[None, :]
+    at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
     rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
     here = rr < C
@@ -60,11 +59,11 @@ def scan(
 
         # what does not wait for the others
         tl.store(seen1 + local * J * I * F + at1, a1d)
-        tl.store(seen2 + local * J * F * O + seen_at2, a2d)
+        tl.store(seen2 + local * J * F * O + at2, a2d)
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
             tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
-            tl.store(seen2 + (local * J + 1) * F * O + seen_at2, m2.to(DT))
+            tl.store(seen2 + (local * J + 1) * F * O + at2, m2.to(DT))
             m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
             m11 = tl.load(mix + chunk * 4 + 3)
             x1, x2 = m10 * a1 + m11 * m1, m10 * a2 + m11 * m2
@@ -110,12 +109,12 @@ def scan(
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)
                 tl.store(squares + (local * 5 + 4) * C + rc, s2)
-        kt, u2f = tl.trans(kk), u2d.to(tl.float32)
+        kt, ut, hf = tl.trans(kk), tl.trans(u2d), hd.to(tl.float32)
         a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), a1)
-        a2 = dot(tl.trans((u2f * (row0 * s2)[:, None]).to(DT)), hd, a2)
+        a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), a2)
         if SLOT:
             m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m1)
-            m2 = dot(tl.trans((u2f * (row1 * s2)[:, None]).to(DT)), hd, m2)
+            m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)
