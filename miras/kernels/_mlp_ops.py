@@ -19,9 +19,10 @@ from miras.engine.weights import LIMIT
 from miras.kernels import _mlp_parts as parts
 from miras.kernels import residuals
 from miras.kernels._mlp_read import read
-from miras.kernels._mlp_read_backward import read_backward
-from miras.kernels._mlp_reverse import reverse, write_backward
+from miras.kernels._mlp_read_backward import query_backward, read_backward
+from miras.kernels._mlp_reverse import reverse
 from miras.kernels._mlp_scan import scan
+from miras.kernels._mlp_write_backward import write_backward
 
 PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
@@ -32,7 +33,8 @@ TILE = 64
 LAUNCH = {
     "scan": {"num_warps": 4, "num_stages": 1},
     "read": {"num_warps": 4, "num_stages": 2, "BF": 32},
-    "read_backward": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "read_backward": {"num_warps": 4, "num_stages": 1},
+    "query_backward": {"num_warps": 4, "num_stages": 2},
     "reverse": {"num_warps": 4, "num_stages": 1},
     "write_backward": {"num_warps": 4, "num_stages": 2, "BF": 32},
 }
@@ -115,6 +117,11 @@ class Given(NamedTuple):
         size = min(n, max(8, PROGRAMS // b))
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
+    def slots(self) -> tuple[Tensor, Tensor]:
+        """Room for the slot of every head, or its gradient."""
+        (b, j, i, f), o = self.w1.shape, self.v.shape[-1]
+        return self.w1.new_empty(b * (j - 1), i, f), self.w1.new_empty(b * (j - 1), o, f)
+
     def room(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
         b, c, tiles = self.q.shape[0], self.carry.shape[-1], self.tiles
@@ -142,7 +149,7 @@ class Seen(NamedTuple):
 def _scan(x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     scan[(x.q.shape[0] * x.tiles,)](
-        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(), *group,
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *x.slots(), *seen, *x.room(), *group,
         **x.launch(how, scan),
     )  # fmt: skip
 
@@ -260,10 +267,14 @@ def perceptron_backward(
         _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
         read_backward[(b * group[1],)](
             q, k, lr, carry, pairs, slot, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
-            d.q, near, d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
+            d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
+        )  # fmt: skip
+        query_backward[(b * group[1],)](
+            q, k, lr, carry, pairs, slot, d_answer, seen.w1, seen.squares, u1, d_zr,
+            d.q, near, d.carry, d.slot, d.pairs, d_rates, scratch, *group, **x.launch(how, query_backward),
         )  # fmt: skip
         reverse[(b * x.tiles,)](
-            k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
+            k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *x.slots(), *late, d_z, d_o,
             near, d.v, d.gate, *x.room(), *group, **x.launch(how, reverse),
         )  # fmt: skip
         write_backward[(b * group[1],)](

@@ -30,6 +30,7 @@ def reverse(
     seen2, kept_o, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates, sent,
     d_w1, d_w2,  # of the stacks after the last chunk; then of those before the first
+    slot1, slot2,  # room for the slot's gradient, [b, I, F], [b, O, F]
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     parts, norms, tickets,  # what tiles tell each other
@@ -58,9 +59,18 @@ def reverse(
     norms += b * 2 * TILES * C
     met = 0
 
+    late1 += b * count * J * I * F
+    late2 += b * count * J * F * O
+    slot1 += b * I * F
+    slot2 += b * F * O
     e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
     if SLOT:
-        f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
+        f1 = tl.load(d_w1 + (b * J + 1) * I * F + at1)
+        tl.store(slot1 + at1, f1)
+        tl.store(late1 + ((count - 1) * J + 1) * I * F + at1, f1.to(DT))
+        f2 = tl.load(d_w2 + (b * J + 1) * F * O + at2)
+        tl.store(slot2 + at2, f2)
+        tl.store(late2 + ((count - 1) * J + 1) * F * O + at2, f2.to(DT))
 
     for back in range(count):
         n = count - 1 - back
@@ -68,19 +78,19 @@ def reverse(
         token = chunk * C + rc
         wide = local * C * F + cf
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+        if SLOT:
+            tl.debug_barrier()  # the slot that the last chunk stored
 
         # the writes, before what the other tiles add
         kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
         e1d, e2d = e1.to(DT), e2.to(DT)
-        tl.store(late1 + local * J * I * F + at1, e1d)
-        tl.store(late2 + local * J * F * O + at2, e2d)
+        tl.store(late1 + n * J * I * F + at1, e1d)
+        tl.store(late2 + n * J * F * O + at2, e2d)
         du1, dh = row0 * dot(kk, e1d), row0 * dot(u2, e2d)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)[:, None]
-            f1d, f2d = f1.to(DT), f2.to(DT)
-            tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
-            tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
+            f1d, f2d = tl.load(late1 + (n * J + 1) * I * F + at1), tl.load(late2 + (n * J + 1) * F * O + at2)
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
         hh = tl.load(h_ + wide)
@@ -117,22 +127,22 @@ def reverse(
 
         # what does not wait for the others: mixing, and what the queries sent
         dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * slope
-        m00 = tl.load(mix + chunk * J * J)
-        if SLOT:
-            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
-            m11 = tl.load(mix + chunk * 4 + 3)
-            x1, x2 = m01 * e1 + m11 * f1, m01 * e2 + m11 * f2
-            e1, e2 = m00 * e1 + m10 * f1, m00 * e2 + m10 * f2
-            f1, f2 = x1, x2
-        else:
-            e1, e2 = m00 * e1, m00 * e2
         dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
         told = sent + local * 2 * J * SENT
-        e1 = dot(tl.trans(tl.load(told + ci)), dzr, e1)
-        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, e2)
+        m00 = tl.load(mix + chunk * J * J)
         if SLOT:
-            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
-            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
+            m01, m11 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 3)
+            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, m01 * e1 + m11 * tl.load(slot1 + at1))
+            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, m01 * e2 + m11 * tl.load(slot2 + at2))
+            if BOUND:
+                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
+            tl.store(slot1 + at1, f1)
+            tl.store(slot2 + at2, f2)
+            if n > 0:
+                tl.store(late1 + ((n - 1) * J + 1) * I * F + at1, f1.to(DT))
+                tl.store(late2 + ((n - 1) * J + 1) * F * O + at2, f2.to(DT))
+        e1 = dot(tl.trans(tl.load(told + ci)), dzr, m00 * e1)
+        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, m00 * e2)
         e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
@@ -174,100 +184,10 @@ def reverse(
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
         if BOUND:
             e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
-            if SLOT:
-                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
 
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)
     if SLOT:
-        tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
-        tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)
-
-
-@triton.jit
-def inner(a, b):
-    """The inner products of the rows of two matrices."""
-    return tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
-
-
-@triton.jit(do_not_specialize=["first", "count", "total"])
-def write_backward(
-    k, lr, inverse, into,  # [b, total C, ...]
-    seen1, seen2, kept_u2, squares, h_, u1_, d_rates, late1, late2, dz_,  # of the chunks at hand, [b, count, ...]
-    d_k, near, d_lr, d_inverse, d_mix, d_into,  # results [b, total C, ...]; near is part of d_k
-    first, count, total,
-    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr,
-):  # fmt: skip
-    """What the reverse scan leaves to be done for all chunks at once: keys, mixing and rates."""
-    J: tl.constexpr = 2 if SLOT else 1
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
-    ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
-    token = chunk * C + rc
-    ci = token[:, None] * I + ri[None, :]
-
-    x0, y0, dk = tl.zeros([C, I], tl.float32), tl.zeros([C, O], tl.float32), tl.zeros([C, I], tl.float32)
-    i00, o00 = tl.zeros([I], tl.float32), tl.zeros([O], tl.float32)
-    if SLOT:
-        x1, y1 = tl.zeros([C, I], tl.float32), tl.zeros([C, O], tl.float32)
-        i01, i10, i11, o01, o10, o11 = i00, i00, i00, o00, o00, o00
-    for f in range(0, F, BF):
-        at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
-        at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
-        cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
-        u1, a1, e1 = tl.load(u1_ + cf), tl.load(seen1 + at1), tl.load(late1 + at1)
-        dk = dot_t(tl.load(dz_ + cf), a1, dk)
-        x0 = dot_t(u1, e1, x0)
-        i00 += inner(e1, a1)
-        if SLOT:
-            m1, f1 = tl.load(seen1 + I * F + at1), tl.load(late1 + I * F + at1)
-            x1 = dot_t(u1, f1, x1)
-            i01, i10, i11 = i01 + inner(e1, m1), i10 + inner(f1, a1), i11 + inner(f1, m1)
-        h, a2, e2 = tl.load(h_ + cf), tl.load(seen2 + at2), tl.load(late2 + at2)
-        y0 = dot_t(h, e2, y0)
-        o00 += inner(e2, a2)
-        if SLOT:
-            m2, f2 = tl.load(seen2 + F * O + at2), tl.load(late2 + F * O + at2)
-            y1 = dot_t(h, f2, y1)
-            o01, o10, o11 = o01 + inner(e2, m2), o10 + inner(f2, a2), o11 + inner(f2, m2)
-    tl.store(d_mix + chunk * J * J, tl.sum(i00) + tl.sum(o00))
-    if SLOT:
-        tl.store(d_mix + chunk * 4 + 1, tl.sum(i01) + tl.sum(o01))
-        tl.store(d_mix + chunk * 4 + 2, tl.sum(i10) + tl.sum(o10))
-        tl.store(d_mix + chunk * 4 + 3, tl.sum(i11) + tl.sum(o11))
-
-    kf = tl.load(k + ci).to(tl.float32)
-    u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :]).to(tl.float32)
-    s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
-    d_s1, d_s2 = tl.load(d_rates + local * 2 * C + rc), tl.load(d_rates + local * 2 * C + C + rc)
-    row = tl.load(into + chunk * J * C + rc)
-    d_row1, d_row2 = tl.sum(x0 * kf, 1), tl.sum(y0 * u2, 1)
-    tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2)
-    d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
-    dk += (row * s1)[:, None] * x0
-    if SLOT:
-        row = tl.load(into + chunk * J * C + C + rc)
-        d_row1, d_row2 = tl.sum(x1 * kf, 1), tl.sum(y1 * u2, 1)
-        tl.store(d_into + chunk * J * C + C + rc, d_row1 * s1 + d_row2 * s2)
-        d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
-        dk += (row * s1)[:, None] * x1
-    if BOUND:
-        rate, bound = tl.load(lr + token), tl.load(inverse + token)
-        h_square, u1_square = tl.load(squares + local * 5 * C + rc), tl.load(squares + (local * 5 + 1) * C + rc)
-        square2 = h_square * tl.load(squares + (local * 5 + 2) * C + rc)
-        d_lr2, d_bound2, d_square = bounded_vjp(d_s2, rate, bound, square2)
-        d_lr1, d_bound1, d_square = bounded_vjp(d_s1, rate, bound, tl.sum(kf * kf, 1) * u1_square)
-        tl.store(d_lr + token, d_lr1 + d_lr2)
-        tl.store(d_inverse + token, d_bound1 + d_bound2)
-        dk += (d_square * u1_square)[:, None] * kf
-    else:
-        tl.store(d_lr + token, d_s1 + d_s2)
-    tl.store(d_k + ci, tl.load(near + ci) + dk)
-
-
-@triton.jit
-def dot_t(a, b, total):
-    """``total + a b^T``."""
-    return dot(a, tl.trans(b), total)
+        tl.debug_barrier()
+        tl.store(d_w1 + (b * J + 1) * I * F + at1, tl.load(slot1 + at1))
+        tl.store(d_w2 + (b * J + 1) * F * O + at2, tl.load(slot2 + at2))
