@@ -36,7 +36,7 @@ SPECS = {
     "bounded": replace(TITANS, architecture=MLP(expansion=2), step_bound=1.0),
     "gd": replace(TITANS, architecture=MLP(expansion=1, activation="silu"), retention="none", algorithm="gd"),
     "huber": replace(TITANS, architecture=MLP(expansion=3, activation="gelu_tanh"), bias=Huber(), step_bound=1.0),
-    "huber per channel": replace(TITANS, architecture=MLP(expansion=2), bias=Huber(per="value")),
+    "huber per channel": replace(TITANS, architecture=MLP(expansion=2), bias=Huber(per="value"), step_bound=1.0),
     "yaad": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(), algorithm="gd", step_bound=1.0),
     "lp": replace(TITANS, architecture=MLP(expansion=2, activation="relu2"), bias=Lp()),
     "plain": replace(TITANS, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"),

@@ -32,11 +32,11 @@ TILE = 64
 
 LAUNCH = {
     "scan": {"num_warps": 4, "num_stages": 1},
-    "read": {"num_warps": 4, "num_stages": 2, "BF": 32},
+    "read": {"num_warps": 4, "num_stages": 2},
     "read_backward": {"num_warps": 4, "num_stages": 1},
     "query_backward": {"num_warps": 4, "num_stages": 2},
     "reverse": {"num_warps": 4, "num_stages": 1},
-    "write_backward": {"num_warps": 4, "num_stages": 2, "BF": 32},
+    "write_backward": {"num_warps": 4, "num_stages": 2},
 }
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
@@ -61,7 +61,7 @@ def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
 
 
 def _tile(f: int, most: int) -> int:
-    return next(tile for tile in (128, 64, 32, 16) if tile <= most and f % tile == 0)
+    return next(tile for tile in (64, 32, 16) if tile <= most and f % tile == 0)
 
 
 class Given(NamedTuple):
@@ -117,16 +117,11 @@ class Given(NamedTuple):
         size = min(n, max(8, PROGRAMS // b))
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
-    def slots(self) -> tuple[Tensor, Tensor]:
-        """Room for the slot of every head, or its gradient."""
-        (b, j, i, f), o = self.w1.shape, self.v.shape[-1]
-        return self.w1.new_empty(b * (j - 1), i, f), self.w1.new_empty(b * (j - 1), o, f)
-
     def room(self) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
         b, c, tiles = self.q.shape[0], self.carry.shape[-1], self.tiles
         sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
-        return sums, rows, torch.zeros(1 + b, dtype=torch.int32, device=self.q.device)
+        return sums, rows, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
 
 class Seen(NamedTuple):
@@ -149,7 +144,7 @@ class Seen(NamedTuple):
 def _scan(x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     scan[(x.q.shape[0] * x.tiles,)](
-        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *x.slots(), *seen, *x.room(), *group,
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(), *group,
         **x.launch(how, scan),
     )  # fmt: skip
 
@@ -274,7 +269,7 @@ def perceptron_backward(
             d.q, near, d.carry, d.slot, d.pairs, d_rates, scratch, *group, **x.launch(how, query_backward),
         )  # fmt: skip
         reverse[(b * x.tiles,)](
-            k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *x.slots(), *late, d_z, d_o,
+            k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
             near, d.v, d.gate, *x.room(), *group, **x.launch(how, reverse),
         )  # fmt: skip
         write_backward[(b * group[1],)](

@@ -9,18 +9,25 @@ all started or are next: there is no deadlock.
 import triton
 import triton.language as tl
 
-ROOT_HALF = tl.constexpr(0.7071067811865476)
 DENSITY = tl.constexpr(0.3989422804014327)  # of the normal distribution at zero
 TANH_SCALE = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 TANH_CUBIC = tl.constexpr(0.044715)
 TINY = tl.constexpr(1e-30)
+LINE = tl.constexpr(32)  # integers of a cache line: counters of two heads do not share one
 
 
 @triton.jit
 def gelu(z):
-    """Value, slope and curvature, as of every activation here."""
-    below = 0.5 * (1 + tl.erf(z * ROOT_HALF))
-    density = DENSITY * tl.exp(-0.5 * z * z)
+    """Value, slope and curvature, as of every activation here.
+
+    The tail of the normal distribution is the density times a polynomial of ``1 / (1 + c |z|)``, wrong by 8e-8 at most
+    (Abramowitz and Stegun 7.1.26), because an error function takes longer than the products around it.
+    """
+    bell = tl.exp(-0.5 * z * z)
+    t = 1 / (1 + 0.23164189 * tl.abs(z))
+    tail = bell * t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))))
+    below = tl.where(z < 0, tail, 1 - tail)
+    density = DENSITY * bell
     return z * below, below + z * density, density * (2 - z * z)
 
 
@@ -93,7 +100,7 @@ def error(o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr
     scale = tl.full([o.shape[0], 1], 1.0, tl.float32)
     if NORM:
         centred = o - mean(o)
-        scale = 1 / tl.sqrt(mean(centred * centred) + EPS)
+        scale = tl.rsqrt(mean(centred * centred) + EPS)
         y = centred * scale
     answer = y
     if RESIDUAL:
@@ -128,7 +135,7 @@ def error_vjp(
 def layer_norm_vjp(d, x, EPS: tl.constexpr):
     """The gradient at the input of the layer norm of the answers."""
     centred = x - mean(x)
-    scale = 1 / tl.sqrt(mean(centred * centred) + EPS)
+    scale = tl.rsqrt(mean(centred * centred) + EPS)
     y = centred * scale
     return (d - mean(d) - y * mean(d * y)) * scale
 

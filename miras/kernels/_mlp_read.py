@@ -63,7 +63,7 @@ def read(
         tl.store(out + co, y)
     if NORM:
         centred = y - mean(y)
-        y = centred / tl.sqrt(mean(centred * centred) + EPS)
+        y = centred * tl.rsqrt(mean(centred * centred) + EPS)
     if RESIDUAL:
         y += tl.load(q + ci).to(tl.float32)
     tl.store(answer + co, y)

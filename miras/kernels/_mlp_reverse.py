@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_parts import (
+    LINE,
     add_up,
     arrive,
     bounded_vjp,
@@ -30,7 +31,6 @@ def reverse(
     seen2, kept_o, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates, sent,
     d_w1, d_w2,  # of the stacks after the last chunk; then of those before the first
-    slot1, slot2,  # room for the slot's gradient, [b, I, F], [b, O, F]
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     parts, norms, tickets,  # what tiles tell each other
@@ -47,7 +47,7 @@ def reverse(
     ticket = tl.atomic_add(tickets, 1)
     b = (ticket // TILES).to(tl.int64)
     tile = ticket % TILES
-    arrivals = tickets + 1 + b
+    arrivals = tickets + (1 + b) * LINE
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
     at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co, cf = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :], rc[:, None] * F + rf[None, :]
@@ -59,18 +59,9 @@ def reverse(
     norms += b * 2 * TILES * C
     met = 0
 
-    late1 += b * count * J * I * F
-    late2 += b * count * J * F * O
-    slot1 += b * I * F
-    slot2 += b * F * O
     e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
     if SLOT:
-        f1 = tl.load(d_w1 + (b * J + 1) * I * F + at1)
-        tl.store(slot1 + at1, f1)
-        tl.store(late1 + ((count - 1) * J + 1) * I * F + at1, f1.to(DT))
-        f2 = tl.load(d_w2 + (b * J + 1) * F * O + at2)
-        tl.store(slot2 + at2, f2)
-        tl.store(late2 + ((count - 1) * J + 1) * F * O + at2, f2.to(DT))
+        f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
 
     for back in range(count):
         n = count - 1 - back
@@ -78,19 +69,19 @@ def reverse(
         token = chunk * C + rc
         wide = local * C * F + cf
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
-        if SLOT:
-            tl.debug_barrier()  # the slot that the last chunk stored
 
         # the writes, before what the other tiles add
         kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
         e1d, e2d = e1.to(DT), e2.to(DT)
-        tl.store(late1 + n * J * I * F + at1, e1d)
-        tl.store(late2 + n * J * F * O + at2, e2d)
+        tl.store(late1 + local * J * I * F + at1, e1d)
+        tl.store(late2 + local * J * F * O + at2, e2d)
         du1, dh = row0 * dot(kk, e1d), row0 * dot(u2, e2d)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)[:, None]
-            f1d, f2d = tl.load(late1 + (n * J + 1) * I * F + at1), tl.load(late2 + (n * J + 1) * F * O + at2)
+            f1d, f2d = f1.to(DT), f2.to(DT)
+            tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
+            tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
         hh = tl.load(h_ + wide)
@@ -127,22 +118,22 @@ def reverse(
 
         # what does not wait for the others: mixing, and what the queries sent
         dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * slope
-        dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
-        told = sent + local * 2 * J * SENT
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
-            m01, m11 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 3)
-            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, m01 * e1 + m11 * tl.load(slot1 + at1))
-            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, m01 * e2 + m11 * tl.load(slot2 + at2))
-            if BOUND:
-                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
-            tl.store(slot1 + at1, f1)
-            tl.store(slot2 + at2, f2)
-            if n > 0:
-                tl.store(late1 + ((n - 1) * J + 1) * I * F + at1, f1.to(DT))
-                tl.store(late2 + ((n - 1) * J + 1) * F * O + at2, f2.to(DT))
-        e1 = dot(tl.trans(tl.load(told + ci)), dzr, m00 * e1)
-        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, m00 * e2)
+            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
+            m11 = tl.load(mix + chunk * 4 + 3)
+            x1, x2 = m01 * e1 + m11 * f1, m01 * e2 + m11 * f2
+            e1, e2 = m00 * e1 + m10 * f1, m00 * e2 + m10 * f2
+            f1, f2 = x1, x2
+        else:
+            e1, e2 = m00 * e1, m00 * e2
+        dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
+        told = sent + local * 2 * J * SENT
+        e1 = dot(tl.trans(tl.load(told + ci)), dzr, e1)
+        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, e2)
+        if SLOT:
+            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
+            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
         e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
@@ -184,10 +175,11 @@ def reverse(
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
         if BOUND:
             e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
+            if SLOT:
+                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
 
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)
     if SLOT:
-        tl.debug_barrier()
-        tl.store(d_w1 + (b * J + 1) * I * F + at1, tl.load(slot1 + at1))
-        tl.store(d_w2 + (b * J + 1) * F * O + at2, tl.load(slot2 + at2))
+        tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
+        tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)

@@ -1,4 +1,4 @@
-"""Through the chunks of a sequence: weights stay in registers, one tile of the hidden width a program; a slot, in the cache.
+"""Through the chunks of a sequence: weights stay in registers, one tile of the hidden width a program.
 
 Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
 """
@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_parts import add_up, arrive, bounded_rate, dot, error, load_gate, wait
+from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -14,7 +14,6 @@ def scan(
     k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
     w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
-    slot1, slot2,  # room for the slot, [b, I, F], [b, O, F]
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
     parts, norms, tickets,  # what tiles tell each other
     first, count, total,
@@ -23,14 +22,14 @@ def scan(
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
-    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed; ``mix_10`` is 0."""
+    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed."""
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
     ticket = tl.atomic_add(tickets, 1)
     b = (ticket // TILES).to(tl.int64)
     tile = ticket % TILES
-    arrivals = tickets + 1 + b
+    arrivals = tickets + (1 + b) * LINE
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
     at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
@@ -42,17 +41,8 @@ def scan(
     met = 0
 
     a1, a2 = tl.load(w1 + b * w1_stride + at1), tl.load(w2 + b * w2_stride + at2)
-    seen1 += b * count * J * I * F
-    seen2 += b * count * J * F * O
-    slot1 += b * I * F
-    slot2 += b * F * O
     if SLOT:
-        m1 = tl.load(w1 + b * w1_stride + I * F + at1)
-        tl.store(slot1 + at1, m1)
-        tl.store(seen1 + I * F + at1, m1.to(DT))
-        m2 = tl.load(w2 + b * w2_stride + F * O + at2)
-        tl.store(slot2 + at2, m2)
-        tl.store(seen2 + F * O + at2, m2.to(DT))
+        m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -68,8 +58,19 @@ def scan(
         met += TILES
 
         # what does not wait for the others
-        tl.store(seen1 + n * J * I * F + at1, a1d)
-        tl.store(seen2 + n * J * F * O + at2, a2d)
+        tl.store(seen1 + local * J * I * F + at1, a1d)
+        tl.store(seen2 + local * J * F * O + at2, a2d)
+        m00 = tl.load(mix + chunk * J * J)
+        if SLOT:
+            tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
+            tl.store(seen2 + (local * J + 1) * F * O + at2, m2.to(DT))
+            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
+            m11 = tl.load(mix + chunk * 4 + 3)
+            x1, x2 = m10 * a1 + m11 * m1, m10 * a2 + m11 * m2
+            a1, a2 = m00 * a1 + m01 * m1, m00 * a2 + m01 * m2
+            m1, m2 = x1, x2
+        else:
+            a1, a2 = m00 * a1, m00 * a2
         k_row = tl.load(k + chunk * C * I + ri_at, mask=here[:, None], other=0.0).to(tl.float32)
         v_row = tl.load(v + chunk * C * O + ro_at, mask=here[:, None], other=0.0).to(tl.float32)
         g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
@@ -109,28 +110,15 @@ def scan(
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)
                 tl.store(squares + (local * 5 + 4) * C + rc, s2)
         kt, ut, hf = tl.trans(kk), tl.trans(u2d), hd.to(tl.float32)
-        m00 = tl.load(mix + chunk * J * J)
+        a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), a1)
+        a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), a2)
         if SLOT:
-            m01, m11 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 3)
-            m1 = tl.load(slot1 + at1)
-            a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), m00 * a1 + m01 * m1)
-            m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m11 * m1)
-            tl.store(slot1 + at1, m1)
-            m2 = tl.load(slot2 + at2)
-            a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), m00 * a2 + m01 * m2)
-            m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m11 * m2)
-            tl.store(slot2 + at2, m2)
-            if n + 1 < count:
-                tl.store(seen1 + ((n + 1) * J + 1) * I * F + at1, m1.to(DT))
-                tl.store(seen2 + ((n + 1) * J + 1) * F * O + at2, m2.to(DT))
-        else:
-            a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), m00 * a1)
-            a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), m00 * a2)
+            m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m1)
+            m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)
         tl.store(end2 + b * end2_stride + at2, a2)
         if SLOT:
-            tl.debug_barrier()
-            tl.store(end1 + b * end1_stride + I * F + at1, tl.load(slot1 + at1))
-            tl.store(end2 + b * end2_stride + F * O + at2, tl.load(slot2 + at2))
+            tl.store(end1 + b * end1_stride + I * F + at1, m1)
+            tl.store(end2 + b * end2_stride + F * O + at2, m2)
