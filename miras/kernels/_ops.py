@@ -55,13 +55,13 @@ class Config(NamedTuple):
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     """A table, not a search: the first call of a shape compiles each kernel once."""
     width = _power(x.O)
-    if kernel == "pull":
-        return Config(min(width, 32), 8 if x.I > 64 else 4, 1)
+    if kernel in ("readers", "writers"):
+        return Config(min(width, 32), 4, 2)
     if rowwise:
         return Config(width, 8 if width * _power(x.I) > 64 * 64 else 4, 1)
     if x.dtype == torch.float32:
         return Config(min(width, 32), 4, 1)
-    return Config(min(width, 32), 8 if x.I > 128 else 4, 2)
+    return Config(min(width, 64), 8 if x.I > 64 else 4, 2)
 
 
 def _launch(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:
@@ -224,7 +224,7 @@ def matrix_backward(
     q, k, v, d_o = _rowed(q), _rowed(k), _rowed(v), _rowed(d_o)
     solve, bound = slope is not None, inverse is not None
     rowwise = found.rowwise or bound
-    scratch = _Scratch(x, q, v, solve, bound)
+    scratch = _Scratch(x, q, bound)
     blocks, shared = _launch(x, rowwise, "scan")
     segments = -(-x.m // EVERY)
     _scan.scan[(x.programs * blocks * segments,)](
@@ -243,24 +243,36 @@ def matrix_backward(
     _scan.reverse[(x.programs * blocks,)](
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved,
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(),
-        scratch.d_states, scratch.d_predictions, scratch.d_rights, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
+        scratch.d_states, scratch.d_predictions, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
         *_strides(q, k, v, d_o, gate), x.H, x.T, x.C, x.m, x.I, x.O, x.programs * x.T,
         BOUND=bound, SOLVE=solve, GATE=kind, LIMIT=LIMIT if bound else 0.0,
         VJP=found.vjp, CONSTANTS=found.constants, **shared,
     )  # fmt: skip
-    _, shared = _launch(x, False, "pull")
     dq, dk = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k))
-    d_rates = d_lr if bound else lr.new_empty(token)
+    rates, d_rates = scratch.rates if bound else lr, lr.new_empty(token)
     d_rows, d_pairs, d_into, d_mix = (torch.empty_like(t) for t in (rows, pairs, into, mix))
     d_key_rows, d_key_pairs, d_slope = (
         lr.new_empty(0) if t is None else torch.empty_like(t) for t in (key_rows, key_pairs, slope)
     )
-    _pull.pull[(x.programs * x.m,)](
-        q, k, lr, rows, pairs, into, key_rows, key_pairs, slope, scratch.states, scratch.errors, scratch.rates, d_o,
-        scratch.d_states, scratch.d_predictions, scratch.d_rights, d_norms,
-        dq, dk, d_rates, d_rows, d_pairs, d_into, d_mix, d_key_rows, d_key_pairs, d_slope,
-        *_strides(q, k, d_o), x.H, x.T, x.C, x.m, x.I, x.O, BOUND=bound, SOLVE=solve, **shared,
+    tiles, sizes = (x.programs * x.m,), (x.H, x.T, x.C, x.m, x.I, x.O)
+    _, shared = _launch(x, False, "readers")
+    _pull.readers[tiles](
+        q, k, rates, rows, pairs, None, scratch.states, scratch.errors, d_o, dq, d_rates, d_rows, d_pairs, None,
+        *_strides(q, k, d_o), *sizes, KEYS=False, **shared,
     )  # fmt: skip
+    if solve:
+        upstream = scratch.d_predictions
+        _pull.readers[tiles](
+            k, k, rates, key_rows, key_pairs, slope, scratch.states, scratch.errors, upstream,
+            dk, d_rates, d_key_rows, d_key_pairs, d_slope, *_strides(k, k, upstream), *sizes, KEYS=True, **shared,
+        )  # fmt: skip
+    _, shared = _launch(x, False, "writers")
+    _pull.writers[tiles](
+        q, k, rates, pairs, into, key_pairs, scratch.states, scratch.errors, d_o, scratch.d_states,
+        scratch.d_predictions, d_norms, dk, d_rates, d_into, d_mix,
+        *_strides(q, k, d_o), *sizes, BOUND=bound, SOLVE=solve, **shared,
+    )  # fmt: skip
+    d_rates = d_lr if bound else d_rates
     d_gate = d_gate.sum(0) if len(d_gate) > 1 else d_gate[0]
     return [dq, dk, dv, d_rates, d_inverse, d_gate, d_slope, d_rows, d_pairs, d_into, d_mix, d_key_rows, d_key_pairs, d_start]  # fmt: skip
 
@@ -268,11 +280,10 @@ def matrix_backward(
 class _Scratch:
     """What backward computes again and the gradients it passes from kernel to kernel."""
 
-    def __init__(self, x: Tiles, q: Tensor, v: Tensor, solve: bool, bound: bool):
+    def __init__(self, x: Tiles, q: Tensor, bound: bool):
         states, tokens = (x.B, x.H, x.m, x.J, x.I, x.O), (x.B, x.H, x.T, x.O)
         self.states, self.d_states = q.new_empty(states), q.new_empty(states)
         self.errors, self.predictions, self.d_predictions = (q.new_empty(tokens) for _ in range(3))
-        self.d_rights = q.new_empty(tokens if solve else (0,))
         self.rates = q.new_empty(tokens[:3] if bound else (0,), dtype=torch.float32)
 
 

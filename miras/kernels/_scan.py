@@ -149,7 +149,7 @@ def scan(
 @triton.jit
 def reverse(
     q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solve, errors, predictions, rates, do, d_end,
-    d_states, d_predictions, d_rights, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
+    d_states, d_predictions, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
     sq_b, sq_h, sq_t, sk_b, sk_h, sk_t, sv_b, sv_h, sv_t, so_b, so_h, so_t, sg_b, sg_h, sg_t,
     H, T, C, NT, I, O, BHT,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
@@ -202,7 +202,6 @@ def reverse(
         if SOLVE:
             X = tl.load(solve + at * C * C + rc[None, :] * C + rc[:, None], mask=keep[:, None] & keep[None, :], other=0.0)
             dD = product(X, dD.to(DT), PRECISION)
-            store_tile(d_rights + token * O, rc, O, rv, keep, keep_v, dD, FULL)
         V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
         P = load_tile(predictions + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)
         if GATE == 2:

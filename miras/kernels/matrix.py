@@ -6,14 +6,16 @@ Shapes: B batch, H heads, T tokens, m tiles of C tokens, J = 1 + K memory and sl
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miras.algorithms import Algorithm
+from miras.algorithms import QHM, Algorithm, Momentum, Nesterov
 from miras.engine.chunked import bias_gates
-from miras.engine.coefficients import Coefficients, coefficients
+from miras.engine.coefficients import Coefficients
+from miras.engine.coefficients import coefficients as general_coefficients
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
@@ -119,43 +121,82 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: b
     return torch.cat(outputs, 2) if len(outputs) != 1 else outputs[0], state
 
 
+class Readers(NamedTuple):
+    """Coefficients of all tiles as the operator takes them."""
+
+    rows: Tensor
+    pairs: Tensor
+    into: Tensor
+    mix: Tensor
+    key_rows: Tensor | None
+    key_pairs: Tensor | None
+
+
 def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     from miras.kernels import _ops
 
     name = next(iter(shapes))
-    size = TILE if solve or _free(spec) else spec.chunk_size
+    size = TILE if solve else spec.chunk_size
     solve = solve and not _free(spec)
-    gates = algorithm_gates(spec, x)
-    c = _coefficients(spec, gates, x, size)
-    rows, pairs = _readers(c, spec.read == "previous")
-    key_rows = key_pairs = slope = None
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
-    lr, value = x.pair["lr"], x.v
+    lr, value, slope, gate = x.pair["lr"], x.v, None, None
+    bias = residuals.AFFINE
     if solve or _written_by_algorithm(spec):
-        step = (lr * keys.float().square().sum(-1))[..., None]
+        step = (lr * keys.to(lr.dtype).square().sum(-1))[..., None]
         slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
         slope = slope[..., 0].expand_as(lr).to(lr.dtype)
-    if _written_by_algorithm(spec):
-        bias, gate, value = residuals.AFFINE, slope, offset.to(value.dtype)  # pyright: ignore[reportPossiblyUnboundVariable]
-    else:
+        if _written_by_algorithm(spec):
+            gate, value = slope, offset.to(value.dtype)
+    if not _written_by_algorithm(spec):
         bias = residuals.remember(spec.bias)
         gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
-    if solve:
-        key_rows, key_pairs = _readers(c, True)
-        if spec.retention.gradient_at == "decayed":
-            kept = _tiled(gates["log_decay"].exp(), c)
-            key_rows, key_pairs = key_rows * kept[..., None, :], key_pairs * kept[..., None]
     start = state.memory[name].unsqueeze(2)
     start = torch.cat([start, state.slots[name]], 2) if name in state.slots else start
     inverse = x.pair.get("inverse_bound")
     if inverse is not None:
         start = limited(start)
-    given = [rows, pairs, c.end_pairs, c.end_mix, key_rows, key_pairs]
-    dense = [None if t is None else t.contiguous() for t in (lr, inverse, gate, slope if solve else None, *given)]
+    gates = [None if t is None else t.contiguous() for t in (lr, inverse, gate, slope if solve else None)]
+    readers = _readers(spec, algorithm_gates(spec, x), x, size, solve)
     keep = torch.is_grad_enabled()
-    y, end, *_ = _ops.matrix(queries, keys, value, *dense, start.contiguous(), bias, keep)
+    y, end, *_ = _ops.matrix(queries, keys, value, *gates, *readers, start.contiguous(), bias, keep)
     memory, slots = {name: end[:, :, 0]}, {name: end[:, :, 1:]} if name in state.slots else {}
     return y, state._replace(memory=memory, slots=slots)
+
+
+def _readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
+    """By one kernel for filters of at most one slot, else in PyTorch."""
+    previous, decayed = spec.read == "previous", spec.retention.gradient_at == "decayed"
+    kind, nu = 0, 0.0
+    match spec.algorithm:
+        case Momentum(order=1):
+            kind = 1
+        case Nesterov():
+            kind = 2
+        case QHM():
+            kind, nu = 3, spec.algorithm.nu
+        case Algorithm(slots=0):
+            pass
+        case _:
+            return _general_readers(spec, gates, x, size, solve)
+    from miras.kernels._coefficients import coefficients
+
+    logs = [gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum")]
+    found = coefficients(x.pair["lr"], *logs, size, kind, nu, previous, solve, decayed, x.q.dtype)
+    return Readers(*found) if solve else Readers(*found[:4], None, None)
+
+
+def _general_readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
+    c = _coefficients(spec, gates, x, size)
+    rows, pairs = _seen(c, spec.read == "previous")
+    key_rows = key_pairs = None
+    if solve:
+        key_rows, key_pairs = _seen(c, True)
+        if spec.retention.gradient_at == "decayed":
+            kept = _tiled(gates["log_decay"].exp(), c)
+            key_rows, key_pairs = key_rows * kept[..., None, :], key_pairs * kept[..., None]
+        key_rows, key_pairs = key_rows.contiguous(), key_pairs.to(x.q.dtype).contiguous()
+    into, mix = c.end_pairs.contiguous(), c.end_mix.contiguous()
+    return Readers(rows.contiguous(), pairs.to(x.q.dtype).contiguous(), into, mix, key_rows, key_pairs)
 
 
 def _coefficients(spec: MirasSpec, gates: Weights, x: Inputs, size: int) -> Coefficients:
@@ -163,7 +204,7 @@ def _coefficients(spec: MirasSpec, gates: Weights, x: Inputs, size: int) -> Coef
     like = next(iter(x.pair.values())).new_zeros(x.q.shape[:3])
     whole = x.length // size * size
     parts = [
-        coefficients(
+        general_coefficients(
             spec,
             {g: t.narrow(2, a, n * m).unflatten(2, (m, n)) for g, t in gates.items() if t.dim() == 3},
             like.narrow(2, a, n * m).unflatten(2, (m, n)),
@@ -192,7 +233,7 @@ def _padded(c: Coefficients, more: int) -> Coefficients:
     )
 
 
-def _readers(c: Coefficients, previous: bool) -> tuple[Tensor, Tensor]:
+def _seen(c: Coefficients, previous: bool) -> tuple[Tensor, Tensor]:
     """What tokens multiply memory and slots with, ``[B, H, m, J, C]``, and the pairs of their tile."""
     carry, pairs, slots = c.previous() if previous else (c.carry, c.pairs, c.slots)
     rows = carry.unsqueeze(-2)
