@@ -72,32 +72,30 @@ class Given(NamedTuple):
     v: Tensor  # [b, T, O]
     lr: Tensor  # [b, T]
     inverse: Tensor | None  # [b, T]
-    carry: Tensor  # [b, N, C]
+    rows: Tensor  # [b, N, J, C]: what readers multiply memory and slot with
     pairs: Tensor  # [b, N, C, C]
-    slot: Tensor | None  # [b, N, C]
-    mix: Tensor  # [b, N, J, J]
     into: Tensor  # [b, N, J, C]
+    mix: Tensor  # [b, N, J, J]
     w1: Tensor  # [b, J, I, F]
     w2: Tensor  # [b, J, F, O]
     gate: Tensor | None  # [b, T, 1] or [b, T, O]
 
-    @property
-    def tiles(self) -> int:
-        """Programs of a head in the scans."""
-        return self.w1.shape[-1] // _tile(self.w1.shape[-1], TILE)
+    def tiles(self, kernel: Any) -> int:
+        """Tiles of the hidden width."""
+        return self.w1.shape[-1] // _tile(self.w1.shape[-1], LAUNCH[kernel.__name__].get("BF", TILE))
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
         """The compile-time arguments of a kernel, of those it takes."""
         found, architecture = residuals.recall(how.bias), how.architecture
-        f, c, own = self.w1.shape[-1], self.carry.shape[-1], LAUNCH[kernel.__name__]
+        f, c, own = self.w1.shape[-1], self.rows.shape[-1], LAUNCH[kernel.__name__]
         every = {
             "C": c,
             "I": self.q.shape[-1],
             "O": self.v.shape[-1],
             "F": f,
             "BF": _tile(f, own.get("BF", TILE)),
-            "ROWS": 1 << (-(-c // self.tiles) - 1).bit_length(),
-            "SLOT": self.slot is not None,
+            "ROWS": 1 << (-(-c // self.tiles(kernel)) - 1).bit_length(),
+            "SLOT": self.rows.shape[2] > 1,
             "BOUND": self.inverse is not None,
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
             "LIMIT": LIMIT,
@@ -113,13 +111,13 @@ class Given(NamedTuple):
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
-        b, n = self.carry.shape[:2]
+        b, n = self.rows.shape[:2]
         size = min(n, max(8, PROGRAMS // b))
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
-    def room(self) -> tuple[Tensor, Tensor, Tensor]:
+    def room(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
-        b, c, tiles = self.q.shape[0], self.carry.shape[-1], self.tiles
+        b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
         sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
         return sums, rows, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
@@ -135,7 +133,7 @@ class Seen(NamedTuple):
 
     @staticmethod
     def of(x: Given) -> Seen:
-        (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.carry.shape[-1], x.groups()[0][1]
+        (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.rows.shape[-1], x.groups()[0][1]
         narrow, wide = x.q.new_empty, x.w1.new_empty
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
         return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
@@ -143,8 +141,8 @@ class Seen(NamedTuple):
 
 def _scan(x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    scan[(x.q.shape[0] * x.tiles,)](
-        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(), *group,
+    scan[(x.q.shape[0] * x.tiles(scan),)](
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(scan), *group,
         **x.launch(how, scan),
     )  # fmt: skip
 
@@ -156,11 +154,10 @@ def perceptron(
     v: Tensor,
     lr: Tensor,
     inverse: Tensor | None,
-    carry: Tensor,
+    rows: Tensor,
     pairs: Tensor,
-    slot: Tensor | None,
-    mix: Tensor,
     into: Tensor,
+    mix: Tensor,
     w1: Tensor,
     w2: Tensor,
     gate: Tensor | None,
@@ -177,7 +174,7 @@ def perceptron(
         Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group, second
         matrices transposed; stacks at the end.
     """
-    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     how = _remembered[recipe]
     groups = x.groups()
     answer = torch.empty_like(v)
@@ -192,7 +189,7 @@ def perceptron(
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
         _scan(x, how, [w[:, i] for w in kept], list(after), seen, group)
         read[(len(q) * group[1],)](
-            q, k, lr, carry, pairs, slot, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
+            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
             *group, **x.launch(how, read),
         )  # fmt: skip
     return answer, out, *kept, ends[0], ends[1].mT.contiguous()
@@ -205,18 +202,17 @@ def _(
     v: Tensor,
     lr: Tensor,
     inverse: Tensor | None,
-    carry: Tensor,
+    rows: Tensor,
     pairs: Tensor,
-    slot: Tensor | None,
-    mix: Tensor,
     into: Tensor,
+    mix: Tensor,
     w1: Tensor,
     w2: Tensor,
     gate: Tensor | None,
     recipe: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     out = w1.new_empty(v.shape if keep and _remembered[recipe].architecture.norm else 0)
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2.mT)]
     return torch.empty_like(v), out, *kept, torch.empty_like(w1), torch.empty_like(w2)
@@ -229,11 +225,10 @@ def perceptron_backward(
     v: Tensor,
     lr: Tensor,
     inverse: Tensor | None,
-    carry: Tensor,
+    rows: Tensor,
     pairs: Tensor,
-    slot: Tensor | None,
-    mix: Tensor,
     into: Tensor,
+    mix: Tensor,
     w1: Tensor,
     w2: Tensor,
     gate: Tensor | None,
@@ -246,7 +241,7 @@ def perceptron_backward(
     recipe: str,
 ) -> list[Tensor]:
     """Gradients of the tensor arguments of `perceptron` in their order; an empty tensor for one that is None."""
-    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     how = _remembered[recipe]
     d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
@@ -261,16 +256,16 @@ def perceptron_backward(
     for i, group in reversed(list(enumerate(x.groups()))):
         _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
         read_backward[(b * group[1],)](
-            q, k, lr, carry, pairs, slot, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
-            d.carry, d.slot, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
+            q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
+            d.rows, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
         )  # fmt: skip
         query_backward[(b * group[1],)](
-            q, k, lr, carry, pairs, slot, d_answer, seen.w1, seen.squares, u1, d_zr,
-            d.q, near, d.carry, d.slot, d.pairs, d_rates, scratch, *group, **x.launch(how, query_backward),
+            q, k, lr, rows, pairs, d_answer, seen.w1, seen.squares, u1, d_zr,
+            d.q, near, d.rows, d.pairs, d_rates, scratch, *group, **x.launch(how, query_backward),
         )  # fmt: skip
-        reverse[(b * x.tiles,)](
+        reverse[(b * x.tiles(reverse),)](
             k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
-            near, d.v, d.gate, *x.room(), *group, **x.launch(how, reverse),
+            near, d.v, d.gate, *x.room(reverse), *group, **x.launch(how, reverse),
         )  # fmt: skip
         write_backward[(b * group[1],)](
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
@@ -287,11 +282,10 @@ def _(
     v: Tensor,
     lr: Tensor,
     inverse: Tensor | None,
-    carry: Tensor,
+    rows: Tensor,
     pairs: Tensor,
-    slot: Tensor | None,
-    mix: Tensor,
     into: Tensor,
+    mix: Tensor,
     w1: Tensor,
     w2: Tensor,
     gate: Tensor | None,
@@ -303,7 +297,7 @@ def _(
     d_end2: Tensor,
     recipe: str,
 ) -> list[Tensor]:
-    x = Given(q, k, v, lr, inverse, carry, pairs, slot, mix, into, w1, w2, gate)
+    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     return [lr.new_empty(0) if t is None else torch.empty_like(t) for t in x]
 
 

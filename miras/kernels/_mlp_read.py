@@ -11,7 +11,7 @@ from miras.kernels._mlp_parts import dot, load_rates, mean
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def read(
-    q, k, lr, carry, pairs, slot,  # [b, total C, ...]
+    q, k, lr, rows, pairs,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
     out, answer,  # before norm and residual, and after, [b, total C, O]
     first, count, total,
@@ -34,9 +34,9 @@ def read(
     u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     p1 = (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT)
-    row0 = tl.load(carry + token)[:, None]
+    row0 = tl.load(rows + chunk * J * C + rc)[:, None]
     if SLOT:
-        row1 = -tl.load(slot + token)[:, None]
+        row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
         y1 = tl.zeros([C, O], tl.float32)
     y0 = tl.zeros([C, O], tl.float32)
     scores = tl.zeros([C, C], tl.float32)

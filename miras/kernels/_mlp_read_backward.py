@@ -11,9 +11,9 @@ from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def read_backward(
-    q, k, lr, carry, pairs, slot, out, d_answer,  # [b, total C, ...]
+    q, k, lr, rows, pairs, out, d_answer,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
-    d_carry, d_slot, d_pairs, d_out,  # results [b, total C, ...]; the first three in part
+    d_rows, d_pairs, d_out,  # results [b, total C, ...]; the first two in part
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates,  # for the reverse scan, [b, count, ...]
     sent,  # queries and d_out times what they meet the weights with, [b, count, 2 J, C, max(I, O)]
     scratch,  # [b, count, 4, C, C]
@@ -46,11 +46,11 @@ def read_backward(
         d = layer_norm_vjp(d, tl.load(out + co), EPS)
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
-    row0 = tl.load(carry + token)[:, None]
+    row0 = tl.load(rows + chunk * J * C + rc)[:, None]
     tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
     tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
     if SLOT:
-        row1 = -tl.load(slot + token)[:, None]
+        row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
         tl.store(sent + SENT + ri_at, (qq.to(tl.float32) * row1).to(DT))
         tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
     u2 = tl.load(kept_u2 + local * C * O + ro_at)
@@ -98,9 +98,9 @@ def read_backward(
         tl.store(d_zr + cf, dz)
         tl.store(d_u1 + cf, dot(p1_t, dz).to(DT))
 
-    tl.store(d_carry + token, rows0)
+    tl.store(d_rows + chunk * J * C + rc, rows0)
     if SLOT:
-        tl.store(d_slot + token, -rows1)
+        tl.store(d_rows + chunk * J * C + C + rc, rows1)
     tl.debug_barrier()
     weight = tl.load(pairs + cc)
     tl.store(scratch + C * C + cc, (-(weight * s2[None, :]) * scores).to(DT))
@@ -113,9 +113,9 @@ def read_backward(
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
 def query_backward(
-    q, k, lr, carry, pairs, slot, d_answer,  # [b, total C, ...]
+    q, k, lr, rows, pairs, d_answer,  # [b, total C, ...]
     seen1, squares, u1_, d_zr,  # of the chunks at hand, [b, count, ...]
-    d_q, near, d_carry, d_slot, d_pairs, d_rates,  # results [b, total C, ...]; near is part of the gradient of k
+    d_q, near, d_rows, d_pairs, d_rates,  # results [b, total C, ...]; near is part of the gradient of k
     scratch,  # [b, count, 4, C, C]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
@@ -146,11 +146,12 @@ def query_backward(
 
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     qf = qq.to(tl.float32)
-    tl.store(d_carry + token, tl.load(d_carry + token) + tl.sum(qf * dq0, 1))
-    dq = tl.load(carry + token)[:, None] * dq0
+    at = chunk * J * C + rc
+    tl.store(d_rows + at, tl.load(d_rows + at) + tl.sum(qf * dq0, 1))
+    dq = tl.load(rows + at)[:, None] * dq0
     if SLOT:
-        tl.store(d_slot + token, tl.load(d_slot + token) - tl.sum(qf * dq1, 1))
-        dq -= tl.load(slot + token)[:, None] * dq1
+        tl.store(d_rows + at + C, tl.load(d_rows + at + C) + tl.sum(qf * dq1, 1))
+        dq += tl.load(rows + at + C)[:, None] * dq1
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     weight = tl.load(pairs + chunk * C * C + cc)
     d_scores = (-(weight * s1[None, :]) * pulled).to(DT)

@@ -11,10 +11,9 @@ from torch import Tensor
 from miras.architectures import MLP
 from miras.engine import fused
 from miras.engine.chunked import bias_gates
-from miras.engine.coefficients import coefficients
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes
-from miras.kernels import residuals
+from miras.kernels import matrix, residuals
 from miras.kernels.table import Dims, Kernel, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -48,15 +47,11 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     from miras.kernels import _mlp_ops
 
     assert isinstance(spec.architecture, MLP)
-    batch, heads, length = x.q.shape[:3]
-    tile = (length // spec.chunk_size, spec.chunk_size)
-    gates = {g: t.unflatten(2, tile) for g, t in algorithm_gates(spec, x).items()}
-    lr, inverse = x.pair["lr"], x.pair.get("inverse_bound")
-    c = coefficients(spec, gates, lr.unflatten(2, tile), 1)
-    slot = None if c.slots is None else c.slots.squeeze(-1)
+    batch, heads = x.q.shape[:2]
+    readers = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
     stacks = [fused.stack(state, n) for n in ("w_1", "w_2")]
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
-    tensors = [x.q, x.k, x.v, lr, inverse, c.carry, c.pairs, slot, c.end_mix, c.end_pairs, *stacks, gate]
+    tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *readers[:4], *stacks, gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_ops.remember(spec.architecture, spec.bias, spec.chunk_size)
     y, _, _, _, *ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
