@@ -28,7 +28,7 @@ PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
 
 TILE = 64
-"""Hidden width of a program."""
+"""Hidden width of a program; half of it for float32, whose products take no tensor cores."""
 
 LAUNCH = {
     "scan": {"num_warps": 4, "num_stages": 1},
@@ -60,7 +60,8 @@ def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
     return repr(recipe)
 
 
-def _tile(f: int, most: int) -> int:
+def _tile(f: int, most: int, dtype: torch.dtype) -> int:
+    most = min(most, TILE // 2) if dtype == torch.float32 else most
     return next(tile for tile in (64, 32, 16) if tile <= most and f % tile == 0)
 
 
@@ -82,7 +83,10 @@ class Given(NamedTuple):
 
     def tiles(self, kernel: Any) -> int:
         """Tiles of the hidden width."""
-        return self.w1.shape[-1] // _tile(self.w1.shape[-1], LAUNCH[kernel.__name__].get("BF", TILE))
+        return self.w1.shape[-1] // self._tile(kernel)
+
+    def _tile(self, kernel: Any) -> int:
+        return _tile(self.w1.shape[-1], LAUNCH[kernel.__name__].get("BF", TILE), self.q.dtype)
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
         """The compile-time arguments of a kernel, of those it takes."""
@@ -93,7 +97,7 @@ class Given(NamedTuple):
             "I": self.q.shape[-1],
             "O": self.v.shape[-1],
             "F": f,
-            "BF": _tile(f, own.get("BF", TILE)),
+            "BF": self._tile(kernel),
             "ROWS": 1 << (-(-c // self.tiles(kernel)) - 1).bit_length(),
             "SLOT": self.rows.shape[2] > 1,
             "BOUND": self.inverse is not None,

@@ -18,8 +18,8 @@ from miras.kernels.table import Dims, Kernel, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
-SIZES = (16, 32, 64, 128)
-"""Chunks and widths of a head for which tiles are laid out."""
+SIZES = (16, 32, 64)
+"""Chunks and widths of a head whose tiles fit into a program."""
 
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
@@ -39,7 +39,11 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
     """Widths that fill a tile."""
     if reason := triton_runs(device, dtype):
         return reason
-    return None if dims.key in SIZES and dims.value in SIZES else f"a head is {tuple(dims)}, not of widths {SIZES}"
+    if dims.key not in SIZES or dims.value not in SIZES:
+        return f"a head is {dims.key} x {dims.value}, not of widths {SIZES}"
+    if dtype == torch.float32 and max(dims) > 32:
+        return f"products of heads of {max(dims)} in float32 take more registers than there are; bfloat16 and float16 do not"
+    return None
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
