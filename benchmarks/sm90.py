@@ -51,7 +51,7 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
-    aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in ("H", "C", "EVERY", "SEGMENTS", "COUNT", "NT"))]
+    aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))]
     attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
@@ -80,7 +80,7 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 def _type(name: str) -> str:
     if name in HALF or name in HALF_GRADIENTS:
         return "*bf16"
-    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|EVERY|SEGMENTS|COUNT|BHT", name):
+    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|COUNT|BHT", name):
         return "i32"
     return "*fp32"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,8 +56,9 @@ class AssociativeMemory:
         self, d_key: int, d_value: int, pairs: int = 1, where: tuple[torch.device, torch.dtype] | None = None
     ) -> Plan:
         """Which engine runs, and why not a faster one; kernels only if device and dtype of the inputs are given."""
-        shapes, pairs = self.shapes(d_key, d_value), 1 if self.spec.algorithm.steps > 1 else pairs
-        return plan(self.spec, shapes, pairs, self.path, self.tolerance, Dims(d_key, d_value), where)
+        # compilers trace the function itself: they warn of caches
+        make = _plan if torch.compiler.is_compiling() else _remembered_plan
+        return make(self, d_key, d_value, pairs, where)
 
     def random_memory(self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None) -> Weights:
         """A raw random start of every fast weight, ``[H, *weight]``: never zero, never uniform, different in every head."""
@@ -180,6 +182,17 @@ class AssociativeMemory:
         heads, d_key, d_value = q.shape[2], q.shape[-1], v.shape[-1]
         raw = {n: q.new_zeros(heads, *w.shape, dtype=dtype) for n, w in self.shapes(d_key, d_value).items()}
         return self.initial_state(raw, rows, d_key, d_value, pairs)
+
+
+def _plan(
+    memory: AssociativeMemory, d_key: int, d_value: int, pairs: int, where: tuple[torch.device, torch.dtype] | None
+) -> Plan:
+    spec, shapes = memory.spec, memory.shapes(d_key, d_value)
+    pairs = 1 if spec.algorithm.steps > 1 else pairs
+    return plan(spec, shapes, pairs, memory.path, memory.tolerance, Dims(d_key, d_value), where)
+
+
+_remembered_plan = lru_cache(_plan)
 
 
 def _inputs(

@@ -82,6 +82,8 @@ def _whole_chunks(
     """Whole chunks on one path, what comes before the first and after the last on another."""
     head = min(-state.phase[0] % spec.chunk_size, x.length)
     body = (x.length - head) // spec.chunk_size * spec.chunk_size
+    if body == x.length:
+        return chunks(state, x)
     outputs: list[Tensor] = []
     for part, go in zip(x.split([head, body, x.length - head - body]), (rest, chunks, rest), strict=True):
         if part.length:

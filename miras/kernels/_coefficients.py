@@ -73,6 +73,7 @@ def _options(
         "SOLVE": solve,
         "DECAYED": decayed and log_decay is not None,
         "EXACT": dtype == torch.float32,
+        "FULL": size == block and like.shape[2] % size == 0,
         "PRECISION": "ieee" if exact else "tf32",
         "num_warps": 8 if block > 64 else 4,
     }

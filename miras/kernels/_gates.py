@@ -59,30 +59,36 @@ def of_row(x, rc, row):
 
 
 @triton.jit
-def store_readers(rows, pairs, at, rc, C, keep, carry, slots, through, J: tl.constexpr, SHIFT: tl.constexpr):
+def store_readers(
+    rows, pairs, at, rc, C, keep, carry, slots, through, J: tl.constexpr, SHIFT: tl.constexpr, FULL: tl.constexpr
+):
     """Rows and pairs of every reader; SHIFT puts them one row later and an untouched state into the first."""
+    pairs += at * C * C
     row = rc + 1 if SHIFT else rc
     inside, exists = keep & (row < C), row < C
     base = at * J * C
     tl.store(rows + base + row, tl.where(inside, carry, 0.0), mask=exists)
     if J > 1:
         tl.store(rows + base + C + row, tl.where(inside, -slots, 0.0), mask=exists)
-    place = pairs + at * C * C + row[:, None] * C + rc[None, :]
-    through = tl.where(inside[:, None] & keep[None, :], through, 0.0).to(pairs.dtype.element_ty)
-    tl.store(place, through, mask=exists[:, None] & (rc < C)[None, :])
+    place = pairs + row[:, None] * C + rc[None, :]
+    if FULL:
+        tl.store(place, through.to(pairs.dtype.element_ty), mask=exists[:, None])
+    else:
+        through = tl.where(inside[:, None] & keep[None, :], through, 0.0).to(pairs.dtype.element_ty)
+        tl.store(place, through, mask=exists[:, None] & (rc < C)[None, :])
     if SHIFT:
         first = tl.where(rc == 0, 1.0, 0.0)
         tl.store(rows + base + rc, first, mask=rc == 0)
         if J > 1:
             tl.store(rows + base + C + rc, 0.0 * first, mask=rc == 0)
-        tl.store(pairs + at * C * C + rc, (0.0 * first).to(pairs.dtype.element_ty), mask=rc < C)
+        tl.store(pairs + rc, (0.0 * first).to(pairs.dtype.element_ty), mask=rc < C)
 
 
 @triton.jit
 def coefficients(
     log_decay, log_momentum, rows, pairs, into, mix, key_rows, key_pairs, nu, T, C, NT,
     J: tl.constexpr, BC: tl.constexpr, KIND: tl.constexpr, DECAY: tl.constexpr, PREVIOUS: tl.constexpr,
-    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program a tile."""
     at = tl.program_id(0).to(tl.int64)
@@ -106,16 +112,16 @@ def coefficients(
         tl.store(mix + at * J * J + 3, at_row(m, rc, end))
     tl.store(into + at * J * C + rc, tl.where(keep, -of_row(through, rc, end), 0.0), mask=rc < C)
     tl.store(mix + at * J * J, at_row(carry, rc, end))
-    store_readers(rows, pairs, at, rc, C, keep, carry, slots, through, J, PREVIOUS)
+    store_readers(rows, pairs, at, rc, C, keep, carry, slots, through, J, PREVIOUS, FULL)
     if SOLVE:
         if DECAYED:
             through -= own
             slots -= own_slots
-        store_readers(key_rows, key_pairs, at, rc, C, keep, carry, slots, through, J, not DECAYED)
+        store_readers(key_rows, key_pairs, at, rc, C, keep, carry, slots, through, J, not DECAYED, FULL)
 
 
 @triton.jit
-def load_readers(d_rows, d_pairs, at, rc, C, keep, J: tl.constexpr, SHIFT: tl.constexpr):
+def load_readers(d_rows, d_pairs, at, rc, C, keep, J: tl.constexpr, SHIFT: tl.constexpr, FULL: tl.constexpr):
     """Gradients of what `store_readers` was given."""
     row = rc + 1 if SHIFT else rc
     inside = keep & (row < C)
@@ -124,7 +130,11 @@ def load_readers(d_rows, d_pairs, at, rc, C, keep, J: tl.constexpr, SHIFT: tl.co
     if J > 1:
         d_slots = -tl.load(d_rows + at * J * C + C + row, mask=inside, other=0.0)
     place = d_pairs + at * C * C + row[:, None] * C + rc[None, :]
-    return d_carry, d_slots, tl.load(place, mask=inside[:, None] & keep[None, :], other=0.0).to(tl.float32)
+    if FULL:
+        d_through = tl.load(place, mask=inside[:, None], other=0.0)
+    else:
+        d_through = tl.load(place, mask=inside[:, None] & keep[None, :], other=0.0)
+    return d_carry, d_slots, d_through.to(tl.float32)
 
 
 @triton.jit
@@ -143,7 +153,7 @@ def after(d_log, rc, EXACT: tl.constexpr):
 def coefficients_backward(
     log_decay, log_momentum, d_rows, d_pairs, d_into, d_mix, d_key_rows, d_key_pairs, d_decay, d_momentum, nu, T, C, NT,
     J: tl.constexpr, BC: tl.constexpr, KIND: tl.constexpr, DECAY: tl.constexpr, PREVIOUS: tl.constexpr,
-    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr,
+    SOLVE: tl.constexpr, DECAYED: tl.constexpr, EXACT: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the logs."""
     at = tl.program_id(0).to(tl.int64)
@@ -153,12 +163,12 @@ def coefficients_backward(
     keep, token, end = rc < left, i * T + n * C, left - 1
     is_end = rc == end
     A, AT, carry, _ = chain(log_decay, token, rc, keep, BC, DECAY, EXACT)
-    d_carry, d_slots, G = load_readers(d_rows, d_pairs, at, rc, C, keep, J, PREVIOUS)
+    d_carry, d_slots, G = load_readers(d_rows, d_pairs, at, rc, C, keep, J, PREVIOUS, FULL)
     G -= tl.where(is_end[:, None], tl.load(d_into + at * J * C + rc, mask=keep, other=0.0)[None, :], 0.0)
     d_carry += tl.where(is_end, tl.load(d_mix + at * J * J), 0.0)
     own, own_slots = G * 0.0, d_slots * 0.0
     if SOLVE:
-        key_carry, key_slots, key_G = load_readers(d_key_rows, d_key_pairs, at, rc, C, keep, J, not DECAYED)
+        key_carry, key_slots, key_G = load_readers(d_key_rows, d_key_pairs, at, rc, C, keep, J, not DECAYED, FULL)
         d_carry += key_carry
         d_slots += key_slots
         G += key_G

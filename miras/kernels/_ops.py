@@ -53,15 +53,21 @@ class Config(NamedTuple):
 
 
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
-    """A table, not a search: the first call of a shape compiles each kernel once."""
-    width = _power(x.O)
-    if kernel in ("readers", "writers"):
-        return Config(min(width, 32), 4, 2)
+    """A table, not a search: the first call of a shape compiles each kernel once.
+
+    Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels: narrower ones were
+    seen to read outside of shared memory under Triton 3.6.0 on Hopper, in kernels that loop over tiles.
+    """
+    width, wide = _power(x.O), max(_power(x.C), _power(x.I)) >= 64
+    if kernel == "readers" or (kernel == "writers" and x.I <= 64):
+        return Config(64 if wide else min(width, 32), 4, 2)
+    if kernel == "writers":
+        return Config(32, 4, 2)
     if rowwise:
-        return Config(width, 8 if width * _power(x.I) > 64 * 64 else 4, 1)
+        return Config(max(width, 64) if wide else width, 8 if width * _power(x.I) > 64 * 64 else 4, 1)
     if x.dtype == torch.float32:
-        return Config(min(width, 32), 4, 1)
-    return Config(min(width, 64), 8 if x.I > 64 else 4, 2)
+        return Config(64 if wide else min(width, 32), 8, 1)
+    return Config(64 if wide else min(width, 32), 8 if x.I > 64 else 4, 2)
 
 
 def _launch(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:
@@ -158,10 +164,11 @@ def matrix(
             FULL=shared["BC"] == x.C and x.T % x.C == 0 and shared["BI"] == x.I, PRECISION=precision,
         )  # fmt: skip
     blocks, shared = _launch(x, found.rowwise or inverse is not None, "scan")
+    count = EVERY if keep else x.m
     _scan.scan[(x.programs * blocks,)](
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved, start,
         o, end, stored, None, None, None, None,
-        *_strides(q, k, v, o, gate), x.H, x.T, x.C, x.m, x.I, x.O, EVERY, 1, x.m,
+        *_strides(q, k, v, o, gate), x.H, x.T, x.C, x.m, x.I, x.O, count, 1, -(-x.m // count),
         READ=True, CHECK=keep, SAVE=False, BOUND=inverse is not None, SOLVE=solve, GATE=_gate_kind(gate),
         RESIDUAL=found.residual, CONSTANTS=found.constants, **shared,
     )  # fmt: skip
@@ -230,7 +237,7 @@ def matrix_backward(
     _scan.scan[(x.programs * blocks * segments,)](
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved, stored,
         None, None, None, scratch.states, scratch.errors, scratch.predictions, scratch.rates,
-        *_strides(q, k, v, None, gate), x.H, x.T, x.C, x.m, x.I, x.O, EVERY, segments, EVERY,
+        *_strides(q, k, v, None, gate), x.H, x.T, x.C, x.m, x.I, x.O, EVERY, segments, 1,
         READ=False, CHECK=False, SAVE=True, BOUND=bound, SOLVE=solve, GATE=_gate_kind(gate),
         RESIDUAL=found.residual, CONSTANTS=found.constants, **shared,
     )  # fmt: skip

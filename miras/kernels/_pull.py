@@ -7,7 +7,7 @@ A matrix of scores and its transpose are formed apart: an accumulator must not b
 import triton
 import triton.language as tl
 
-from miras.kernels._scan import load_stack, load_tile, product, store_tile
+from miras.kernels._scan import load_stack, load_tile, load_transposed, product, store_tile
 
 
 @triton.jit
@@ -72,8 +72,8 @@ def readers(
 
 
 @triton.jit
-def transposed_scores(X, pairs, at, rc, C, keep, rate, DT: tl.constexpr):
-    M = tl.load(pairs + at * C * C + rc[None, :] * C + rc[:, None], mask=keep[:, None] & keep[None, :], other=0.0)
+def transposed_scores(X, pairs, at, rc, C, keep, rate, FULL: tl.constexpr, DT: tl.constexpr):
+    M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
     return (-X * M * rate[:, None]).to(DT)
 
 
@@ -141,9 +141,9 @@ def writers(
     if not BOUND:
         tl.store(d_rates + token + rc, d_rate, mask=keep)
     Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-    dK = tl.dot(transposed_scores(X, pairs, at, rc, C, keep, lr, DT), Q, dK, input_precision=PRECISION)
+    dK = tl.dot(transposed_scores(X, pairs, at, rc, C, keep, lr, FULL, DT), Q, dK, input_precision=PRECISION)
     if SOLVE:
-        dK = tl.dot(transposed_scores(E, key_pairs, at, rc, C, keep, lr, DT), K, dK, input_precision=PRECISION)
+        dK = tl.dot(transposed_scores(E, key_pairs, at, rc, C, keep, lr, FULL, DT), K, dK, input_precision=PRECISION)
         dK += load_tile(dk + token * I, rc, I, ri, keep, keep_i, FULL).to(tl.float32)
     if BOUND:
         dK += K.to(tl.float32) * tl.load(d_norms + token + rc, mask=keep, other=0.0)[:, None]

@@ -25,6 +25,15 @@ def load_tile(pointer, rows, stride, columns, keep_rows, keep_columns, FULL: tl.
 
 
 @triton.jit
+def load_transposed(pointer, r, stride, keep, FULL: tl.constexpr):
+    """The transpose of a square tile, straight from memory."""
+    where = pointer + r[None, :] * stride + r[:, None]
+    if FULL:
+        return tl.load(where)
+    return tl.load(where, mask=keep[:, None] & keep[None, :], other=0.0)
+
+
+@triton.jit
 def store_tile(pointer, rows, stride, columns, keep_rows, keep_columns, x, FULL: tl.constexpr):
     where = pointer + rows[:, None] * stride + columns[None, :]
     x = x.to(pointer.dtype.element_ty)
@@ -67,15 +76,15 @@ def scan(
     q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solve, start,
     o, end, checkpoints, states, errors, predictions, rates,
     sq_b, sq_h, sq_t, sk_b, sk_h, sk_t, sv_b, sv_h, sv_t, so_b, so_h, so_t, sg_b, sg_h, sg_t,
-    H, T, C, NT, I, O, EVERY, SEGMENTS, COUNT,
+    H, T, C, NT, I, O, COUNT, SEGMENTS, STRETCHES,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     READ: tl.constexpr, CHECK: tl.constexpr, SAVE: tl.constexpr, BOUND: tl.constexpr, SOLVE: tl.constexpr,
     GATE: tl.constexpr, RESIDUAL: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """Forward over COUNT chunks. READ writes outputs and the end, CHECK the stack every EVERY chunks, SAVE what backward needs.
+    """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
-    With SEGMENTS > 1 a program starts at a checkpoint instead of the beginning.
+    SAVE writes what backward needs instead: then every one of SEGMENTS programs does one stretch, from its checkpoint.
     """
     pid = tl.program_id(0).to(tl.int64)
     j0, segment, i = pid % NV, (pid // NV) % SEGMENTS, pid // (NV * SEGMENTS)
@@ -83,65 +92,65 @@ def scan(
     rc, ri, rv = tl.arange(0, BC), tl.arange(0, BI), j0 * BV + tl.arange(0, BV)
     keep_i, keep_v = ri < I, rv < O
     size = I * O
-    first = segment * COUNT
     stack = load_stack(start + (i * SEGMENTS + segment) * J * size, size, ri, O, rv, keep_i, keep_v, J, FULL)
-    for step in range(0, tl.minimum(COUNT, NT - first).to(tl.int32)):
-        n = first + step
-        left = tl.minimum(T - n * C, C)
-        keep = rc < left
-        at, token = i * NT + n, i * T + n * C
+    for stretch in range(0, STRETCHES):
+        first = (segment + stretch) * COUNT
         if CHECK:
-            if step % EVERY == 0:
-                place = checkpoints + (i * tl.cdiv(NT, EVERY) + step // EVERY) * J * size
-                store_stack(place, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
-        K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
-        V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
-        rate = tl.load(lr + token + rc, mask=keep, other=0.0)
-        if GATE == 2:
-            G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)
-        elif GATE == 1:
-            G = tl.load(gate + token + rc, mask=keep, other=0.0)[:, None]
-        else:
-            G = 0.0
-        P = product(K, stack[0].to(DT), PRECISION)
-        if SOLVE:
-            P = P * tl.load(key_rows + at * J * C + rc, mask=keep, other=0.0)[:, None]
-            for j in tl.static_range(1, J):
-                row = tl.load(key_rows + (at * J + j) * C + rc, mask=keep, other=0.0)
-                P += product(K, stack[j].to(DT), PRECISION) * row[:, None]
-            X = load_tile(solve + at * C * C, rc, C, rc, keep, keep, FULL)
-            D = product(X, RESIDUAL(P, V, G, CONSTANTS).to(DT), PRECISION)
-        else:
-            D = RESIDUAL(P, V, G, CONSTANTS)
-        if BOUND:
-            rate = rate_of(rate, tl.load(inverse + token + rc, mask=keep, other=0.0), K, D)
-        U = D * rate[:, None]
-        if SAVE:
-            store_stack(states + at * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
-            store_tile(errors + token * O, rc, O, rv, keep, keep_v, D, FULL)
-            store_tile(predictions + token * O, rc, O, rv, keep, keep_v, P, FULL)
+            place = checkpoints + (i * STRETCHES + stretch) * J * size
+            store_stack(place, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
+        for step in range(0, tl.minimum(COUNT, NT - first).to(tl.int32)):
+            n = first + step
+            left = tl.minimum(T - n * C, C)
+            keep = rc < left
+            at, token = i * NT + n, i * T + n * C
+            K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
+            V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
+            rate = tl.load(lr + token + rc, mask=keep, other=0.0)
+            if GATE == 2:
+                G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)
+            elif GATE == 1:
+                G = tl.load(gate + token + rc, mask=keep, other=0.0)[:, None]
+            else:
+                G = 0.0
+            P = product(K, stack[0].to(DT), PRECISION)
+            if SOLVE:
+                P = P * tl.load(key_rows + at * J * C + rc, mask=keep, other=0.0)[:, None]
+                for j in tl.static_range(1, J):
+                    row = tl.load(key_rows + (at * J + j) * C + rc, mask=keep, other=0.0)
+                    P += product(K, stack[j].to(DT), PRECISION) * row[:, None]
+                X = load_tile(solve + at * C * C, rc, C, rc, keep, keep, FULL)
+                D = product(X, RESIDUAL(P, V, G, CONSTANTS).to(DT), PRECISION)
+            else:
+                D = RESIDUAL(P, V, G, CONSTANTS)
             if BOUND:
-                tl.store(rates + token + rc, rate, mask=keep)
-        if READ:
-            Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-            M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
-            M = (product(Q, tl.trans(K), PRECISION) * M).to(DT)
-            row = tl.load(rows + at * J * C + rc, mask=keep, other=0.0)
-            Y = product(Q, stack[0].to(DT), PRECISION) * row[:, None]
-            for j in tl.static_range(1, J):
-                row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
-                Y += product(Q, stack[j].to(DT), PRECISION) * row[:, None]
-            Y -= product(M, U.to(DT), PRECISION)
-            store_tile(o + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, Y, FULL)
-        KT = tl.trans(K)
-        new = ()
-        for a in tl.static_range(J):
-            share = tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
-            W = product(KT, (U * share[:, None]).to(DT), PRECISION)
-            for j in tl.static_range(J):
-                W += tl.load(mix + (at * J + a) * J + j) * stack[j]
-            new = new + (W,)  # noqa: RUF005
-        stack = new
+                rate = rate_of(rate, tl.load(inverse + token + rc, mask=keep, other=0.0), K, D)
+            U = D * rate[:, None]
+            if SAVE:
+                store_stack(states + at * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
+                store_tile(errors + token * O, rc, O, rv, keep, keep_v, D, FULL)
+                store_tile(predictions + token * O, rc, O, rv, keep, keep_v, P, FULL)
+                if BOUND:
+                    tl.store(rates + token + rc, rate, mask=keep)
+            if READ:
+                Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
+                M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+                M = (product(Q, tl.trans(K), PRECISION) * M).to(DT)
+                row = tl.load(rows + at * J * C + rc, mask=keep, other=0.0)
+                Y = product(Q, stack[0].to(DT), PRECISION) * row[:, None]
+                for j in tl.static_range(1, J):
+                    row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
+                    Y += product(Q, stack[j].to(DT), PRECISION) * row[:, None]
+                Y -= product(M, U.to(DT), PRECISION)
+                store_tile(o + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, Y, FULL)
+            KT = tl.trans(K)
+            new = ()
+            for a in tl.static_range(J):
+                share = tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
+                W = product(KT, (U * share[:, None]).to(DT), PRECISION)
+                for j in tl.static_range(J):
+                    W += tl.load(mix + (at * J + a) * J + j) * stack[j]
+                new = new + (W,)  # noqa: RUF005
+            stack = new
     if READ:
         store_stack(end + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
 
@@ -174,7 +183,7 @@ def reverse(
         Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
         Y = load_tile(do + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, FULL)
         # the transpose is loaded and its product formed again: an accumulator must not be transposed
-        M = tl.load(pairs + at * C * C + rc[None, :] * C + rc[:, None], mask=keep[:, None] & keep[None, :], other=0.0)
+        M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
         M = (product(K, tl.trans(Q), PRECISION) * M).to(DT)
         dU = -product(M, Y, PRECISION)
         for a in tl.static_range(J):
@@ -200,7 +209,7 @@ def reverse(
         else:
             dD = dU * rate[:, None]
         if SOLVE:
-            X = tl.load(solve + at * C * C + rc[None, :] * C + rc[:, None], mask=keep[:, None] & keep[None, :], other=0.0)
+            X = load_transposed(solve + at * C * C, rc, C, keep, FULL)
             dD = product(X, dD.to(DT), PRECISION)
         V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
         P = load_tile(predictions + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)

@@ -110,11 +110,11 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: b
     """Any tokens if each sees those before it, else whole chunks; cut where the last chunk ends, since the anchor is there."""
     phase = state.phase[0]
     whole = max((phase + x.length) // spec.chunk_size * spec.chunk_size - phase, 0)
+    parts = x.split([whole, x.length - whole]) if 0 < whole < x.length else [x]
     outputs: list[Tensor] = []
-    for i, part in enumerate(x.split([whole, x.length - whole])):
-        if part.length:
-            y, state = _stretch(spec, shapes, state, part, solve)
-            outputs.append(y)
+    for i, part in enumerate(parts):
+        y, state = _stretch(spec, shapes, state, part, solve)
+        outputs.append(y)
         if i == 0 and whole:
             state = state._replace(anchor=state.memory)
     state = state._replace(phase=((phase + x.length) % spec.chunk_size,) * state.batch)
