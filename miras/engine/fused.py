@@ -60,7 +60,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     def flat(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.flatten(0, 1)
 
-    stacks = [_stack(state, n).flatten(0, 1) for n in ("w_1", "w_2")]
+    stacks = [stack(state, n).flatten(0, 1) for n in ("w_1", "w_2")]
     lr, inverse = x.pair["lr"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, lr, inverse, c.carry, c.pairs, c.slots, c.end_mix, c.end_pairs]
     extra = [flat(g) for g in bias_gates(spec, x.pair).values()]
@@ -76,7 +76,8 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return y, state._replace(memory=memory, slots=slots, anchor=memory)
 
 
-def _stack(state: MemoryState, name: str) -> Tensor:
+def stack(state: MemoryState, name: str) -> Tensor:
+    """Memory and slots of one weight, ``[B, H, J, in, out]``."""
     memory = state.memory[name].unsqueeze(2)
     return torch.cat([memory, state.slots[name]], 2) if name in state.slots else memory
 

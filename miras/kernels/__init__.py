@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import matrix
+from miras.kernels import matrix, mlp
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
 __all__ = ["KERNELS", "Dims", "Kernel", "choose"]
 
-KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS)
+KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL)
 """All kernels, the fastest first."""
 
 

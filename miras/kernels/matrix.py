@@ -156,14 +156,14 @@ def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, sol
     if inverse is not None:
         start = limited(start)
     gates = [None if t is None else t.contiguous() for t in (lr, inverse, gate, slope if solve else None)]
-    readers = _readers(spec, algorithm_gates(spec, x), x, size, solve)
+    seen = readers(spec, algorithm_gates(spec, x), x, size, solve)
     keep = torch.is_grad_enabled()
-    y, end, *_ = _ops.matrix(queries, keys, value, *gates, *readers, start.contiguous(), bias, keep)
+    y, end, *_ = _ops.matrix(queries, keys, value, *gates, *seen, start.contiguous(), bias, keep)
     memory, slots = {name: end[:, :, 0]}, {name: end[:, :, 1:]} if name in state.slots else {}
     return y, state._replace(memory=memory, slots=slots)
 
 
-def _readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
+def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
     """By one kernel for filters of at most one slot, else in PyTorch."""
     previous, decayed = spec.read == "previous", spec.retention.gradient_at == "decayed"
     kind, nu = 0, 0.0
