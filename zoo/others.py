@@ -3,7 +3,7 @@
 from miras import MirasSpec, Surroundings
 from miras.ties import Constant
 from zoo._entry import Entry
-from zoo.modules import TNT, Hope, OwnGates, SoftmaxAttention
+from zoo.modules import TNT, Coded, Hope, OwnGates, SoftmaxAttention, Trellis
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -50,6 +50,28 @@ ENTRIES: tuple[Entry, ...] = (
         note="Derived from the paper's description: half the squared error of decoding with normalised slots, so that every "
         "write is orthogonal to its slot. Its printed equations we have not seen; the code of a key, its softmax, and the "
         "chunk size are choices made here. Slots can only grow, so there is no decay. Recommended: bounded steps.",
+    ),
+    Entry(
+        name="trellis",
+        title="Trellis",
+        paper="2512.23852",
+        recurrence=r"S^k_t=\alpha_tS^k_{t-1}-\eta_t(S^k_{t-1}k_t-\hat k_t)k_t^\top,\ c_t=\phi(S^k_tk_t),\quad "
+        r"S^v_t=\alpha_tS^v_{t-1}-\eta_t(S^v_{t-1}c_t-v_t)c_t^\top,\quad y_t=S^v_t\phi(S^k_tq_t)",
+        spec=MirasSpec.make(
+            architecture="matrix",
+            bias="l2",
+            retention="l2",
+            algorithm={"name": "gd", "max_lr": 0.1},
+            chunk_size=16,
+            step_bound=None,
+        ),
+        around=Surroundings(ties=(Coded(),)),
+        recommended={"algorithm": {"max_lr": 1.0}, "step_bound": 1.0},
+        note="The paper's Eq. 13-14 in the reading of a public implementation; we have not seen them in print. phi is SiLU "
+        "scaled to the root of its width. There, the first pass maps the layer's input to the key; here it maps the key of a "
+        "head to a learned map of it. Rates, decays, the number of slots (that of the key's channels) and the chunk size are "
+        "choices made here. Recommended: bounded steps.",
+        build=Trellis,
     ),
     Entry(
         name="tnt",
