@@ -202,3 +202,35 @@ def test_attention_is_the_limit_of_its_recurrence():
         y, _ = AssociativeMemory(spec)(x["q"] * scale, x["k"] * scale, values, {"lr": 1.0})
         far.append((y[..., :-1] / y[..., -1:] - wanted).norm().item())
     assert far[0] > far[1] > far[2] and far[2] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["tnt", "trellis"])
+def test_a_layer_says_what_surprised_its_main_memory(name: str):
+    layer: Any = zoo.load(name, dim=8, heads=2)
+    assert layer.inspect(torch.randn(1, 5, 8))["surprise"].shape == (1, 5, 2)
+
+
+@pytest.mark.parametrize("name, says", [("hope", "make their own keys"), ("softmax_attention", "has no inner loss")])
+def test_a_layer_without_an_inner_loss_says_so(name: str, says: str):
+    layer: Any = zoo.load(name, dim=8, heads=2)
+    with pytest.raises(ValueError, match=says):
+        layer.inspect(torch.randn(1, 5, 8))
+
+
+@pytest.mark.parametrize("name", ["tnt", "trellis", "hope", "softmax_attention"])
+def test_every_number_of_a_layer_learns(name: str):
+    layer: Any = zoo.load(name, dim=8, heads=2).double()
+    y, state = layer(torch.randn(2, 40, 8, dtype=torch.float64))
+    total = y.square().sum() + sum(w.square().sum() for w in state.memory.values())
+    total.backward()
+    for parameter, weight in layer.named_parameters():
+        assert not weight.numel() or (weight.grad is not None and weight.grad.any()), parameter
+
+
+def test_documents_packed_into_a_row_are_separate():
+    layer: Any = zoo.load("softmax_attention", dim=8, heads=2).double()
+    x = torch.randn(1, 7, 8, dtype=torch.float64)
+    y, state = layer(x, cu_seqlens=torch.tensor([0, 3, 7]))
+    assert state.batch == 2
+    for a, b in ((0, 3), (3, 7)):
+        torch.testing.assert_close(y[:, a:b], layer(x[:, a:b])[0])

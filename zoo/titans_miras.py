@@ -32,7 +32,7 @@ ENTRIES: tuple[Entry, ...] = (
             step_bound=None,
         ),
         recommended={"architecture": {"residual": True, "norm": True}, "bias": {"half": True}, "step_bound": 1.0},
-        note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes one to four layers. "
+        note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes two to four layers, one is titans_linear. "
         "Width, activation, chunk size and gates are not in the paper. Eq. 32 prints the new memory on the right and "
         "Eq. 17 uses x for both key and value; meant are the old one, and k and v. Recommended: the memory answers "
         "x + LN(...), without which nothing bounds its gradient, and every step is bounded.",
