@@ -77,9 +77,13 @@ class Layer(nn.Module):
         return tuple(mixer.start(batch) for mixer in self.mixers)  # type: ignore[operator]
 
     def forward(
-        self, x: Tensor, states: tuple[State, ...], place: Place
+        self, x: Tensor, states: tuple[State, ...] | None, place: Place
     ) -> tuple[Tensor, tuple[State, ...], Tensor | None]:
-        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in."""
+        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in.
+
+        Without states it starts; here, where sharded parameters are whole.
+        """
+        states = self.start(len(x)) if states is None else states
         after: list[State] = []
         values = place.values
         for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
