@@ -113,7 +113,8 @@ ENTRIES: tuple[Entry, ...] = (
         around=Surroundings(ties=(OwnGates(),)),
         recommended={"step_bound": 1.0},
         note="The factor on the right of Eq. 88 is undefined for a memory of two layers; here every matrix forgets along its own "
-        "input, at the anchor. All five memories have one chunk size, where the paper has one for the main memory and one for "
+        "input, at the anchor. With the squared loss the erasure acts twice, as in Eq. 93; bias='dot' is Eq. 92, whose sign is "
+        "wrong in print. All five memories have one chunk size, where the paper has one for the main memory and one for "
         "the rest; momentum, which its ablation mentions, is in no equation. Rates and decays are the squashed mean of the "
         "channels of their memory's answer. The paper leaves open what error a level of the continuum memory accumulates: "
         "here that of the token's value. Two levels of 64 and 512 tokens; zoo.modules.Hope takes others. "
