@@ -75,7 +75,8 @@ ENTRIES: tuple[Entry, ...] = (
         note=LEARNED
         + " In chunks the norm is that of their start (§5.4); retention={'link_at': 'token'} with chunk_size=1 is "
         "Eq. 24-25. The learning rate stands in Eq. 24 and again in 25: it is used once. The norm is that of each matrix, with "
-        "a floor of 0.1; the exponent 4 stands where the paper's derivation has the dual one. As printed the link lacks an elementwise power and is no minimiser, and decay makes the memory "
+        "a floor of 0.1; the exponent 4 stands where the paper's derivation has the dual one. "
+        "As printed the link lacks an elementwise power and is no minimiser, and decay makes the memory "
         "larger, for the link has degree -1 in the accumulator. Recommended: the exact link, of degree one, with the mean in "
         "place of the sum, so that the size of the matrix does not matter; the gradient of a loss; bounded steps.",
     ),
