@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from miras.packing import side_by_side
 from titans.blocks import State
 from titans.cache import ModelCache
 from titans.config import KINDS, TitansConfig, preset
@@ -20,7 +21,7 @@ from titans.layer import ATTENDS, Layer
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
 from titans.norm import RMSNorm
-from titans.place import Place, packed_left, side_by_side, unpacked
+from titans.place import Place, packed_left, unpacked
 
 LayerStates = tuple[tuple[State, ...], ...]
 """The states of every layer's mixers."""

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miras.associative import document_bounds
-
 
 class Place(NamedTuple):
     """Positions of a call's tokens, and what layers hand on about them. In every row the tokens that count come first.
@@ -91,13 +89,3 @@ def unpacked(x: Tensor, order: Tensor, mask: Tensor) -> Tensor:
     """The inverse of `packed_left`, zero at the tokens that were skipped."""
     back = torch.argsort(order, dim=1)[..., None].expand_as(x)
     return x.gather(1, back) * mask[..., None]
-
-
-def side_by_side(x: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """Documents packed into one row ``[1, T, ...]`` as rows of their own, and which of their tokens are not padding."""
-    bounds = document_bounds(cu_seqlens)
-    if len(x) != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != x.shape[1] or bounds != sorted(bounds):
-        raise ValueError(f"cu_seqlens packs one row [1, T] and rises from 0 to T; got {bounds} for {tuple(x.shape)}")
-    rows = torch.nn.utils.rnn.pad_sequence([x[0, a:b] for a, b in pairwise(bounds)], batch_first=True)
-    lengths = cu_seqlens.diff()[:, None].to(x.device)
-    return rows, torch.arange(rows.shape[1], device=x.device) < lengths
