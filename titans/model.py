@@ -63,7 +63,9 @@ class TitansLM(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and ".gates." not in name:
                 into_stream = name.endswith((".out", ".down"))
-                nn.init.normal_(module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0))
+                nn.init.normal_(
+                    module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0)
+                )
         for tokens in (self.embedding.weight, self.longterm):
             if tokens is not None:
                 nn.init.normal_(tokens, std=self.config.initializer)

@@ -99,7 +99,9 @@ class MAC(Mixer):
             return memory
         return found.reset(begins, memory) if begins else found
 
-    def _attend(self, x: Tensor, h: Tensor, state: dict[str, Tensor], place: Place) -> tuple[Tensor, dict[str, Tensor]]:
+    def _attend(
+        self, x: Tensor, h: Tensor, state: dict[str, Tensor], place: Place
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Attention of ``[p | h | S]``, where h stands one segment before S."""
         spec, positions = self.attention.spec, place.positions(x.device)
         past = 0 if all(s % self.segment == 0 for s in place.seen) else self.segment  # a new segment sees nothing old
