@@ -79,10 +79,10 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, states: tuple[State, ...], place: Place
     ) -> tuple[Tensor, tuple[State, ...], Tensor | None]:
-        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in."""
+        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in; no states: a start."""
         after: list[State] = []
         values = place.values
-        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
+        for mixer, norm, state in zip(self.mixers, self.norms, states or self.start(len(x)), strict=False):
             z = norm(x)
             if self.offers and hasattr(mixer, "attention"):
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]

@@ -115,8 +115,8 @@ class TitansLM(nn.Module):
     ) -> tuple[Tensor, ModelCache]:
         """The normalised stream ``[B, T, dim]`` in front of the head, and the cache after it."""
         x = self._embedded(tokens)
-        if cache is None:
-            cache = self.start(len(x))
+        if cache is None:  # each layer starts inside its forward pass: a sharded one has its parameters only there
+            cache = ModelCache(((),) * len(self.layers), (0,) * len(x)) if x.numel() else self.start(len(x))
         if cache.batch != len(x):
             raise ValueError(f"the cache has {cache.batch} rows, the tokens {len(x)}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
