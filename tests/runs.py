@@ -14,34 +14,19 @@ from typing import Any
 
 from titans.train import Config, Data, Model, Optimizer, Records, Schedule, System, records, train
 
-WORDS = [
-    "memory",
-    "learns",
-    "while",
-    "it",
-    "reads;",
-    "the",
-    "gradient",
-    "of",
-    "its",
-    "loss",
-    "is",
-    "what",
-    "surprises",
-    "it",
-    "and",
-    "decay",
-    "is",
-    "how",
-    "it",
-    "forgets",
-]
+WORDS = (
+    "memory learns while it reads",
+    "the gradient of its loss is what surprises it",
+    "decay is how it forgets",
+    "a chunk shares one anchor",
+    "keys are where and values what",
+)
 
 processes = mp.get_context("forkserver")
 processes.set_forkserver_preload(["titans.train.trainer"])  # pay for the imports once
 
 
-def text(folder: Path, documents: int = 40, words: int = 60) -> str:
+def text(folder: Path, documents: int = 40, words: int = 15) -> str:
     """A text file with that many documents, NUL between them."""
     rows = [" ".join(WORDS[(i * i + 3 * n * i + n) % len(WORDS)] for i in range(words + n)) for n in range(documents)]
     path = folder / "text.txt"

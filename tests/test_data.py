@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titans import TitansLM
+from titans import TitansLM, preset
 from titans.data import (
     IGNORED,
     Bytes,
@@ -153,23 +154,17 @@ def test_parts_of_a_packed_batch(tokens: Shards, rows: int, start: int, step: in
 
 def test_packed_documents_do_not_see_each_other(tokens: Shards):
     """The loss of a packed batch is that of its documents one by one."""
-    model = TitansLM("tiny", kind="mag", dim=16, depth=1, window=8) if False else _model()
+    model = TitansLM(preset("tiny", "mag", dim=16, layers=("mag",), window=8))
     batch = Packed(tokens, 2, 16, 1).batch(1)
     read, mask, target = inputs(batch)
     with torch.no_grad():
         together = model(read, mask=mask, labels=target, return_loss=True)
         cut, flat, wanted = batch["cu_seqlens"].tolist(), batch["tokens"][:, :-1].flatten(), labels(batch).flatten()
         total, count = 0.0, int((wanted != IGNORED).sum())
-        for a, b in zip(cut, cut[1:], strict=False):
+        for a, b in pairwise(cut):
             n = int((wanted[a:b] != IGNORED).sum())
             total += n * float(model(flat[None, a:b], labels=wanted[None, a:b], return_loss=True)) if n else 0.0
     assert float(together) == pytest.approx(total / count, abs=1e-5)
-
-
-def _model() -> TitansLM:
-    from titans import preset
-
-    return TitansLM(preset("tiny", "mag", dim=16, layers=("mag",), window=8))
 
 
 # where text comes from ---------------------------------------------------------------------------

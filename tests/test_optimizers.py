@@ -104,5 +104,5 @@ def test_mistakes(fields: dict, message: str):
 
 
 def test_some_need_whole_matrices():
-    with pytest.raises(ValueError, match="Adafactor needs whole matrices; pass --system.parallel ddp"):
+    with pytest.raises(ValueError, match=r"Adafactor needs whole matrices; pass --system.parallel ddp"):
         optimizers(Network(), Optimizer(name="adafactor"), sharded=True)

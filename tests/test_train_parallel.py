@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from runs import ddp, losses, tiny, together, weights
 
-from titans.train import Config, Optimizer, System, train
+from titans.train import Config, Optimizer, Schedule, System, train
+from titans.train.parallel import World
+from titans.train.trainer import _share
 
 pytestmark = pytest.mark.slow
 
@@ -23,35 +25,40 @@ def without_end(config: Config, folder: Path, name: str, step: int) -> Config:
 
 
 def test_two_processes_are_one(tmp_path: Path):
-    one = tiny(tmp_path, "one", steps=50)
-    stream = tiny(tmp_path, "stream", steps=20, order="stream")
+    """Rounding differs, and training amplifies it; with this learning rate to less than 1e-5 in 50 steps."""
+    one = tiny(tmp_path, "one", steps=50, optimizer=Optimizer(lr=2e-3))
+    stream = tiny(tmp_path, "stream", order="stream", optimizer=Optimizer(lr=2e-3))
     train(one)
     train(stream)
-    names = ("fsdp", "ddp", "micro", "stream2")
-    fsdp, copied, micro, carried = (replace(one, folder=str(tmp_path / name)) for name in names)
-    micro = replace(micro, system=System(micro_batch=1), steps=10)
+    fsdp, copied, micro, carried = (replace(one, folder=str(tmp_path / name)) for name in ("a", "b", "c", "d"))
+    micro = replace(micro, system=System(micro_batch=1), schedule=Schedule(shape="constant", warmup=2), steps=5)
+    micro_alone = replace(micro, folder=str(tmp_path / "e"), system=System())
     carried = replace(stream, folder=carried.folder)
-    onto_two = without_end(one, tmp_path, "onto-two", 24)
+    onto_two = without_end(one, tmp_path, "onto-two", 40)
     carried_on = without_end(stream, tmp_path, "carried-on", 8)
-    muon = replace(one, folder=str(tmp_path / "muon"), optimizer=Optimizer(name="muon", lr=1e-2))
-    together([fsdp, ddp(copied), micro, carried, onto_two, carried_on, muon])
-    for config in (fsdp, copied, onto_two):
+    together([fsdp, ddp(copied), micro, carried, onto_two, carried_on])
+    onto_one = without_end(fsdp, tmp_path, "onto-one", 40)
+    train(onto_one)
+    train(micro_alone)
+    for config in (fsdp, copied, onto_two, onto_one):
         assert losses(config) == pytest.approx(losses(one), abs=1e-5)
-    assert losses(micro)[:1] == pytest.approx(losses(one)[:1], abs=1e-5)
     for config in (carried, carried_on):
         assert losses(config) == pytest.approx(losses(stream), abs=1e-5)
-    onto_one = without_end(fsdp, tmp_path, "onto-one", 24)
-    alone = replace(muon, folder=str(tmp_path / "muon-alone"))
-    train(onto_one)
-    train(alone)
-    assert losses(onto_one) == pytest.approx(losses(fsdp), abs=1e-6)
-    assert losses(alone) == pytest.approx(losses(muon), abs=2e-3)  # its powers of matrices are in bfloat16
+    assert losses(onto_one) == pytest.approx(losses(fsdp), abs=2e-6)
+    assert losses(micro) == pytest.approx(losses(micro_alone), abs=1e-5)
     assert weights(one) != weights(fsdp)  # two computations, not one read twice
 
 
-def test_rows_must_be_shared_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from titans.train.parallel import World
-    from titans.train.trainer import _share
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["muon", "QHM", "AggMo", "Yogi", "Lamb", "AdaBelief", "SGD"])
+def test_optimizers_on_shards(tmp_path: Path, name: str):
+    one = tiny(tmp_path, "one", optimizer=Optimizer(name=name, lr=2e-3))
+    two = replace(one, folder=str(tmp_path / "two"))
+    train(one)
+    together([two])
+    assert losses(two) == pytest.approx(losses(one), abs=2e-3 if name == "muon" else 1e-5)  # Muon's powers are bfloat16
 
+
+def test_rows_must_be_shared_equally():
     with pytest.raises(ValueError, match="3 processes cannot share 4 rows equally"):
         _share(4, World(0, 3, None, "fsdp"))  # type: ignore[arg-type]
