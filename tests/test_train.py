@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import begin, losses, text, tiny, weights
+from training import begin, losses, text, tiny, weights
 
 from miras import MirasSpec
 from titans.cli import main
@@ -158,7 +158,7 @@ def test_sigterm_saves_and_says_so(whole: Config, tmp_path: Path):
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM
-    assert checkpoints.Shelf(Path(config.folder) / "checkpoints").newest().name.count("") - 1 >= 3  # one was written
+    assert (Path(config.folder) / "checkpoints" / "latest").exists()
     train(config)
     assert losses(config) == losses(whole) and weights(config) == weights(whole)
 

@@ -27,11 +27,12 @@ T = TypeVar("T")
 _registry = ConstructorRegistry()
 
 
-def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
+def parse(cls: type[T], arguments: Sequence[str], command: str, default: T = tyro.MISSING) -> T:
     """An object of a dataclass from flags; components of a memory are subcommands such as ``model.memory.bias:huber``."""
     about = (cls.__doc__ or "").partition("\n")[0]
-    begin = {} if default is None else {"default": default}
-    return tyro.cli(cls, prog=f"miras {command}", description=about, args=arguments, registry=_registry, **begin)
+    return tyro.cli(
+        cls, prog=f"miras {command}", description=about, args=arguments, registry=_registry, default=default
+    )
 
 
 @_registry.struct_rule

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from titans.cache import ModelCache
 from titans.data import IGNORED, Batch, Source, ahead, inputs, labels, open_source, take
-from titans.loss import chunked_cross_entropy
 from titans.model import TitansLM
 from titans.train import records, state
 from titans.train.checkpoint import CheckpointError, Shelf, load, save
@@ -58,7 +57,7 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
     Args:
         config: the run.
         model: a model to train instead of the one the config describes; like `titans.TitansLM`, it has ``layers``,
-            ``hidden`` and ``readout``.
+            ``hidden`` and ``loss``.
 
     Raises:
         Diverged: if the loss or its gradient is not finite.
@@ -88,9 +87,9 @@ class Objective(nn.Module):
         self, tokens: Tensor, mask: Tensor | None, target: Tensor, cache: ModelCache | None
     ) -> tuple[Tensor, ModelCache]:
         """The summed loss of tokens ``[B, T]``, and what the model remembers of them, cut from the graph."""
-        hidden, cache = self.model.hidden(tokens, cache, mask=mask)
-        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.model.readout, target.flatten())
-        return loss * (target != IGNORED).sum().clamp_min(1), cache.detach()
+        hidden, after = self.model.hidden(tokens, cache, mask=mask)
+        loss = self.model.loss(hidden, target)
+        return loss * (target != IGNORED).sum().clamp_min(1), after.detach()
 
 
 class Trainer:
