@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 from tyro.constructors import (
+    MISSING_NONPROP,
     ConstructorRegistry,
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
@@ -27,7 +28,7 @@ T = TypeVar("T")
 _registry = ConstructorRegistry()
 
 
-def parse(cls: type[T], arguments: Sequence[str], command: str, default: T = tyro.MISSING) -> T:
+def parse(cls: type[T], arguments: Sequence[str], command: str, default: T = MISSING_NONPROP) -> T:
     """An object of a dataclass from flags; components of a memory are subcommands such as ``model.memory.bias:huber``."""
     about = (cls.__doc__ or "").partition("\n")[0]
     return tyro.cli(
