@@ -45,7 +45,7 @@ def collection(name: str, split: str) -> Collection:
     Args:
         name: ``stdlib`` (the source of Python's standard library); a path or a glob of text files, whose documents are
             separated by NUL bytes, also as ``.gz`` or ``.xz``; ``jsonl:GLOB`` or ``jsonl:GLOB#FIELD``; ``enwik8:FILE``
-            (also zipped); ``wikitext:FOLDER``; ``hf:NAME`` or ``hf:NAME/CONFIG#FIELD`` for what `datasets` loads.
+            (also zipped); ``wikitext:FOLDER``; ``hf:NAME`` or ``hf:NAME:CONFIG#FIELD`` for what `datasets` loads.
         split: ``train`` or ``valid``.
 
     Raises:

@@ -224,7 +224,7 @@ class Config:
     def differences(self, other: Config) -> list[str]:
         """What makes the numbers of another run differ: ``name mine, not theirs``."""
         mine, theirs = _leaves(_plain(self)), _leaves(_plain(other))
-        free = ("folder", "steps", "system.", "records.")
+        free = ("folder", "steps", "system.", "records.", "data.cache")
         changed = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n) and not n.startswith(free)]
         return [f"{name} {json.dumps(theirs.get(name))}, not {json.dumps(mine.get(name))}" for name in sorted(changed)]
 
