@@ -81,6 +81,7 @@ def test_bfloat16_is_close(whole: Config, tmp_path: Path):
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # of compilers
 def test_compiles(whole: Config, tmp_path: Path):
     config = again(whole, tmp_path, system=System(compile=True))
     train(config)
