@@ -55,13 +55,14 @@ def ddp(model: TitansLM) -> nn.Module:
 def fsdp2(model: TitansLM) -> nn.Module:
     for layer in model.layers:
         fully_shard(layer)
-    return fully_shard(model)
+    fully_shard(model)
+    return model
 
 
 def worker(rank: int, folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     rows = slice(2 * rank, 2 * rank + 2)
     losses = [train(wrap(made()), rows) for wrap in (ddp, fsdp2)]
     if rank == 0:

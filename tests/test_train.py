@@ -17,6 +17,7 @@ import pytest
 import torch
 from training import begin, losses, text, tiny, weights
 
+import zoo.cli
 from miras import MirasSpec
 from titans.cli import main
 from titans.cli._flags import parse
@@ -358,6 +359,8 @@ def test_flags(whole: Config, tmp_path: Path):
     config = parse(Config, flags.split(), "train", whole)
     assert (config.steps, config.model.kind, config.optimizer.clip) == (3, ("mac", "swa"), None)
     assert config.model.memory.bias.delta == 0.3 and config.data == whole.data  # type: ignore[attr-defined]
+    ties = ["--model.around.ties", '[{"name": "complement"}]']
+    assert [tie.name for tie in parse(Config, ties, "train", whole).model.around.ties] == ["complement"]
     again = ['--optimizer.groups={"*": {"lr": 0.1}}']
     assert parse(Config, again, "train", whole).optimizer.groups == {"*": {"lr": 0.1}}
 
@@ -375,6 +378,8 @@ def test_commands(whole: Config, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", "--folder", "x", "--size", "huge"]) == 2
     assert "no size 'huge'" in capsys.readouterr().err
     assert main(["train", "--config"]) == 2
+    assert zoo.cli.main(["train", "--preset", "yad"]) == 2
+    assert "no published memory named 'yad'; did you mean 'yaad'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert re.search(r"train +train a model", capsys.readouterr().out)
@@ -390,6 +395,14 @@ def test_first_step_comes_soon(tmp_path: Path):
         [sys.executable, "-m", "titans", "train", "--config", str(tmp_path / "c.json")], cwd=ROOT, check=True
     )
     assert time.perf_counter() - start < 15
+
+
+def test_published_memories_train(whole: Config, tmp_path: Path):
+    (tmp_path / "c.json").write_text(json.dumps(again(whole, tmp_path, steps=2).to_dict()))
+    assert zoo.cli.main(["train", "--config", str(tmp_path / "c.json"), "--preset", "gated_deltanet"]) == 0
+    model, folder = pretrained(tmp_path / "again")
+    assert model.config.memory == zoo.spec("gated_deltanet")
+    assert Config.read(folder / "run.json").model.around == zoo.ENTRIES["gated_deltanet"].around
 
 
 def test_records_go_to_tensorboard(whole: Config, tmp_path: Path):
