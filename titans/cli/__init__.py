@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import miras.cli
 from miras.cli import Command
 from miras.cli._presets import Preset
 
 
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"titans.cli.{name}")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"miras: this command needs {error.name}; pip install 'miras-memory[train]'") from None
+
+
 def _lazily(module: str, help: str) -> Command:
-    return Command(help, lambda arguments: importlib.import_module(f"titans.cli.{module}").main(arguments))
+    return Command(help, lambda arguments: _module(module).main(arguments))
 
 
 COMMANDS = {
@@ -24,13 +32,7 @@ COMMANDS = {
 
 def commands(presets: Mapping[str, Preset]) -> dict[str, Command]:
     """The commands for somebody who knows published memories by name."""
-
-    def train(arguments: Sequence[str]) -> int:
-        from titans.cli._train import main
-
-        return main(arguments, presets)
-
-    return COMMANDS | {"train": COMMANDS["train"]._replace(run=train)}
+    return COMMANDS | {"train": COMMANDS["train"]._replace(run=lambda a: _module("_train").main(a, presets))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
