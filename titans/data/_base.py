@@ -24,6 +24,7 @@ class Batch(TypedDict, total=False):
             multiple of T is among them; nothing is remembered from one document to the next, nor is its first token
             predicted.
         loss_mask: ``[B, T]`` bool, False for predictions without a loss.
+        labels: ``[B, T]`` int64, what every input is to predict where that is not the token after it; -100 for no loss.
         ids: ``[B]`` int64, what each row is in terms of its source (an offset, the number of an example); for messages.
         continues: whether each row goes on where the same row of the step before ended; its memory may be carried over.
     """
@@ -32,6 +33,7 @@ class Batch(TypedDict, total=False):
     mask: Tensor
     cu_seqlens: Tensor
     loss_mask: Tensor
+    labels: Tensor
     ids: Tensor
     continues: bool
 
@@ -56,7 +58,7 @@ class Source(Protocol):
 
 def labels(batch: Batch) -> Tensor:
     """What every input is to predict, ``[B, T]``, `IGNORED` where there is no loss."""
-    target = batch["tokens"][:, 1:]
+    target = batch["labels"] if "labels" in batch else batch["tokens"][:, 1:]
     keep = torch.ones_like(target, dtype=torch.bool)
     if "mask" in batch:
         keep &= batch["mask"][:, 1:] & batch["mask"][:, :-1]
@@ -72,7 +74,7 @@ def labels(batch: Batch) -> Tensor:
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Rows from ``start`` to ``stop``."""
     part = Batch(tokens=batch["tokens"][start:stop])
-    for key in ("mask", "loss_mask", "ids"):
+    for key in ("mask", "loss_mask", "labels", "ids"):
         if key in batch:
             part[key] = batch[key][start:stop]
     if "cu_seqlens" in batch:
