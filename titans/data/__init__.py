@@ -1,6 +1,6 @@
 """Where tokens come from: text, token shards, batches by step."""
 
-from titans.data._base import IGNORED, Batch, Source, inputs, labels, take
+from titans.data._base import IGNORED, Batch, Source, ahead, inputs, labels, take
 from titans.data._documents import Collection, collection
 from titans.data._open import FACTORIES, Data, open_source, shards
 from titans.data._orders import Packed, Shuffled, Stream
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "Stream",
     "Tokenizer",
+    "ahead",
     "collection",
     "inputs",
     "labels",

@@ -5,6 +5,9 @@ Shapes: B rows, T inputs of a row, N documents of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol, Required, TypedDict
 
 import torch
@@ -71,8 +74,9 @@ def labels(batch: Batch) -> Tensor:
     return torch.where(keep, target, IGNORED)
 
 
-def take(batch: Batch, start: int, stop: int) -> Batch:
-    """Rows from ``start`` to ``stop``."""
+def take(batch: Batch, rows: range) -> Batch:
+    """Rows one after another of a batch."""
+    start, stop = rows.start, rows.stop
     part = Batch(tokens=batch["tokens"][start:stop])
     for key in ("mask", "loss_mask", "labels", "ids"):
         if key in batch:
@@ -108,3 +112,18 @@ def inputs(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
 
     mask = inside if mask is None else apart(mask, False)
     return apart(tokens, 0), mask, apart(target, IGNORED)
+
+
+@contextmanager
+def ahead(source: Source, start: int, stop: int) -> Iterator[Iterator[Batch]]:
+    """Batches of steps in order, each made while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def batches() -> Iterator[Batch]:
+            following = pool.submit(source.batch, start)
+            for step in range(start, stop):
+                batch = following.result()
+                following = pool.submit(source.batch, step + 1)
+                yield batch
+
+        yield batches()

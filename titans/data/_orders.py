@@ -52,15 +52,16 @@ class Shuffled(_Ordered):
 class Stream(_Ordered):
     """B places of the text read on and on: each row continues the one of the step before, until the text is over."""
 
+    def __init__(self, shards: Shards, batch: int, length: int, seed: int = 0):
+        super().__init__(shards, batch, length, seed)
+        self.steps = self.epoch // batch  # until the text is over
+        if not self.steps:
+            raise ValueError(f"{batch} rows of {length} tokens need {batch * length + 1}; there are {len(shards)}")
+
     def batch(self, step: int) -> Batch:
         """``ids`` are the offsets of the rows."""
-        steps = self.epoch // self.rows
-        if not steps:
-            raise ValueError(
-                f"{self.rows} streams of {self.length} tokens are longer than the {len(self.shards)} there are"
-            )
-        now = step % steps
-        part = self._batch([(row * steps + now) * self.length for row in range(self.rows)])
+        now = step % self.steps
+        part = self._batch([(row * self.steps + now) * self.length for row in range(self.rows)])
         part["continues"] = now > 0
         return part
 

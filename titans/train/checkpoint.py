@@ -94,6 +94,17 @@ def fault(folder: Path) -> str | None:
     return None
 
 
+def mapped(value: Any, fn: Callable[[Tensor], Any]) -> Any:
+    """A tree with ``fn`` applied to its tensors."""
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, Mapping):
+        return {k: mapped(v, fn) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(v, fn) for v in value)
+    return value
+
+
 class Shelf:
     """The checkpoints of a run, by step.
 

@@ -128,7 +128,6 @@ class System:
         device: ``cuda`` or ``cpu``; None for what is there.
         parallel: what processes started by ``torchrun`` do: ``fsdp`` shards everything (FSDP2), ``ddp`` copies it.
         micro_batch: rows a process computes at a time; None for all of its rows. Gradients are accumulated.
-        precision: of the matrix products; parameters, states and sums are float32.
         compile: whether layers go through `torch.compile`.
         checkpointing: whether layers are computed again in the backward pass instead of being remembered.
     """
@@ -136,7 +135,6 @@ class System:
     device: str | None = None
     parallel: Literal["fsdp", "ddp"] = "fsdp"
     micro_batch: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     checkpointing: bool = False
 
@@ -171,9 +169,10 @@ class Config:
     """A training run.
 
     Args:
-        run: folder of everything the run writes; one that exists is resumed.
+        folder: where everything the run writes goes; one with a checkpoint is resumed.
         steps: optimizer steps.
         seed: of the initialisation.
+        precision: of the matrix products; parameters, states and sums are float32.
 
     Example:
         >>> config = Config(steps=50, model=Model(kind=("memory",)))
@@ -181,9 +180,10 @@ class Config:
         True
     """
 
-    run: str = "runs/train"
+    folder: str = "runs/train"
     steps: int = 1000
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
     model: Model = Model()
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
@@ -224,7 +224,7 @@ class Config:
     def differences(self, other: Config) -> list[str]:
         """What makes the numbers of another run differ: ``name mine, not theirs``."""
         mine, theirs = _leaves(_plain(self)), _leaves(_plain(other))
-        free = ("run", "steps", "system.", "records.")
+        free = ("folder", "steps", "system.", "records.")
         changed = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n) and not n.startswith(free)]
         return [f"{name} {json.dumps(theirs.get(name))}, not {json.dumps(mine.get(name))}" for name in sorted(changed)]
 

@@ -1,0 +1,26 @@
+"""The commands of ``miras`` that train models and use them; each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import miras.cli
+from miras.cli import Command
+
+
+def _lazily(module: str, help: str) -> Command:
+    return Command(help, lambda arguments: importlib.import_module(f"titans.cli.{module}").main(arguments))
+
+
+COMMANDS = {
+    "train": _lazily("_train", "train a model, or go on training one"),
+    "generate": _lazily("_generate", "let a trained model continue a text"),
+    "plot": _lazily("_plot", "draw the curves of runs"),
+}
+"""Commands by name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The ``miras`` command with these commands as well."""
+    return miras.cli.main(arguments, COMMANDS)
