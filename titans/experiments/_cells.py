@@ -18,7 +18,7 @@ from titans.data import open_source
 from titans.data import shards as text_shards
 from titans.eval import Interval, accuracy, by_chunk, likelihood, wilson
 from titans.model import TitansLM
-from titans.tasks import task
+from titans.tasks import named, task
 from titans.train import Config, train
 
 
@@ -77,7 +77,9 @@ class Cell(ABC):
     def point(self, value: Interval | tuple[float, float, float], x: float | str | None = None) -> Point:
         """A point of this cell."""
         here = self.x if x is None else x
-        return Point(panel=self.panel, series=self.series, x=here, seed=self.seed, value=value[0], low=value[1], high=value[2])
+        return Point(
+            panel=self.panel, series=self.series, x=here, seed=self.seed, value=value[0], low=value[1], high=value[2]
+        )
 
 
 class Judge(ABC):
@@ -133,7 +135,7 @@ class Right(Judge):
     valid: str | None = None
 
     def measure(self, model: TitansLM, config: Config) -> list[tuple[float | str | None, Interval]]:
-        one = task(json.loads(config.data.source.removeprefix("task:")), length=config.data.length)
+        one = named(config.data.source).at(config.data.length)
         one = task(one, text=self.valid) if self.valid else one
         found = accuracy(model, one, self.lengths or [one.length], examples=self.examples, seed=config.seed)
         return [(row.length if self.lengths else None, wilson(row.correct, row.total)) for row in found]
@@ -155,7 +157,7 @@ class Trained(Cell):
         """Trains, or finishes the training, and measures."""
         config = dataclasses.replace(
             self.config,
-            run=str(folder),
+            folder=str(folder),
             seed=self.seed,
             data=dataclasses.replace(self.config.data, seed=self.seed),
             system=dataclasses.replace(self.config.system, device=device),
@@ -170,7 +172,10 @@ def _json(value: Any) -> Any:
     if isinstance(value, Config):
         return value.to_dict()
     if dataclasses.is_dataclass(value):
-        return {"kind": type(value).__name__, **{f.name: _json(getattr(value, f.name)) for f in dataclasses.fields(value)}}
+        return {
+            "kind": type(value).__name__,
+            **{f.name: _json(getattr(value, f.name)) for f in dataclasses.fields(value)},
+        }
     if isinstance(value, Mapping):
         return {k: _json(v) for k, v in value.items()}
     return [_json(v) for v in value] if isinstance(value, (list, tuple)) else value

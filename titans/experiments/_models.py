@@ -84,4 +84,6 @@ def model(name: str, scale: Scale, **memory: Any) -> Model:
     kind, remembered = MODELS[name]
     fields = {"window": scale.window, "segment": scale.window, "persistent": 4}
     spec = MirasSpec.from_dict(MEMORIES[remembered] | memory)
-    return Model(size="tiny", kind=kind, memory=spec, dim=scale.dim, depth=scale.depth, heads=scale.heads, fields=fields)
+    return Model(
+        size="tiny", kind=kind, memory=spec, dim=scale.dim, depth=scale.depth, heads=scale.heads, fields=fields
+    )

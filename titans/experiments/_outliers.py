@@ -39,10 +39,15 @@ def errors(bias: str, problems: Sequence[Pairs], grid: Sequence[tuple[float, flo
         architecture="matrix", bias=bias, retention="none", algorithm="gd", chunk_size=1, step_bound=None
     )
     memory, dim = AssociativeMemory(spec), problems[0].map.shape[0]
-    k, v = (torch.stack(x)[:, :, None].expand(-1, -1, len(grid), -1) for x in zip(*(p[:2] for p in problems), strict=True))
+    k, v = (
+        torch.stack(x)[:, :, None].expand(-1, -1, len(grid), -1) for x in zip(*(p[:2] for p in problems), strict=True)
+    )
     truth = torch.stack([p.map for p in problems]).transpose(1, 2)[:, :, None]
     basis = torch.eye(dim, dtype=k.dtype)[None, :, None].expand(len(k), -1, len(grid), -1)
-    values = {name: torch.tensor(column, dtype=k.dtype) for name, column in zip(("lr", "delta"), zip(*grid, strict=True), strict=True)}
+    values = {
+        name: torch.tensor(column, dtype=k.dtype)
+        for name, column in zip(("lr", "delta"), zip(*grid, strict=True), strict=True)
+    }
     state, found = None, []
     for keys, targets in zip(k.chunk(pieces, 1), v.chunk(pieces, 1), strict=True):
         gates = {name: values[name].expand(keys.shape[:3]) for name in spec.gates}
@@ -83,4 +88,6 @@ class Outliers(Cell):
         has_threshold = "delta" in MirasSpec.make(bias=self.series).gates
         grid = list(product(RATES, THRESHOLDS if has_threshold else (1.0,)))
         chosen = int(errors(self.series, drawn[: self.problems], grid)[-1].median(0).values.argmin())
-        return errors(self.series, drawn[self.problems :], [grid[chosen]], self.pieces)[..., 0].median(1).values.tolist()
+        return (
+            errors(self.series, drawn[self.problems :], [grid[chosen]], self.pieces)[..., 0].median(1).values.tolist()
+        )

@@ -51,7 +51,9 @@ def means(points: Iterable[Point]) -> Means:
     return {series: {x: joined(some) for x, some in line.items()} for series, line in grouped.items()}
 
 
-def report(folder: Path, title: str, panels: Mapping[str, Axes], points: Sequence[Point], notes: Sequence[str] = ()) -> None:
+def report(
+    folder: Path, title: str, panels: Mapping[str, Axes], points: Sequence[Point], notes: Sequence[str] = ()
+) -> None:
     """Writes ``points.csv``, ``table.md``, ``plot.svg`` and ``plot.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "points.csv").open("w", newline="") as file:
@@ -94,7 +96,9 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     tall = max(3.0, 0.24 * max(len(x) for line in by_panel.values() for x in line.values()))
-    with plt.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "miras"}):
+    with plt.rc_context(
+        {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "miras"}
+    ):
         figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns + 1.2, tall * rows), squeeze=False)
         for axis, (name, axes) in zip(grid.flat, panels.items(), strict=False):
             _draw(axis, name, axes, by_panel[name])
@@ -107,7 +111,7 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
         plt.close(figure)
 
 
-def _draw(axis, name: str, axes: Axes, found: Means) -> None:  # noqa: ANN001
+def _draw(axis, name: str, axes: Axes, found: Means) -> None:
     names = [x for x in dict.fromkeys(x for line in found.values() for x in line) if isinstance(x, str)]
     for i, (series, line) in enumerate(found.items()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]

@@ -47,7 +47,10 @@ def run(cells: Sequence[Cell], folder: Path, devices: Sequence[str], say: Say = 
     say(f"{len(cells) - len(todo)} of {len(cells)} cells are done; {len(todo)} to run on {', '.join(devices)}")
     failed: list[tuple[Cell, str]] = []
     for number, (cell, error) in enumerate(_results(todo, folder, devices), 1):
-        say(f"[{number}/{len(todo)}] {cell.panel}: {cell.series}, {cell.x}, seed {cell.seed}" + (f": {error}" if error else ""))
+        say(
+            f"[{number}/{len(todo)}] {cell.panel}: {cell.series}, {cell.x}, seed {cell.seed}"
+            + (f": {error}" if error else "")
+        )
         if error:
             failed.append((cell, error))
     return Outcome([p for cell in cells for p in found(folder, cell) or ()], failed)
@@ -61,7 +64,7 @@ def found(folder: Path, cell: Cell) -> list[Point] | None:
         return None
 
 
-def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):  # noqa: ANN202
+def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):
     if len(devices) == 1:
         for cell in todo:
             yield cell, _work(cell, folder, devices[0])

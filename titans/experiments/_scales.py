@@ -43,7 +43,17 @@ SCALES: dict[str, Scale] = {
         dim=32, depth=2, heads=2, window=32, length=128, batch=8, steps=200, lr=4e-3, seeds=2, examples=32, factor=8
     ),
     "small": Scale(
-        dim=128, depth=4, heads=4, window=64, length=512, batch=32, steps=3000, lr=2e-3, seeds=3, examples=200, factor=64
+        dim=128,
+        depth=4,
+        heads=4,
+        window=64,
+        length=512,
+        batch=32,
+        steps=3000,
+        lr=2e-3,
+        seeds=3,
+        examples=200,
+        factor=64,
     ),
     "h100": Scale(
         dim=512,

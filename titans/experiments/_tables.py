@@ -204,7 +204,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Text and recall: every model, the same steps",
         panels={
             "text": Panel(x="model", models=ALL),
-            "recall of 16 pairs": Panel(x="model", models=ALL, task={"name": "mqar", "length": 128, "pairs": 16, "tokens": 512}),
+            "recall of 16 pairs": Panel(
+                x="model", models=ALL, task={"name": "mqar", "length": 128, "pairs": 16, "tokens": 512}
+            ),
         },
     ),
     "depth": Experiment(
@@ -261,7 +263,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "length": Experiment(
         title="Beyond the training length",
         panels={
-            "passkey": Panel(x="bytes", models=TITANS, task={"name": "passkey", "text": None}, measure="lengths", log="x"),
+            "passkey": Panel(
+                x="bytes", models=TITANS, task={"name": "passkey", "text": None}, measure="lengths", log="x"
+            ),
             "products in S3": Panel(
                 x="elements",
                 models=("gated_deltanet", *TITANS),

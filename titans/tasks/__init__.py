@@ -1,6 +1,6 @@
 """Synthetic tasks, made from (seed, index) alone, and real series to forecast."""
 
-from titans.tasks._base import SPLITS, TASKS, Example, Examples, Task, register, task
+from titans.tasks._base import SPLITS, TASKS, Example, Examples, Task, named, open_task, register, task
 from titans.tasks.babilong import BabiLong
 from titans.tasks.copying import SelectiveCopying
 from titans.tasks.forecast import Forecast, Forecaster
@@ -36,6 +36,8 @@ __all__ = [
     "SelectiveCopying",
     "StateTracking",
     "Task",
+    "named",
+    "open_task",
     "register",
     "task",
 ]

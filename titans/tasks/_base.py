@@ -6,6 +6,7 @@ Shapes: B examples, T tokens.
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from miras.registry import hint
-from titans.data import Batch
+from titans.data import Batch, Data
 from titans.loss import IGNORED
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -187,6 +188,20 @@ class Examples:
     def batch(self, step: int) -> Batch:
         """The batch of a step."""
         return self.task.batch(range(step * self.size, (step + 1) * self.size), self.seed, self.split)
+
+
+def named(source: str) -> Task:
+    """The task of a source such as ``task:mqar`` or ``task:{"name": "mqar", "pairs": 8}``."""
+    what = source.removeprefix("task:")
+    try:
+        return task(json.loads(what) if what.lstrip().startswith("{") else what)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON: {error}") from error
+
+
+def open_task(data: Data, split: str = "train") -> Examples:
+    """A task as a source of the length and batch that `titans.data.Data` asks for."""
+    return Examples(named(data.source).at(data.length), data.batch, data.seed, split)  # type: ignore[arg-type]
 
 
 def blank(length: int) -> Array:
