@@ -20,18 +20,23 @@ class Accuracy:
         length: tokens of an example.
         correct: right answers.
         total: questions; whole examples where a task is scored so.
+        examples: that the questions are from.
         chance: accuracy of guessing.
     """
 
     length: int
     correct: int
     total: int
+    examples: int
     chance: float
 
     @property
     def interval(self) -> Interval:
-        """The share of right answers with Wilson's 95% interval."""
-        return wilson(self.correct, self.total)
+        """The share of right answers with Wilson's 95% interval, as wide as if every example asked one question.
+
+        Answers to several questions of one example are not independent; this interval supposes the worst.
+        """
+        return wilson(self.correct / self.total * self.examples, self.examples)
 
 
 def growing(length: int, factor: int = 64) -> list[int]:
@@ -93,4 +98,4 @@ def _at(model: TitansLM, task: Task, examples: int, tokens: int, chunk: int, see
             correct, total = correct + int((right | ~asked).all(1).sum()), total + len(labels)
         else:
             correct, total = correct + int(right.sum()), total + int(asked.sum())
-    return Accuracy(task.length, correct, total, task.chance)
+    return Accuracy(task.length, correct, total, examples, task.chance)

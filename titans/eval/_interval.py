@@ -16,13 +16,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
+def wilson(correct: float, total: int, confidence: float = 0.95) -> Interval:
     r"""The share of successes with Wilson's score interval, which is sound near 0 and 1 too (Wilson 1927, JASA 22).
 
     $\frac{1}{1+z^2/n}\Big(\hat p+\frac{z^2}{2n}\pm z\sqrt{\frac{\hat p(1-\hat p)}{n}+\frac{z^2}{4n^2}}\Big)$
 
     Args:
-        correct: number of successes.
+        correct: number of successes; their share need not be a multiple of 1 / total.
         total: number of trials, at least 1.
         confidence: of the interval, in (0, 1).
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 
 from titans.data import open_source
 from titans.data import shards as text_shards
-from titans.eval import Interval, accuracy, by_chunk, likelihood, wilson
+from titans.eval import Interval, accuracy, by_chunk, likelihood
 from titans.model import TitansLM
 from titans.tasks import named, task
 from titans.train import Config, train
@@ -64,6 +65,9 @@ class Cell(ABC):
     @abstractmethod
     def run(self, folder: Path, device: str) -> list[Point]:
         """The points; the folder is the cell's own, and what it holds from an interrupted run is used."""
+
+    def clear(self, folder: Path) -> None:  # noqa: B027  most cells leave nothing behind
+        """Removes what is not needed once the points are on disk."""
 
     @property
     def key(self) -> str:
@@ -138,7 +142,7 @@ class Right(Judge):
         one = named(config.data.source).at(config.data.length)
         one = task(one, text=self.valid) if self.valid else one
         found = accuracy(model, one, self.lengths or [one.length], examples=self.examples, seed=config.seed)
-        return [(row.length if self.lengths else None, wilson(row.correct, row.total)) for row in found]
+        return [(row.length if self.lengths else None, row.interval) for row in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,10 @@ class Trained(Cell):
         model = TitansLM(config.model.build(open_source(config.data).vocabulary)).to(device)
         train(config, model)
         return [self.point(found, x) for x, found in self.judge.measure(model.eval(), config)]
+
+    def clear(self, folder: Path) -> None:
+        """Checkpoints; the curves stay."""
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _json(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The models that experiments compare, by name: kinds of layers and what their memories compute.
 
-Published memories are in the form their catalogue recommends for training from scratch: bounded steps, and the few changes
-its notes explain.
+Published memories are in the form that the catalogue recommends (``zoo.spec(name, form="recommended")``), which imports this
+package and so cannot be asked here; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
         "retention": {"name": "l2", "gradient_at": "decayed"},
         "algorithm": "gd",
         "chunk_size": 1,
+        "step_bound": None,
     },
     "yaad": {
         "architecture": "mlp",
@@ -37,7 +38,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "moneta": {
         "architecture": "mlp",
         "bias": {"name": "lp", "smooth": "loss"},
-        "retention": {"name": "lq", "link_at": "chunk"},
+        "retention": {"name": "lq", "form": "exact", "norm": "mean"},
         "algorithm": {"name": "gd", "max_lr": 0.1},
         "chunk_size": 16,
     },

@@ -67,10 +67,14 @@ def report(
 
 
 def table(name: str, axes: Axes, found: Means) -> str:
-    """Series down, x across; values with half of their interval."""
+    """Series down and x across; names, which are longer than numbers, down and series across."""
     places = list(dict.fromkeys(x for line in found.values() for x in line))
-    head = [f"{axes.y} by {axes.x}", *(f"{x:g}" if isinstance(x, (int, float)) else x for x in places)]
-    rows = [[series, *(cell(line.get(x)) for x in places)] for series, line in found.items()]
+    if any(isinstance(x, str) for x in places):
+        head = [axes.x, *(series or axes.y for series in found)]
+        rows = [[str(x), *(cell(line.get(x)) for line in found.values())] for x in places]
+    else:
+        head = [f"{axes.y} by {axes.x}", *(f"{x:g}" for x in places)]
+        rows = [[series, *(cell(line.get(x)) for x in places)] for series, line in found.items()]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join([f"## {name}", "", *("| " + " | ".join(row) + " |" for row in lines), ""])
 

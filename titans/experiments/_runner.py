@@ -98,4 +98,5 @@ def _work(cell: Cell, folder: Path, device: str | None = None) -> str | None:
     unfinished.write_text(json.dumps(record, indent=1))
     os.replace(unfinished, folder / f"{cell.key}.json")
     (folder / f"{cell.key}.error").unlink(missing_ok=True)
+    cell.clear(folder / cell.key)
     return None

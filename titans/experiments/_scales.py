@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Scale:
     seeds: int
     examples: int
     factor: int
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 SCALES: dict[str, Scale] = {

@@ -17,7 +17,7 @@ from titans.experiments._outliers import BIASES, Outliers
 from titans.experiments._report import Axes
 from titans.experiments._scales import Scale
 from titans.tasks import task
-from titans.train import Config, Data, Optimizer, Records, Schedule, System
+from titans.train import Config, Data, Optimizer, Records, Schedule
 
 BITS = "bits per byte"
 MEMORIES_ALONE = ("gated_deltanet", "lmm", "yaad", "moneta", "memora", "ours")
@@ -118,16 +118,20 @@ class Panel:
         steps = options.steps or scale.steps
         return Config(
             steps=steps,
+            precision=scale.precision,
             model=built,
             data=data,
             optimizer=Optimizer(lr=scale.lr),
             schedule=Schedule(warmup=max(1, steps // 20)),
-            system=System(precision=scale.precision),  # type: ignore[arg-type]
             records=Records(quiet=True, save_every=max(1, steps // 4), log_every=max(1, steps // 50)),
         )
 
     def _length(self, scale: Scale) -> int:
-        return int((self.task or {}).get("length", scale.length))
+        """What the task says, or the scale's, or what the task needs at least, in multiples of 64."""
+        fields = dict(self.task or {})
+        if not fields or "length" in fields:
+            return int(fields.get("length", scale.length))
+        return max(scale.length, -(-task(fields, length=1 << 20).shortest // 64) * 64)
 
     def _source(self, options: Options) -> str:
         if self.task is None:
