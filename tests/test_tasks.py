@@ -101,7 +101,7 @@ def test_batches_follow_the_protocol():
     assert mask is None and (target == batch.get("labels")).all()
     x, y = task("state_tracking").example(0, 7)
     assert (tokens[1].numpy() == x).all() and (target[1].numpy() == y).all()
-    assert (labels(take(batch, 1, 2)) == target[1:2]).all()
+    assert (labels(take(batch, range(1, 2))) == target[1:2]).all()
     assert source.vocabulary == 6 and source.bytes_per_token is None
     assert Examples(task("passkey"), size=1).bytes_per_token == 1.0
 
