@@ -236,7 +236,7 @@ class Memory(nn.Module):
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
-        y = rearrange(self.norm(y.to(x.dtype)), "b t h d -> b t (h d)")
+        y = rearrange(self.norm(y.to(self.out.weight.dtype)), "b t h d -> b t (h d)")
         if self.gate is not None:
             y = y * F.silu(self.gate(x))
         return self.out(y)

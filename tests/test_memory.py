@@ -419,10 +419,12 @@ def test_without_gradients(kind: str, quiet: Callable[[], Any]):
     assert got[1].phase == state.phase
 
 
-@kinds
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpoint(kind: str, reentrant: bool):
-    memory, x = layer(kind), tokens().requires_grad_()
+@pytest.mark.parametrize(
+    "fields", [*KINDS.values(), WITH_MODULE, {"path": "reference"}], ids=[*KINDS, "module", "reference"]
+)
+def test_checkpoint(fields: dict[str, Any], reentrant: bool):
+    memory, x = Memory(DIM, heads=HEADS, **({"chunk_size": 4} | fields)).double(), tokens().requires_grad_()
     y = checkpoint(lambda x: memory(x)[0], x, use_reentrant=reentrant)
     assert isinstance(y, Tensor)
     y.square().sum().backward()

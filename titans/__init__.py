@@ -4,6 +4,7 @@ from titans.attention import Attention, AttentionSpec
 from titans.blocks import LMM, MAC, MAG, MAL, Mixer, Parallel, SelfAttention
 from titans.cache import ModelCache
 from titans.config import KINDS, SIZES, TitansConfig, preset
+from titans.cost import Cost, cost
 from titans.generate import Sampling, generate, stream
 from titans.layer import Layer
 from titans.loss import chunked_cross_entropy
@@ -19,6 +20,7 @@ __all__ = [
     "SIZES",
     "Attention",
     "AttentionSpec",
+    "Cost",
     "Layer",
     "Mixer",
     "ModelCache",
@@ -29,6 +31,7 @@ __all__ = [
     "TitansConfig",
     "TitansLM",
     "chunked_cross_entropy",
+    "cost",
     "generate",
     "preset",
     "stream",

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from titans.norm import RMSNorm
 from titans.place import Place
 
 KeyValue = tuple[Tensor, Tensor]
@@ -31,6 +32,8 @@ class AttentionSpec:
         theta: base of the rotary positions (arXiv 2104.09864); None for no positions.
         qk_norm: whether queries and keys are RMS-normalised with a learned gain (arXiv 2302.05442).
         gate: whether heads are multiplied by a sigmoid of the input before they are mixed (arXiv 2505.06708).
+        value_residual: whether values are mixed with those of the first attention of the model, half and half at first
+            (arXiv 2410.17897): deep layers keep sight of the tokens themselves.
 
     Example:
         >>> AttentionSpec(heads=8, kv_heads=2, window=512).past
@@ -44,6 +47,7 @@ class AttentionSpec:
     theta: float | None = 10_000.0
     qk_norm: bool = False
     gate: bool = False
+    value_residual: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or (self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads)):
@@ -95,7 +99,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = nn.Linear(dim, 2 * self.groups * self.width, bias=False)
         self.gate = nn.Linear(dim, dim, bias=False) if spec.gate else None
-        self.norms = nn.ModuleList(nn.RMSNorm(self.width) for _ in range(2)) if spec.qk_norm else None
+        self.norms = nn.ModuleList(RMSNorm(self.width) for _ in range(2)) if spec.qk_norm else None
+        self.share = nn.Parameter(torch.zeros(self.groups, 1)) if spec.value_residual else None
         self.out = nn.Linear(dim, dim, bias=False)
 
     def start(self, batch: int) -> dict[str, Tensor]:
@@ -124,9 +129,9 @@ class Attention(nn.Module):
         """
         positions = place.positions(x.device)
         q = self.queries(x)
-        k, v = self.keys_values(x)
+        k, v = self.keys_values(x, place.values)
         k = rotated(k, positions, self.spec.theta)
-        line = tuple(torch.cat([state[n].to(z.dtype), z], 1) for n, z in (("k", k), ("v", v)))
+        line = torch.cat([state["k"].to(k.dtype), k], 1), torch.cat([state["v"].to(v.dtype), v], 1)
         after = {n: newest(z, place, self.spec.past) for n, z in zip("kv", line, strict=True)}
         past = state["k"].shape[1]
         keys = place.offset(x.device) - past + torch.arange(past + place.tokens, device=x.device)
@@ -146,9 +151,11 @@ class Attention(nn.Module):
         q = self.q(x).unflatten(-1, (self.spec.heads, self.width))
         return q if self.norms is None else self.norms[0](q)
 
-    def keys_values(self, x: Tensor) -> KeyValue:
-        """Keys, not yet rotated, and values ``[B, T, G, D]``."""
+    def keys_values(self, x: Tensor, first: Tensor | None = None) -> KeyValue:
+        """Keys, not yet rotated, and values ``[B, T, G, D]``, mixed with the ``first`` ones where that is asked for."""
         k, v = rearrange(self.kv(x), "b t (n g d) -> n b t g d", n=2, d=self.width)
+        if self.share is not None and first is not None:
+            v = torch.lerp(v, first.to(v.dtype), torch.sigmoid(self.share).to(v.dtype))
         return (k if self.norms is None else self.norms[1](k)), v
 
     def mix(self, x: Tensor, y: Tensor) -> Tensor:
@@ -222,10 +229,14 @@ def banded(
         i, j = (positions[:, :1] + first * n + torch.arange(n, device=q.device)), keys[:, :1] + first * n
         mask = spec.visible(i, j + torch.arange(2 * n, device=q.device))
         mask = mask if len(mask) == 1 else repeat(mask, "b n m -> (b c) n m", c=count)
-        each = None if fixed is None else tuple(z.expand(len(q), *z.shape[1:]) for z in fixed)
-        each = None if each is None else tuple(repeat(z, "b p g d -> (b c) p g d", c=count) for z in each)
-        part = (rearrange(z[:, first : first + count], "b m n h d -> (b m) n h d") for z in (q, k, v))
-        outputs.append(rearrange(attend(*part, mask, each), "(b m) n h d -> b (m n) h d", m=count))
+        each = fixed
+        if fixed is not None and len(fixed[0]) > 1:
+            each = (
+                repeat(fixed[0], "b p g d -> (b c) p g d", c=count),
+                repeat(fixed[1], "b p g d -> (b c) p g d", c=count),
+            )
+        qb, kb, vb = (rearrange(z[:, first : first + count], "b m n h d -> (b m) n h d") for z in (q, k, v))
+        outputs.append(rearrange(attend(qb, kb, vb, mask, each), "(b m) n h d -> b (m n) h d", m=count))
     return torch.cat(outputs, 1)[:, :tokens]
 
 

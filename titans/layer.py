@@ -12,6 +12,7 @@ from miras import Memory
 from titans.attention import Attention
 from titans.blocks import LMM, MAC, MAG, MAL, Mixer, Parallel, SelfAttention, State
 from titans.config import KINDS, TitansConfig
+from titans.norm import RMSNorm
 from titans.place import Place
 
 
@@ -54,24 +55,43 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """The mixers of a kind and a SwiGLU, as in Llama: norm, branch, sum."""
+    """The mixers of a kind and a SwiGLU, as in Llama: norm, branch, sum.
 
-    def __init__(self, config: TitansConfig, kind: str):
+    Args:
+        config: of the model.
+        kind: a name of `KINDS`.
+        first: whether no attention before this layer looks at the stream, whose values it could mix in.
+    """
+
+    def __init__(self, config: TitansConfig, kind: str, first: bool = False):
         super().__init__()
-        self.kind = kind
+        self.kind, self.shares = kind, config.attention.value_residual and not first
+        self.offers = config.attention.value_residual and first and looks_at_stream(kind)
+        config = config if self.shares else replace(config, attention=replace(config.attention, value_residual=False))
         self.mixers = nn.ModuleList(MIXERS[name](config) for name in KINDS[kind])
         self.mlp = SwiGLU(config.dim, config.width)
-        self.norms = nn.ModuleList(nn.RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
+        self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
 
     def start(self, batch: int) -> tuple[State, ...]:
         """The states of the mixers before the first token."""
         return tuple(mixer.start(batch) for mixer in self.mixers)  # type: ignore[operator]
 
-    def forward(self, x: Tensor, states: tuple[State, ...], place: Place) -> tuple[Tensor, tuple[State, ...]]:
-        """``[B, T, dim]`` and the mixers' states after it."""
+    def forward(
+        self, x: Tensor, states: tuple[State, ...], place: Place
+    ) -> tuple[Tensor, tuple[State, ...], Tensor | None]:
+        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in; no states: a start."""
         after: list[State] = []
-        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
-            y, state = mixer(norm(x), state, place)
+        values = place.values
+        for mixer, norm, state in zip(self.mixers, self.norms, states or self.start(len(x)), strict=False):
+            z = norm(x)
+            if self.offers and hasattr(mixer, "attention"):
+                values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]
+            y, state = mixer(z, state, place)
             x = x + y
             after.append(state)
-        return x + self.mlp(self.norms[-1](x)), tuple(after)
+        return x + self.mlp(self.norms[-1](x)), tuple(after), values
+
+
+def looks_at_stream(kind: str) -> bool:
+    """Whether a layer of that kind has an attention whose values are those of the stream."""
+    return not set(KINDS[kind]) <= {"lmm", "memory", "mal"}

@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from titans.blocks import State
 from titans.cache import ModelCache
 from titans.config import TitansConfig, preset
-from titans.layer import Layer
+from titans.layer import Layer, looks_at_stream
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
+from titans.norm import RMSNorm
 from titans.place import Place, packed_left, unpacked
 
 
@@ -49,8 +50,10 @@ class TitansLM(nn.Module):
             raise ValueError(f"{sorted(fields)} go with the name of a size; set them in the config")
         self.config = config if isinstance(config, TitansConfig) else TitansConfig.from_dict(config)
         self.embedding = nn.Embedding(self.config.vocabulary, self.config.dim)
-        self.layers = nn.ModuleList(Layer(self.config, kind) for kind in self.config.layers)
-        self.norm = nn.RMSNorm(self.config.dim)
+        kinds = self.config.layers
+        begin = next((i for i, kind in enumerate(kinds) if looks_at_stream(kind)), len(kinds))
+        self.layers = nn.ModuleList(Layer(self.config, kind, i <= begin) for i, kind in enumerate(kinds))
+        self.norm = RMSNorm(self.config.dim)
         self.head = None if self.config.tied else nn.Linear(self.config.dim, self.config.vocabulary, bias=False)
         longterm = self.config.longterm
         self.longterm = nn.Parameter(torch.empty(longterm, self.config.dim)) if longterm else None
@@ -63,9 +66,7 @@ class TitansLM(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and ".gates." not in name:
                 into_stream = name.endswith((".out", ".down"))
-                nn.init.normal_(
-                    module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0)
-                )
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 * (branches**-0.5 if into_stream else 1.0))
         for tokens in (self.embedding.weight, self.longterm):
             if tokens is not None:
                 nn.init.normal_(tokens, std=self.config.initializer)
@@ -96,9 +97,11 @@ class TitansLM(nn.Module):
             if tokens.dim() != 2:
                 raise ValueError("the loss of embeddings needs labels")
             labels = _shifted(tokens, mask)
-        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
+        return self.loss(hidden, labels)
 
-    def extend(self, tokens: Tensor, cache: ModelCache | None = None, *, mask: Tensor | None = None):  # noqa: ANN201
+    def extend(
+        self, tokens: Tensor, cache: ModelCache | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, ModelCache]:
         """Logits ``[B, T, V]`` of tokens that follow those in ``cache``, and the cache after them."""
         hidden, cache = self.hidden(tokens, cache, mask=mask)
         return self.logits(hidden), cache
@@ -112,8 +115,8 @@ class TitansLM(nn.Module):
     ) -> tuple[Tensor, ModelCache]:
         """The normalised stream ``[B, T, dim]`` in front of the head, and the cache after it."""
         x = self._embedded(tokens)
-        if cache is None:
-            cache = self.start(len(x))
+        if cache is None:  # each layer starts inside its forward pass: a sharded one has its parameters only there
+            cache = ModelCache(((),) * len(self.layers), (0,) * len(x)) if x.numel() else self.start(len(x))
         if cache.batch != len(x):
             raise ValueError(f"the cache has {cache.batch} rows, the tokens {len(x)}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
@@ -129,6 +132,10 @@ class TitansLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """The head."""
         return F.linear(hidden, self.readout)
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of what `hidden` returned, ``[B, T, dim]``, against ``labels [B, T]`` that follow."""
+        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
 
     @property
     def readout(self) -> Tensor:
@@ -161,9 +168,10 @@ class TitansLM(nn.Module):
         after: list[tuple[State, ...]] = []
         for layer, state in zip(self.layers, states, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                x, state = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
+                x, state, values = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
             else:
-                x, state = layer(x, state, place)
+                x, state, values = layer(x, state, place)
+            place = place._replace(values=values)
             after.append(state)
         return x, tuple(after)
 

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens of this call, R = 1 if all rows stand at the same posit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,11 +20,14 @@ class Place(NamedTuple):
         seen: how many tokens each row has seen before this call.
         lengths: how many of this call's tokens count in each row; what follows them is padding.
         tokens: T.
+        values: what the first attention of the model took these tokens' values to be, ``[B, T, G, D]``, where later
+            ones mix them in (`AttentionSpec.value_residual`).
     """
 
     seen: tuple[int, ...]
     lengths: tuple[int, ...]
     tokens: int
+    values: Tensor | None = None
 
     @classmethod
     def of(cls, seen: tuple[int, ...], tokens: int) -> Place:
@@ -64,10 +68,10 @@ class Place(NamedTuple):
         """Cuts the call wherever some row comes to a multiple of ``every``."""
         ends = {end for s in self.seen for end in range(every - s % every, self.tokens, every)}
         cuts = [0, *sorted(ends), self.tokens]
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             seen = tuple(s + min(n, a) for s, n in zip(self.seen, self.lengths, strict=True))
             lengths = tuple(min(max(n - a, 0), b - a) for n in self.lengths)
-            yield slice(a, b), Place(seen, lengths, b - a)
+            yield slice(a, b), Place(seen, lengths, b - a, None if self.values is None else self.values[:, a:b])
 
 
 def packed_left(x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from miras.pullback import vjp
 from miras.registry import Component, Registry
 
 
@@ -149,8 +150,8 @@ def generic_tap(architecture: Architecture, w: View, x: Tensor) -> Tap:
         view = _Perturbed(w, x, taps)
         return architecture.forward(view, x), (view.inputs, view.outputs)
 
-    prediction, pull, (inputs, outputs) = torch.func.vjp(run, zeros, has_aux=True)  # pyright: ignore[reportAssignmentType]
-    return Tap(prediction, inputs, outputs, lambda error: pull(error)[0])
+    prediction, pull, (inputs, outputs) = vjp(run, zeros)
+    return Tap(prediction, inputs, outputs, pull)
 
 
 class _Perturbed:

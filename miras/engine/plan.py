@@ -12,8 +12,8 @@ from miras.spec import MirasSpec
 Path = Literal["exact", "fused", "factored", "materialised", "reference", "picard"]
 PATHS: tuple[Path, ...] = get_args(Path)
 
-TILE = 64
-"""Tokens a tile holds where the chunk does not limit it: a matrix product's worth, with quadratic work still small."""
+TILE = 32
+"""Tokens a tile holds where the chunk does not limit it: the quickest of 16 to 128 where it was measured."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from miras import MemoryState
+from titans.norm import RMSNorm
 from titans.place import Place
 
 State = dict[str, Tensor | MemoryState]
@@ -48,7 +49,7 @@ class Gating(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.norms = nn.ModuleList(nn.RMSNorm(dim) for _ in range(2))
+        self.norms = nn.ModuleList(RMSNorm(dim) for _ in range(2))
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         """Two ``[B, T, dim]`` in, one out."""

@@ -99,16 +99,14 @@ class MAC(Mixer):
             return memory
         return found.reset(begins, memory) if begins else found
 
-    def _attend(
-        self, x: Tensor, h: Tensor, state: dict[str, Tensor], place: Place
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _attend(self, x: Tensor, h: Tensor, state: dict[str, Tensor], place: Place) -> tuple[Tensor, dict[str, Tensor]]:
         """Attention of ``[p | h | S]``, where h stands one segment before S."""
         spec, positions = self.attention.spec, place.positions(x.device)
         past = 0 if all(s % self.segment == 0 for s in place.seen) else self.segment  # a new segment sees nothing old
         lines: list[KeyValue] = []
         after: dict[str, Tensor] = {}
         for stream, tokens, shift in (("h", h, self.segment), ("x", x, 0)):
-            k, v = self.attention.keys_values(tokens)
+            k, v = self.attention.keys_values(tokens, place.values if stream == "x" else None)
             new = {"k": rotated(k, positions - shift, spec.theta), "v": v}
             line = {n: torch.cat([state[f"{stream}.{n}"].to(z.dtype), z], 1) for n, z in new.items()}
             after |= {f"{stream}.{n}": newest(z, place, spec.past) for n, z in line.items()}

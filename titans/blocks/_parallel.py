@@ -24,9 +24,7 @@ class SideBySide(Mixer):
         join: makes one output of the attention's and the memory's, given their width.
     """
 
-    def __init__(
-        self, memory: Memory, attention: Attention, persistent: int, join: Callable[[int], nn.Module]
-    ):
+    def __init__(self, memory: Memory, attention: Attention, persistent: int, join: Callable[[int], nn.Module]):
         super().__init__()
         self.inner, self.attention = LMM(memory, persistent), attention
         self.join = join(attention.dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from miras import Memory
+from miras import Memory, MemoryState
 from titans.attention import Attention
 from titans.blocks._base import Mixer, Persistent, State, memory_of, tensors_of
 from titans.place import Place
@@ -26,7 +26,7 @@ class LMM(Mixer):
         """The learned start, after the persistent tokens."""
         return {"memory": self.primed(batch)[1]}
 
-    def primed(self, batch: int):  # noqa: ANN201
+    def primed(self, batch: int) -> tuple[Tensor | None, MemoryState]:
         """What the memory answers to the persistent tokens, ``[B, P, dim]`` or None, and its state after them."""
         tokens, state = self.persistent.rows(batch), self.memory.initial_state(batch)
         return (None, state) if tokens is None else self.memory(tokens, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class World:
             return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
         from torch.distributed.fsdp import fully_shard
 
+        # States that layers return may be views; nothing here writes into them.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         for layer in layers:
             fully_shard(layer)
         return cast(nn.Module, fully_shard(module))

@@ -87,10 +87,10 @@ class Objective(nn.Module):
     def forward(
         self, tokens: Tensor, mask: Tensor | None, target: Tensor, cache: ModelCache | None
     ) -> tuple[Tensor, ModelCache]:
-        """The summed loss of tokens ``[B, T]``, and what the model remembers of them."""
+        """The summed loss of tokens ``[B, T]``, and what the model remembers of them, cut from the graph."""
         hidden, cache = self.model.hidden(tokens, cache, mask=mask)
         loss = chunked_cross_entropy(hidden.flatten(0, 1), self.model.readout, target.flatten())
-        return loss * (target != IGNORED).sum().clamp_min(1), cache
+        return loss * (target != IGNORED).sum().clamp_min(1), cache.detach()
 
 
 class Trainer:
@@ -180,7 +180,7 @@ class Trainer:
             if backward:
                 (loss * self.ranks.size).backward()  # what averages gradients divides by the number of ranks
             losses.append(loss.detach())
-            after.append(cache.detach())
+            after.append(cache)
         self.caches = after if "continues" in batch else None
         return float(torch.stack(losses).sum())
 
