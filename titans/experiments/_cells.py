@@ -9,7 +9,7 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,28 +152,40 @@ class Trained(Cell):
     Args:
         config: of the training; its folder, its seeds and its device are set here.
         judge: what is measured afterwards.
+        before: trainings of the same model that come first, as of a curriculum.
     """
 
     config: Config
     judge: Judge
+    before: tuple[Config, ...] = ()
 
     def run(self, folder: Path, device: str) -> list[Point]:
         """Trains, or finishes the training, and measures."""
-        config = dataclasses.replace(
-            self.config,
-            folder=str(folder),
-            seed=self.seed,
-            data=dataclasses.replace(self.config.data, seed=self.seed),
-            system=dataclasses.replace(self.config.system, device=device),
-        )
+        model = self.fit(folder, device).eval()
+        config = self._here(self.config, folder, device)
+        return [self.point(found, x) for x, found in self.judge.measure(model, config)]
+
+    def fit(self, folder: Path, device: str) -> TitansLM:
+        """The trained model; an interrupted training goes on where it was."""
+        stages = [self._here(c, self.stage(folder, i), device) for i, c in enumerate((*self.before, self.config))]
         torch.manual_seed(self.seed)
-        model = TitansLM(config.model.build(open_source(config.data).vocabulary)).to(device)
-        train(config, model)
-        return [self.point(found, x) for x, found in self.judge.measure(model.eval(), config)]
+        model = TitansLM(self.config.model.build(open_source(stages[-1].data).vocabulary)).to(device)
+        for config in stages:
+            train(config, model)
+        return model
+
+    def stage(self, folder: Path, number: int = -1) -> Path:
+        """Where a training writes, the last one if not told otherwise."""
+        return folder / str(range(len(self.before) + 1)[number])
 
     def clear(self, folder: Path) -> None:
         """Checkpoints; the curves stay."""
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for stage in folder.iterdir():
+            shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+
+    def _here(self, config: Config, folder: Path, device: str) -> Config:
+        data, system = replace(config.data, seed=self.seed), replace(config.system, device=device)
+        return replace(config, folder=str(folder), seed=self.seed, data=data, system=system)
 
 
 def _json(value: Any) -> Any:

@@ -38,8 +38,10 @@ def sweep(
         if given not in known:
             raise ValueError(f"no {what} named {given!r}{hint(given, known)} (have: {', '.join(known)})")
     options, folder = options or Options(), Path(out)
-    if name == "enwik8" and options.text == "stdlib":
+    if name == "enwik8" and not options.text.startswith("enwik8:"):
         raise ValueError("enwik8 needs its file: pass text='enwik8:FILE' (plain or .zip)")
+    if name == "needles" and options.haystack is None:
+        raise ValueError("needles are hidden in real text: pass text='FILE' (plain or .xz)")
     experiment, size = EXPERIMENTS[name], SCALES[scale]
     outcome = run(experiment.cells(size, options), folder / "cells", devices, say)
     notes = [f"scale {scale}: {size}", f"{options}", *experiment.notes(size, options)]

@@ -16,7 +16,7 @@ from titans.experiments._models import model
 from titans.experiments._outliers import BIASES, Outliers
 from titans.experiments._report import Axes
 from titans.experiments._scales import Scale
-from titans.tasks import task
+from titans.tasks import TASKS, Task, task
 from titans.train import Config, Data, Optimizer, Records, Schedule
 
 BITS = "bits per byte"
@@ -128,16 +128,21 @@ class Panel:
 
     def _length(self, scale: Scale) -> int:
         """What the task says, or the scale's, or what the task needs at least, in multiples of 64."""
-        fields = dict(self.task or {})
-        if not fields or "length" in fields:
-            return int(fields.get("length", scale.length))
-        return max(scale.length, -(-task(fields, length=1 << 20).shortest // 64) * 64)
+        if self.task is None:
+            return scale.length
+        least = -(-self._task().shortest // 64) * 64
+        return int(self.task.get("length", max(scale.length, least)))
+
+    def _task(self, haystack: str | None = "unread") -> Task:
+        """What is asked, of any length."""
+        assert self.task is not None
+        hidden = {"text": haystack} if "text" in self.task else {}
+        return task({"length": 1 << 20, **self.task, **hidden})
 
     def _source(self, options: Options) -> str:
         if self.task is None:
             return options.text
-        hidden = {"text": options.haystack} if "text" in self.task else {}
-        return "task:" + json.dumps({**self.task, **hidden})
+        return "task:" + json.dumps(self._task(options.haystack).to_dict())
 
     def _judge(self, scale: Scale, options: Options) -> Judge:
         if self.task is None:
@@ -200,6 +205,11 @@ def _named(axis: str, names: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     return tuple((name, {axis: name}) for name in names if name != "from_module")
 
 
+def _mqar(pairs: int) -> dict[str, Any]:
+    return {"name": "mqar", "length": max(64, 8 * pairs), "pairs": pairs, "tokens": 512}
+
+
+MAD = {name: {"name": name, "length": cls.length} for name, cls in TASKS.items() if name.startswith("mad_")}
 QUESTIONS = {f"qa{i}": {"name": "babilong", "kind": f"qa{i}", "text": None} for i in range(1, 6)}
 CORRUPTED = {"name": "corrupted_keys", "length": 128}
 
@@ -208,9 +218,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="Text and recall: every model, the same steps",
         panels={
             "text": Panel(x="model", models=ALL),
-            "recall of 16 pairs": Panel(
-                x="model", models=ALL, task={"name": "mqar", "length": 128, "pairs": 16, "tokens": 512}
-            ),
+            "recall of 16 pairs": Panel(x="model", models=ALL, task=_mqar(16)),
         },
     ),
     "depth": Experiment(
@@ -245,7 +253,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 x="retention",
                 models=("yaad",),
                 changes=_named("retention", retentions),
-                task={"name": "mqar", "length": 128, "pairs": 16, "tokens": 512},
+                task=_mqar(16),
             ),
         },
     ),
@@ -263,6 +271,21 @@ EXPERIMENTS: dict[str, Experiment] = {
             kind: Panel(x="bytes", models=TITANS, task=fields, measure="lengths", log="x")
             for kind, fields in QUESTIONS.items()
         },
+    ),
+    "needles": Experiment(
+        title="One fact in a long text, by length",
+        panels={
+            name: Panel(x="bytes", models=TITANS, task={"name": name, "text": None}, measure="lengths", log="x")
+            for name in ("s_niah_1", "s_niah_2", "s_niah_3")
+        },
+    ),
+    "recall": Experiment(
+        title="Recall of pairs",
+        panels={f"{n} pairs": Panel(x="model", models=ALL, task=_mqar(n)) for n in (4, 16, 64)},
+    ),
+    "mad": Experiment(
+        title="The six tasks of MAD",
+        panels={name: Panel(x="model", models=ALL, task=fields) for name, fields in MAD.items()},
     ),
     "length": Experiment(
         title="Beyond the training length",

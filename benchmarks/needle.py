@@ -1,0 +1,124 @@
+"""A passkey, trained at 512 bytes and asked at up to 8192: `python -m benchmarks.needle --minutes 5 --out DIR`.
+
+Models of one size with memories, and one with windows of attention only, take the same number of steps of the same data:
+first of short texts, where an answer is near, then of 512 bytes. How many is measured first, so that everything takes the
+minutes that were given. What is in the folder already is not run again.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks import report as machine
+from titans.cost import cost
+from titans.experiments import Axes, Right, Scale, Trained, model, report, run
+from titans.train import Config, Data, Optimizer, Records, Schedule, train
+
+MODELS = ("lmm", "mac", "mag", "mal", "window")
+SHORT, LONG = 160, 512
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+TITLE = "Passkey, trained at 512 bytes"
+SHARE = {SHORT: 0.3, LONG: 0.45}
+"""Of the minutes, for each training; the rest is for measuring speed and accuracy."""
+
+
+def main() -> None:
+    """Plans, trains, asks, reports."""
+    args = arguments()
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    args.out.mkdir(parents=True, exist_ok=True)
+    plan = args.out / "plan.json"
+    if not plan.exists():
+        plan.write_text(json.dumps({str(n): steps for n, steps in planned(args, device).items()}))
+    steps = {int(length): count for length, count in json.loads(plan.read_text()).items()}
+    print(f"steps: {steps}", flush=True)
+    cells = [cell(name, seed, steps, args) for seed in range(args.seeds) for name in args.models]
+    outcome = run(cells, args.out / "cells", [device], lambda text: print(text, flush=True))
+    sizes = {name: cost(model(name, scale(args)).build(256), tokens=LONG) for name in args.models}
+    notes = [f"{name}: {asdict(size)}" for name, size in sizes.items()]
+    notes += [f"steps {steps}, batch {args.batch}, lr {args.lr}", str(scale(args)), str(machine.machine())]
+    notes += [f"failed: {c.series}, seed {c.seed}: {error}" for c, error in outcome.failed]
+    axes = Axes(x="bytes", y="passkeys found", log="x")
+    report(args.out, TITLE, {"passkey": axes}, outcome.points, notes)
+    found = {"steps": steps, "points": [asdict(p) for p in outcome.points], "notes": notes}
+    (args.out / "needle.json").write_text(json.dumps(found, indent=1))
+    print((args.out / "table.md").read_text())
+
+
+def arguments() -> argparse.Namespace:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--examples", type=int, default=100)
+    return parser.parse_args()
+
+
+def scale(args: argparse.Namespace) -> Scale:
+    """One size for all models; attention sees 64 bytes, so the passkey is out of its sight."""
+    rest = {"length": LONG, "batch": args.batch, "steps": 0, "lr": args.lr, "seeds": 1, "examples": args.examples}
+    return Scale(dim=args.dim, depth=args.depth, heads=4, window=64, factor=16, **rest)
+
+
+def config(name: str, length: int, steps: int, args: argparse.Namespace) -> Config:
+    """A training."""
+    return Config(
+        steps=steps,
+        model=model(name, scale(args)),
+        data=Data(source="task:passkey", length=length, batch=args.batch),
+        optimizer=Optimizer(lr=args.lr, weight_decay=0.01),
+        schedule=Schedule(shape="wsd", warmup=max(1, min(50, steps // 4)), decay=0.3),
+        records=Records(quiet=True, save_every=max(1, steps // 3), log_every=max(1, steps // 40), judge_batches=1),
+    )
+
+
+def cell(name: str, seed: int, steps: dict[int, int], args: argparse.Namespace) -> Trained:
+    """A model with its two trainings."""
+    short, long = (config(name, n, steps[n], args) for n in (SHORT, LONG))
+    judge = Right(examples=args.examples, lengths=LENGTHS)
+    return Trained(panel="passkey", series=name, x=LONG, seed=seed, config=long, before=(short,), judge=judge)
+
+
+def planned(args: argparse.Namespace, device: str) -> dict[int, int]:
+    """Steps of each training, the same for all models, that fit the minutes."""
+    return {
+        length: max(
+            2,
+            int(
+                60
+                * args.minutes
+                * share
+                / (args.seeds * sum(seconds(name, length, args, device) for name in args.models))
+            ),
+        )
+        for length, share in SHARE.items()
+    }
+
+
+def seconds(name: str, length: int, args: argparse.Namespace, device: str, steps: int = 3) -> float:
+    """Of a step: the difference of a longer and a shorter training, so that starting up does not count."""
+    taken = []
+    for count in (2, 2 + steps):
+        with tempfile.TemporaryDirectory() as folder:
+            one = config(name, length, count, args)
+            one = replace(one, folder=folder, system=replace(one.system, device=device))
+            begin = time.perf_counter()
+            train(one)
+            taken.append(time.perf_counter() - begin)
+    return max(1e-3, (taken[1] - taken[0]) / steps)
+
+
+if __name__ == "__main__":
+    main()
