@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,7 +113,7 @@ def arguments() -> argparse.Namespace:
 def built(name: str, args: argparse.Namespace) -> Model:
     """A model of the size that was asked for."""
     sizes = {"dim": args.dim, "depth": args.depth, "heads": args.heads, "window": 256, "length": args.length}
-    rest = {"batch": args.batch, "steps": 0, "lr": args.lr, "seeds": 1, "examples": 0, "factor": 1}
+    rest: dict[str, Any] = {"batch": args.batch, "steps": 0, "lr": args.lr, "seeds": 1, "examples": 0, "factor": 1}
     return model(name, Scale(**sizes, **rest), **CHANGES.get(name, {}))
 
 

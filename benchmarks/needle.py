@@ -11,6 +11,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +69,14 @@ def arguments() -> argparse.Namespace:
 
 def scale(args: argparse.Namespace) -> Scale:
     """One size for all models; attention sees 64 bytes, so the passkey is out of its sight."""
-    rest = {"length": LONG, "batch": args.batch, "steps": 0, "lr": args.lr, "seeds": 1, "examples": args.examples}
+    rest: dict[str, Any] = {
+        "length": LONG,
+        "batch": args.batch,
+        "steps": 0,
+        "lr": args.lr,
+        "seeds": 1,
+        "examples": args.examples,
+    }
     return Scale(dim=args.dim, depth=args.depth, heads=4, window=64, factor=16, **rest)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from titans.eval import Interval, over_seeds
 from titans.experiments._cells import Point
@@ -115,7 +116,7 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
         plt.close(figure)
 
 
-def _draw(axis, name: str, axes: Axes, found: Means) -> None:
+def _draw(axis: Any, name: str, axes: Axes, found: Means) -> None:
     names = [x for x in dict.fromkeys(x for line in found.values() for x in line) if isinstance(x, str)]
     for i, (series, line) in enumerate(found.items()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]

@@ -70,7 +70,7 @@ def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):
             yield cell, _work(cell, folder, devices[0])
         return
     context = mp.get_context("spawn")
-    free: Queue = context.Queue()
+    free: Queue[str] = context.Queue()
     for device in devices:
         free.put(device)
     with ProcessPoolExecutor(len(devices), context, _initialise, (free,)) as pool:
@@ -79,7 +79,7 @@ def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):
             yield futures[future], future.result()
 
 
-def _initialise(free: Queue) -> None:
+def _initialise(free: Queue[str]) -> None:
     global _device  # a process keeps its device
     _device = free.get()
     torch.set_num_threads(1)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from miras.registry import hint
+from titans.experiments._panels import Options
 from titans.experiments._report import report
 from titans.experiments._runner import Outcome, Say, run
 from titans.experiments._scales import SCALES
-from titans.experiments._tables import EXPERIMENTS, Options
+from titans.experiments._tables import EXPERIMENTS
 
 
 def sweep(
