@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ class Perfect(TitansLM):
     """Answers state tracking: its stream is the labels."""
 
     def hidden(self, tokens, cache=None, *, mask=None):
-        before = 0 if cache is None else cache
+        before: Any = 0 if cache is None else cache
         total = (tokens.cumsum(1) + before) % 2
         return F.one_hot(total, 2).double(), total[:, -1:]
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from titans.experiments import (
     run,
     sweep,
 )
-from titans.train import Config, Data, Records
+from titans.tasks import TASKS
+from titans.train import Config, Data, Records, train
 from titans.train.trainer import Trainer
 
 TINY = SCALES["tiny"]
@@ -174,3 +176,52 @@ def test_errors_say_what_to_pass(tmp_path: Path, capsys):
         sweep("depth", tmp_path, scale="huge")
     assert main(["sweep", "enwik8", "--out", str(tmp_path)]) == 2
     assert "enwik8:FILE" in capsys.readouterr().err
+
+
+def test_the_documentation_names_every_experiment_and_task():
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == {*EXPERIMENTS, *TASKS, "OutlierRegression", "Forecast"}
+
+
+def test_eval_measures_a_run(tmp_path: Path, capsys):
+    """From a run to rows: the task it was trained on by length, another chunk size, and text."""
+    records = Records(quiet=True)
+    parity = Data(source='task:{"name": "state_tracking", "group": "parity"}', length=10, batch=2)
+    config = Config(folder=str(tmp_path / "task"), steps=2, model=model("lmm", TOY), data=parity, records=records)
+    train(config)
+    out = tmp_path / "rows.json"
+    asked = ["eval", str(tmp_path / "task"), "--examples", "5", "--chunks", "4", "64", "--lengths", "10", "20"]
+    assert main([*asked, "--device", "cpu", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())
+    assert [(row["chunk"], row["length"], row["of"]) for row in rows] == [
+        (4, 10, 50),
+        (4, 20, 100),
+        (64, 10, 50),
+        (64, 20, 100),
+    ]
+    assert all(row["low"] <= row["accuracy"] <= row["high"] and row["chance"] == 0.5 for row in rows)
+    (tmp_path / "text.txt").write_text("All work and no play. " * 200)
+    text = Data(source=str(tmp_path / "text.txt"), length=16, batch=2, cache=str(tmp_path / "cache"))
+    train(replace(config, folder=str(tmp_path / "text"), data=text))
+    assert main(["eval", str(tmp_path / "text"), "--lengths", "16", "64", "--examples", "3", "--device", "cpu"]) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+    assert main(["eval", str(tmp_path / "nothing")]) == 2
+    assert "neither a run" in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two steps of every model on everything: nothing fails, and the report has every panel."""
+    monkeypatch.setitem(SCALES, "tiny", TOY)
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"It was a long day, and nobody had much to say about it. " * 2000)
+    text = f"enwik8:{book}" if name == "enwik8" else str(book)
+    if name == "enwik8":
+        book.write_bytes(b"<page> of a Wikipedia </page>\n" * 3_100_000)
+    outcome = sweep(name, tmp_path / "out", options=Options(text=text, steps=2, seeds=1), say=lambda said: None)
+    assert [f"{cell.series} {cell.x}: {error}" for cell, error in outcome.failed] == []
+    assert {point.panel for point in outcome.points} == set(EXPERIMENTS[name].axes())
+    assert all(math.isfinite(point.value) for point in outcome.points)
