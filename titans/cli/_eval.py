@@ -9,14 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from titans.cli._flags import parse
-from titans.data import Data, shards
+from titans.data import Data, shards, tokenizer
 from titans.eval import accuracy, by_chunk, growing, likelihood
+from titans.eval.harness import harness
 from titans.model import TitansLM
 from titans.tasks import Task, named
 from titans.train import Config, pretrained
@@ -33,6 +34,8 @@ class Eval:
         lengths: of examples, or of segments of text; none for that of the training and, for a task, up to 64 times it.
         examples: of each length; segments of text.
         chunks: chunk sizes to read with instead of the trained one.
+        harness: tasks of EleutherAI's evaluation harness to run instead (needs lm-eval).
+        include: a folder with further tasks for it.
         seed: of the examples.
         device: none for a GPU if there is one.
         out: a JSON file to write the rows to.
@@ -44,6 +47,8 @@ class Eval:
     lengths: tuple[int, ...] = ()
     examples: int = 200
     chunks: tuple[int, ...] = ()
+    harness: tuple[str, ...] = ()
+    include: Path | None = None
     seed: int = 0
     device: str | None = None
     out: Path | None = None
@@ -72,6 +77,9 @@ def measured(args: Eval) -> list[Row]:
     model, checkpoint = pretrained(args.run)
     model = model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = Config.read(checkpoint / "run.json")
+    if args.harness:
+        results = harness(model, tokenizer(config.data.tokenizer), args.harness, args.include)
+        return [{"task": name, **_plain(row)} for name, row in results.items()]
     asked = _task(args, config.data)
 
     def measure(model: TitansLM) -> list[Row]:
@@ -80,6 +88,10 @@ def measured(args: Eval) -> list[Row]:
     if not args.chunks:
         return measure(model)
     return [{"chunk": size, **row} for size, rows in by_chunk(model, args.chunks, measure).items() for row in rows]
+
+
+def _plain(row: dict[str, Any]) -> Row:
+    return {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "alias"}
 
 
 def _task(args: Eval, data: Data) -> Task | None:

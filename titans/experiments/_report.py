@@ -102,7 +102,13 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
     rows = -(-len(panels) // columns)
     tall = max(3.0, 0.24 * max(len(x) for line in by_panel.values() for x in line.values()))
     with plt.rc_context(
-        {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "miras"}
+        {
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "miras",
+            "svg.fonttype": "none",
+        }
     ):
         figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns + 1.2, tall * rows), squeeze=False)
         for axis, (name, axes) in zip(grid.flat, panels.items(), strict=False):
