@@ -47,6 +47,7 @@ class Explanation:
 
 def explain(core: AssociativeMemory, d_key: int, d_value: int, heads: int, pairs: int = 1) -> Explanation:
     """Explains ``core`` on heads of these widths."""
+    core = core.main
     spec, shapes, plan = core.spec, core.shapes(d_key, d_value), core.plan(d_key, d_value, pairs)
     with torch.device("meta"):
         raw = {n: torch.empty(1, *w.shape) for n, w in shapes.items()}

@@ -5,9 +5,10 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,44 +22,8 @@ from miras.explain import Explanation, explain
 from miras.gates import GateProjection
 from miras.spec import MirasSpec
 from miras.state import MemoryState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a `Memory` puts around the pure memory; every piece can be switched off.
-
-    Args:
-        conv: width of the depthwise causal convolution on queries, keys and values; 0 for none.
-        activation: applied after it, ``silu`` or ``identity``.
-        qk_norm: whether queries and keys are scaled to length one.
-        output_norm: whether every head's answer is RMS-normalised (with a learned gain).
-        output_gate: whether answers are multiplied by ``silu`` of a projection of the input.
-        gate_rank: rank of the projection to gates per channel.
-        learn_start: whether the initial memory is learned (always different in every head, never zero).
-        pairs: (key, value) pairs every token writes.
-        lookahead: whether token t writes the key of token t-1 with its own value: "what came after", causally. Needs a
-            convolution, whose tail carries the key.
-    """
-
-    conv: int = 4
-    activation: Literal["silu", "identity"] = "silu"
-    qk_norm: bool = True
-    output_norm: bool = True
-    output_gate: bool = True
-    gate_rank: int = 32
-    learn_start: bool = True
-    pairs: int = 1
-    lookahead: bool = False
-
-    def __post_init__(self) -> None:
-        if self.conv < 0:
-            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
-        if self.activation not in ("silu", "identity"):
-            raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
-        if self.gate_rank < 1 or self.pairs < 1:
-            raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
-        if self.lookahead and not self.conv:
-            raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
+from miras.surroundings import Surroundings
+from miras.ties import Tokens, given, projected, through
 
 
 class Memory(nn.Module):
@@ -106,23 +71,42 @@ class Memory(nn.Module):
         if self.spec.algorithm.steps > around.pairs:
             around = replace(around, pairs=self.spec.algorithm.steps)
         self.around = around
-        self.core = AssociativeMemory(self.spec, path, tolerance)
+        self.core = self.make_core(self.spec, path=path, tolerance=tolerance)
 
-        inner, pairs = heads * self.head_dim, around.pairs
+        # what is projected: ties may make more pairs and other gates of it
+        inner, pairs = heads * self.head_dim, next((t.pairs for t in around.ties if t.pairs), around.pairs)
+        gates = projected(self.spec.gates, around.ties)
+        self.pairs = pairs
         self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
         self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
-        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim}
-        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in self.spec.gates}
-        self.gates = GateProjection(dim, heads, self.spec.gates, widths, of_pairs, around.gate_rank)
+        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in gates}
+        width = (self.head_dim, self.head_dim, len(self.core.shapes(self.head_dim, self.head_dim)))
+        self.gates = GateProjection(dim, heads, gates, *width, of_pairs, around.gate_rank)
+        numbers = (tie.parameters(heads, self.head_dim, self.head_dim) for tie in around.ties)
+        self.ties = nn.ModuleList(nn.ParameterDict(numbers_of_one) for numbers_of_one in numbers)
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
         self.gate = nn.Linear(dim, inner, bias=False) if around.output_gate else None
         self.out = nn.Linear(inner, dim, bias=False)
-        raw = self.core.random_memory(heads, self.head_dim, self.head_dim)
-        # parameter names may not hold dots, those of a wrapped module do
-        self.start = nn.ParameterDict(
-            {n.replace(".", "/"): nn.Parameter(w, requires_grad=around.learn_start) for n, w in raw.items()}
-        )
+        self.d_value = functools.reduce(lambda d, tie: tie.width(d), around.ties, self.head_dim)
+        self.start = self._start()
         self.reset_parameters()
+
+    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
+        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
+        return AssociativeMemory(spec, **how)
+
+    def _start(self) -> nn.ParameterDict:
+        """The raw memory before the first token; parameter names may not hold dots, those of a wrapped module do."""
+        raw = self.core.random_memory(self.heads, self.head_dim, self.d_value)
+        if self.around.zero_start:
+            if len(raw) > 1 or not self.spec.retention.link_is_identity:
+                raise ValueError(
+                    f"zero_start is for a memory of one weight without a link; architecture {self.spec.architecture.name!r} "
+                    f"with retention {self.spec.retention.name!r} would never leave zero"
+                )
+            raw = {n: torch.zeros_like(w) for n, w in raw.items()}
+        learned = self.around.learn_start and not self.around.zero_start
+        return nn.ParameterDict({n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()})
 
     def reset_parameters(self) -> None:
         """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""
@@ -137,7 +121,7 @@ class Memory(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """The state before the first token of ``batch`` rows."""
         raw = {n.replace("/", "."): w for n, w in self.start.items()}
-        state = self.core.initial_state(raw, batch, self.head_dim, self.head_dim, self.around.pairs)
+        state = self.core.initial_state(raw, batch, self.head_dim, self.d_value, self.around.pairs)
         if self.conv is None:
             return state
         like = next(iter(raw.values()))
@@ -178,8 +162,8 @@ class Memory(nn.Module):
             raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
         if not x.shape[0] * x.shape[1]:
             return x, state
-        q, k, v, gates, tail = self.project(x, state, mask)
-        y, after = self.stream(q, k, v, gates, state, tail, mask, path)
+        tokens, tail = self.project(x, state, mask)
+        y, after = self.stream(tokens, state, tail, mask, path)
         return self.emit(x, y), after
 
     def step(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
@@ -191,14 +175,17 @@ class Memory(nn.Module):
         y, after = self.forward(x.unsqueeze(1), state)
         return y.squeeze(1), after
 
-    def project(
-        self, x: Tensor, state: MemoryState, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor | None]:
-        """Queries, keys, values and gates for the core, and the convolution's tail after the sequence."""
+    @property
+    def tied(self) -> list[dict[str, Tensor]]:
+        """The learned numbers of every tie."""
+        return [dict(p.items()) for p in self.ties]  # type: ignore[operator]
+
+    def project(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tokens, Tensor | None]:
+        """Queries, keys, values and gates as the first tie takes them, and the convolution's tail after the sequence."""
         line, tail = self._convolve(self.qkv(x), state, slice(None), mask)
         q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
         k, v = self._split(pairs)
-        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x), tail
+        return Tokens(self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x)), tail
 
     def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
@@ -216,23 +203,27 @@ class Memory(nn.Module):
 
     def stream(
         self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        gates: dict[str, Tensor],
+        tokens: Tokens,
         state: MemoryState,
         tail: Tensor | None,
         mask: Tensor | None = None,
         path: Path | None = None,
     ) -> tuple[Tensor, MemoryState]:
-        """The core on what was projected; the state after it keeps ``tail``."""
+        """The memory behind its ties on what was projected; the state after it keeps ``tail``."""
         core = self.core if path is None else self.core.on(path)
-        y, after = core(q, k, v, gates, _without_tail(state), mask=mask)
+        inner = _without_tail(state)
+        y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
+        if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
+            y = y * mask[..., None, None]
         return y, after if tail is None else after._replace(extra=after.extra | {"conv": tail})
 
     def read(self, state: MemoryState, q: Tensor) -> Tensor:
         """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
-        return self.core.read(_without_tail(state), q, self.head_dim)
+        y = self.core.read(_without_tail(state), q, self.d_value)
+        nothing = Tokens(q, torch.zeros_like(q), torch.zeros_like(q), {})
+        for tie, numbers in reversed(list(zip(self.around.ties, self.tied, strict=True))):
+            y = tie.after(y, nothing, numbers)
+        return y
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
@@ -244,12 +235,13 @@ class Memory(nn.Module):
     def inspect(self, x: Tensor, state: MemoryState | None = None) -> dict[str, Tensor]:
         """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
         state = self.initial_state(x.shape[0]) if state is None else state
-        q, k, v, gates, _ = self.project(x, state)
-        return {"surprise": self.core.surprise(q, k, v, gates, _without_tail(state)), **gates}
+        tokens, _ = self.project(x, state)
+        tokens = given(self.around.ties, tokens, self.tied)
+        return {"surprise": self.core.surprise(*tokens, _without_tail(state)), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
-        return explain(self.core, self.head_dim, self.head_dim, self.heads, self.around.pairs)
+        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs)
 
     def extra_repr(self) -> str:
         """The spec, one axis a line."""
@@ -268,7 +260,7 @@ class Memory(nn.Module):
         assert self.conv is not None
         if not self.around.lookahead:
             return self.conv
-        q, k, v = self.conv.split([self._inner, self.around.pairs * self._inner, self.around.pairs * self._inner])
+        q, k, v = self.conv.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
         return torch.cat([F.pad(q, (1, 0)), F.pad(k, (0, 1)), F.pad(v, (1, 0))])
 
     def _convolve(
@@ -283,7 +275,7 @@ class Memory(nn.Module):
     def _split(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Keys of length one and values, ``[B, T, H, D]``, or ``[B, T, H, N, D]`` for N pairs a token."""
         k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
-        if self.around.pairs == 1:
+        if self.pairs == 1:
             k, v = k[..., 0, :], v[..., 0, :]
         return self.unit(k), v
 

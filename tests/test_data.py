@@ -3,9 +3,11 @@
 import gzip
 import json
 import lzma
+import sys
 import zipfile
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -221,6 +223,17 @@ def test_sources_that_are_not_there(name: str):
         ValueError, match=r"no source of data 'enwik9'; did you mean 'enwik8'|no file matches|there is no"
     ):
         collection(name, "train")
+
+
+def test_what_datasets_loads(monkeypatch: pytest.MonkeyPatch):
+    module = ModuleType("datasets")
+    rows = [{"body": f"text {n}"} for n in range(3)]
+    module.load_dataset = lambda name, config: {"train": rows, "validation": rows[:1]}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    assert [len(read("hf:owner/name:config#body", split)) for split in ("train", "valid")] == [3, 1]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="hf: needs the package datasets"):
+        read("hf:owner/name")
 
 
 def test_tokenizers_from_files(tmp_path: Path, documents: list[bytes]):

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from miras import AssociativeMemory, Memory, MemoryState, MirasSpec, Surroundings, from_module
 from miras.testing import problem, relative
 from miras.testing.laws import compare, tensors
+from miras.ties import Normalised
 
 DIM, HEADS, B, T = 8, 2, 3, 9
 MLP = {"name": "mlp", "expansion": 2}
@@ -230,7 +231,7 @@ def test_surprise_is_the_inner_loss_at_the_anchor(chunk: int):
     seen = memory.inspect(x)
     assert {n: g.shape for n, g in seen.items()} == dict.fromkeys(["surprise", *memory.spec.gates], (B, T, HEADS))
     state = memory.initial_state(B)
-    q, k, v, gates, _ = memory.project(x, state)
+    (q, k, v, gates), _ = memory.project(x, state)
     state = anchor = state._replace(extra={})
     for t in range(T):
         now = slice(t, t + 1)
@@ -424,7 +425,8 @@ def test_without_gradients(kind: str, quiet: Callable[[], Any]):
     "fields", [*KINDS.values(), WITH_MODULE, {"path": "reference"}], ids=[*KINDS, "module", "reference"]
 )
 def test_checkpoint(fields: dict[str, Any], reentrant: bool):
-    memory, x = Memory(DIM, heads=HEADS, **({"chunk_size": 4} | fields)).double(), tokens().requires_grad_()
+    options: dict[str, Any] = {"chunk_size": 4} | fields
+    memory, x = Memory(DIM, heads=HEADS, **options).double(), tokens().requires_grad_()
     y = checkpoint(lambda x: memory(x)[0], x, use_reentrant=reentrant)
     assert isinstance(y, Tensor)
     y.square().sum().backward()
@@ -515,14 +517,26 @@ def test_projections_in_two_parts():
     """Queries of one sequence and writes of another are the two halves of one projection, tails included."""
     memory, x = layer(lookahead=True), tokens()
     _, state = memory(tokens(), None)
-    q, k, v, gates, tail = memory.project(x, state)
-    assert tail is not None
+    whole, tail = memory.project(x, state)
     alone, first = memory.queries(x, state)
     *written, second = memory.writes(x, state)
-    torch.testing.assert_close([alone, *written], [q, k, v, gates])
+    assert tail is not None and first is not None and second is not None
+    torch.testing.assert_close([alone, *written], list(whole))
     torch.testing.assert_close(torch.cat([first, second], -1), tail)
-    y, after = memory.stream(q, k, v, gates, state, tail)
+    y, after = memory.stream(whole, state, tail)
     torch.testing.assert_close(memory.emit(x, y), memory(x, state)[0])
-    answers = memory.read(after, q)
+    answers = memory.read(after, whole.q)
     assert answers.shape == y.shape
     torch.testing.assert_close(answers[:, -1], y[:, -1])
+
+
+def test_ties_answer_a_read_as_they_answer_the_token():
+    around = Surroundings(qk_norm=False, ties=(Normalised(),))
+    spec = MirasSpec.make(
+        architecture={"name": "feature_map", "kind": "elu"}, bias="dot", retention="none", algorithm="gd"
+    )
+    memory, x = Memory(DIM, heads=HEADS, spec=spec, around=around).double(), tokens()
+    state = memory.initial_state(len(x))
+    whole, tail = memory.project(x, state)
+    y, after = memory.stream(whole, state, tail)
+    torch.testing.assert_close(memory.read(after, whole.q)[:, -1], y[:, -1])

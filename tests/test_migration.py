@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 def config(miras: dict[str, Any] | None = None, memory: dict[str, Any] | None = None, **fields: Any):
     small: dict[str, Any] = {"num_tokens": 61, "dim": 16, "depth": 2, "heads": 4, "segment_len": 8}
-    neural = NeuralMemoryConfig(**({"dim": 16, "heads": 2, "chunk_size": 4} | (memory or {})))
-    return TransformerConfig(**(small | {"neural_mem": neural, "miras": MIRASConfig(**(miras or {}))} | fields))
+    defaults: dict[str, Any] = {"dim": 16, "heads": 2, "chunk_size": 4}
+    neural = NeuralMemoryConfig(**(defaults | (memory or {})))
+    small |= {"neural_mem": neural, "miras": MIRASConfig(**(miras or {}))}
+    return TransformerConfig(**(small | fields))
 
 
 def logits(**options: Any) -> torch.Tensor:

@@ -68,8 +68,8 @@ def test_every_combination(shard: int) -> None:
 
 def nudged(drawn):
     """The problem with every key moved by one unit in the last place: what no path can be held closer than."""
-    g = torch.Generator().manual_seed(0)
-    return replace(drawn, k=drawn.k * (1 + torch.finfo(drawn.k.dtype).eps * torch.randn(drawn.k.shape, generator=g)))
+    noise = torch.randn(drawn.k.shape, generator=torch.Generator().manual_seed(0), dtype=drawn.k.dtype)
+    return replace(drawn, k=drawn.k * (1 + torch.finfo(drawn.k.dtype).eps * noise))
 
 
 def everything(drawn, path: str) -> dict[str, torch.Tensor]:

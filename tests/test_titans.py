@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import titans
-from miras import MirasSpec
+from miras import MirasSpec, Surroundings
+from miras.ties import Constant, Normalised
 from titans import KINDS, ModelCache, Sampling, TitansConfig, TitansLM, cost, generate, preset, stream
 from titans.generate import read
 from titans.loss import chunked_cross_entropy
@@ -54,7 +55,8 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_config_round_trip(spec: str):
-    made = config("mac", "hybrid", memory=spec, longterm=2, tied=False)
+    around = Surroundings(conv=2, ties=(Constant("lr", 0.5), Normalised()))
+    made = config("mac", "hybrid", memory=spec, around=around, longterm=2, tied=False)
     assert TitansConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     assert pickle.loads(pickle.dumps(made)) == made and hash(made) == hash(replace(made))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import ddp, losses, tiny, together, weights
+from training import ddp, losses, tiny, together, weights
 
 from titans.train import Config, Optimizer, Schedule, System, train
 from titans.train.parallel import World

@@ -6,6 +6,7 @@ from titans.cache import ModelCache
 from titans.config import KINDS, SIZES, TitansConfig, preset
 from titans.cost import Cost, cost
 from titans.generate import Sampling, generate, stream
+from titans.inspection import Inspection, draw, inspect
 from titans.layer import Layer
 from titans.loss import chunked_cross_entropy
 from titans.model import TitansLM
@@ -21,6 +22,7 @@ __all__ = [
     "Attention",
     "AttentionSpec",
     "Cost",
+    "Inspection",
     "Layer",
     "Mixer",
     "ModelCache",
@@ -32,7 +34,9 @@ __all__ = [
     "TitansLM",
     "chunked_cross_entropy",
     "cost",
+    "draw",
     "generate",
+    "inspect",
     "preset",
     "stream",
 ]

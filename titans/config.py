@@ -109,7 +109,7 @@ class TitansConfig:
         fields |= {
             "layers": list(self.layers),
             "memory": self.memory.to_dict(),
-            "around": dataclasses.asdict(self.around),
+            "around": self.around.to_dict(),
             "attention": dataclasses.asdict(self.attention),
         }
         return {"schema": SCHEMA, **fields}

@@ -77,12 +77,16 @@ class Layer(nn.Module):
         return tuple(mixer.start(batch) for mixer in self.mixers)  # type: ignore[operator]
 
     def forward(
-        self, x: Tensor, states: tuple[State, ...], place: Place
+        self, x: Tensor, states: tuple[State, ...] | None, place: Place
     ) -> tuple[Tensor, tuple[State, ...], Tensor | None]:
-        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in; no states: a start."""
+        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in.
+
+        Without states it starts; here, where sharded parameters are whole.
+        """
+        states = self.start(len(x)) if states is None else states
         after: list[State] = []
         values = place.values
-        for mixer, norm, state in zip(self.mixers, self.norms, states or self.start(len(x)), strict=False):
+        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
             z = norm(x)
             if self.offers and hasattr(mixer, "attention"):
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]

@@ -22,6 +22,9 @@ from titans.loss import IGNORED, chunked_cross_entropy
 from titans.norm import RMSNorm
 from titans.place import Place, packed_left, unpacked
 
+LayerStates = tuple[tuple[State, ...], ...]
+"""The states of every layer's mixers."""
+
 
 class TitansLM(nn.Module):
     r"""Embedding, layers, norm, head.
@@ -115,18 +118,18 @@ class TitansLM(nn.Module):
     ) -> tuple[Tensor, ModelCache]:
         """The normalised stream ``[B, T, dim]`` in front of the head, and the cache after it."""
         x = self._embedded(tokens)
-        if cache is None:  # each layer starts inside its forward pass: a sharded one has its parameters only there
-            cache = ModelCache(((),) * len(self.layers), (0,) * len(x)) if x.numel() else self.start(len(x))
-        if cache.batch != len(x):
-            raise ValueError(f"the cache has {cache.batch} rows, the tokens {len(x)}")
+        seen = (0,) * len(x) if cache is None else cache.seen
+        layers = None if cache is None else cache.layers
+        if len(seen) != len(x):
+            raise ValueError(f"the cache has {len(seen)} rows, the tokens {len(x)}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
         if mask is None or bool(mask.all()):
-            x, cache = self._run(x, cache, Place.of(cache.seen, x.shape[1]))
+            x, cache = self._run(x, layers, Place.of(seen, x.shape[1]))
             return self.norm(x), cache
         packed, lengths, order = packed_left(x, mask)
         longest = max(lengths)
-        y, cache = self._run(packed[:, :longest], cache, Place(cache.seen, lengths, longest))
+        y, cache = self._run(packed[:, :longest], layers, Place(seen, lengths, longest))
         return unpacked(F.pad(self.norm(y), (0, 0, 0, x.shape[1] - longest)), order, mask), cache
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -151,22 +154,20 @@ class TitansLM(nn.Module):
             raise ValueError(f"tokens must be [B, T], got {tuple(tokens.shape)}")
         return self.embedding(tokens.long())
 
-    def _run(self, x: Tensor, cache: ModelCache, place: Place) -> tuple[Tensor, ModelCache]:
+    def _run(self, x: Tensor, layers: LayerStates | None, place: Place) -> tuple[Tensor, ModelCache]:
         if not place.tokens or not len(x):
-            return x, cache
+            return x, ModelCache(layers or self.start(len(x)).layers, place.seen)
         if self.longterm is None:
-            x, after = self._through(x, cache.layers, place)
+            x, after = self._through(x, layers, place)
         else:
             x, longer, mine = inserted(x, self.longterm, self.config.segment, place)
-            x, after = self._through(x, cache.layers, longer)
+            x, after = self._through(x, layers, longer)
             x = take(x, mine)
         return x, ModelCache(after, place.after)
 
-    def _through(
-        self, x: Tensor, states: tuple[tuple[State, ...], ...], place: Place
-    ) -> tuple[Tensor, tuple[tuple[State, ...], ...]]:
+    def _through(self, x: Tensor, states: LayerStates | None, place: Place) -> tuple[Tensor, LayerStates]:
         after: list[tuple[State, ...]] = []
-        for layer, state in zip(self.layers, states, strict=True):
+        for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
                 x, state, values = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
             else:

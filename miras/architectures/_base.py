@@ -29,7 +29,8 @@ class FastWeight(NamedTuple):
 
     ``dense`` is a matrix ``[I, O]`` applied on the right; ``vector`` a gain or a bias; ``tensor`` anything else
     (parameters of a wrapped ``nn.Module``). A gate per key channel acts on the input axis of matrices that read
-    the key, one per value channel on the output axis of those that write the value.
+    the key, one per value channel on the output axis of those that write the value. ``index`` is the weight's place
+    among those of a memory (`AssociativeMemory.shapes` counts them), for gates per weight.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class FastWeight(NamedTuple):
     reads_key: bool = False
     writes_value: bool = False
     init: Literal["normal", "ones", "zeros"] = "normal"
+    index: int = 0
 
 
 class View(Protocol):

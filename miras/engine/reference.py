@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.problem import Inputs, algorithm_gates, per_channel
 from miras.engine.weights import (
     Plain,
     Shapes,
@@ -117,7 +117,7 @@ def _gradients(
     for p in range(k.shape[2]):
         kp, vp = k.narrow(2, p, 1), v.narrow(2, p, 1)
         gates = {g: pair[g].narrow(2, p, 1) for g in bias.gates}
-        gates = {g: x[..., None] if x.dim() == 3 else x for g, x in gates.items()}
+        gates = {g: per_channel(x) for g, x in gates.items()}
         features = architecture.features(kp)
 
         def loss(w: Weights, kp: Tensor = kp, vp: Tensor = vp, gates: Weights = gates) -> tuple[Tensor, tuple[()]]:
@@ -132,7 +132,7 @@ def _gradients(
         else:
             prediction, pull, _ = vjp(answer, anchor)
             step = (
-                pair["lr"].narrow(2, p, 1)[..., None] * features.square().sum(-1, keepdim=True)
+                per_channel(pair["lr"].narrow(2, p, 1)) * features.square().sum(-1, keepdim=True)
                 if algorithm.implicit
                 else prediction
             )

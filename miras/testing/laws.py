@@ -91,9 +91,8 @@ def every_path_is_the_reference(problem: Problem) -> None:
 def amplifies(spec: MirasSpec) -> bool:
     """Whether rounding grows inside one step: Newton-Schulz (by the inverse of the smallest singular values), conjugate
     gradients and Cholesky factors (by their condition), and root finding."""
-    return (
-        not spec.algorithm.direction_is_identity or spec.algorithm.linear_only or spec.retention.name == "f_divergence"
-    )
+    turns = not spec.algorithm.direction_is_identity or spec.algorithm.settles
+    return turns or spec.algorithm.linear_only or spec.retention.name == "f_divergence"
 
 
 def path_tolerance(spec: MirasSpec, path: Path, dtype: torch.dtype) -> float:
@@ -210,7 +209,7 @@ def a_small_step_lowers_the_loss(problem: Problem) -> None:
         raise Inapplicable("no true gradient or no monotone link")
     if spec.algorithm.linear_only or spec.algorithm.changes_error or spec.algorithm.window > 1 or problem.k.dim() == 5:
         raise Inapplicable(f"algorithm {spec.algorithm.name!r} does not step along the gradient of one pair")
-    if not spec.algorithm.direction_is_identity or spec.retention.gradient_at == "decayed":
+    if not spec.algorithm.direction_is_identity or spec.algorithm.settles or spec.retention.gradient_at == "decayed":
         raise Inapplicable("the direction is not the gradient's")
     first = replace(
         problem.slice(0, 1),

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from miras import Memory, MemoryState
+from miras.ties import Tokens
 from titans.attention import Attention, KeyValue, attend, newest, rotated, with_prefix
 from titans.blocks._base import Gating, Mixer, Persistent, State, memory_of, tensors_of
 from titans.place import Place
@@ -84,7 +85,7 @@ class MAC(Mixer):
         k, v, gates, pair_tail = self.memory.writes(y, memory, mask)
         tail = None if query_tail is None or pair_tail is None else torch.cat([query_tail, pair_tail], -1)
         q = self.memory.unit(rearrange(y, "b t (h d) -> b t h d", h=self.memory.heads))
-        answers, after = self.memory.stream(q, k, v, gates, memory, tail, mask)  # Eq. 24, and 25 causally
+        answers, after = self.memory.stream(Tokens(q, k, v, gates), memory, tail, mask)  # Eq. 24, and 25 causally
         if self.form == "paper":
             answers = self.memory.read(after, q)
         o = self.gating(y, self.memory.emit(y, answers))  # Eq. 25

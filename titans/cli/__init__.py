@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import miras.cli
 from miras.cli import Command
+from miras.cli._presets import Preset
 
 
 def _lazily(module: str, help: str) -> Command:
@@ -23,6 +24,17 @@ COMMANDS = {
 """Commands by name."""
 
 
+def commands(presets: Mapping[str, Preset]) -> dict[str, Command]:
+    """The commands for somebody who knows published memories by name."""
+
+    def train(arguments: Sequence[str]) -> int:
+        from titans.cli._train import main
+
+        return main(arguments, presets)
+
+    return COMMANDS | {"train": COMMANDS["train"]._replace(run=train)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The ``miras`` command with these commands as well."""
-    return miras.cli.main(arguments, COMMANDS)
+    return miras.cli.main(arguments, commands=COMMANDS)

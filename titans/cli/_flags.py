@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 from tyro.constructors import (
+    MISSING_NONPROP,
     ConstructorRegistry,
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
@@ -21,17 +22,19 @@ from tyro.constructors import (
 from miras import MirasSpec
 from miras.registry import Registry
 from miras.spec import AXES
+from miras.ties import Tie, ties
 
 T = TypeVar("T")
 
 _registry = ConstructorRegistry()
 
 
-def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
+def parse(cls: type[T], arguments: Sequence[str], command: str, default: T = MISSING_NONPROP) -> T:
     """An object of a dataclass from flags; components of a memory are subcommands such as ``model.memory.bias:huber``."""
     about = (cls.__doc__ or "").partition("\n")[0]
-    begin = {} if default is None else {"default": default}
-    return tyro.cli(cls, prog=f"miras {command}", description=about, args=arguments, registry=_registry, **begin)
+    return tyro.cli(
+        cls, prog=f"miras {command}", description=about, args=arguments, registry=_registry, default=default
+    )
 
 
 @_registry.struct_rule
@@ -49,16 +52,27 @@ def _spec(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 @_registry.primitive_rule
-def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Mapping[str, Any]] | None:
-    """Keyword arguments as JSON."""
-    if info.type_origin is not dict:
+def _json(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Keyword arguments, and ties among the inputs of a memory, as JSON."""
+    if info.type_origin is dict:
+        kind, plain = dict, json.dumps
+    elif info.type_origin is tuple and typing.get_args(info.type)[0] is Tie:
+        kind, plain = list, lambda value: json.dumps([ties.to_dict(ties.build(tie)) for tie in value])
+    else:
         return None
+
+    def read(texts: list[str]) -> Any:
+        value = json.loads(texts[0])
+        if not isinstance(value, kind):
+            raise ValueError(f"must be a JSON {'object' if kind is dict else 'array'}, got {texts[0]}")
+        return value
+
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=_json,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (dict, list, tuple)),
+        str_from_instance=lambda value: [plain(value)],
     )
 
 
@@ -73,10 +87,3 @@ def _union(registry: Registry[Any]) -> Any:
         if not required:
             options.append(Annotated[cls, tyro.conf.subcommand(name, default=cls())])
     return Union[tuple(options)]  # noqa: UP007  a union of values
-
-
-def _json(texts: list[str]) -> Mapping[str, Any]:
-    value = json.loads(texts[0])
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a JSON object, got {texts[0]}")
-    return value

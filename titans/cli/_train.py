@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from miras.cli._presets import Preset
+from miras.registry import hint
 from titans.cli._flags import parse
 from titans.train import CheckpointError, Config, Diverged, train
 
@@ -23,10 +26,16 @@ SHORT = {
 """Flags that may do without what they belong to."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Trains with these flags; ``--config FILE`` says what is not given."""
+NONE: Mapping[str, Preset] = {}
+
+
+def main(arguments: Sequence[str], presets: Mapping[str, Preset] = NONE) -> int:
+    """Trains with these flags.
+
+    ``--config FILE`` says what is not given, ``--preset NAME`` what the memory is unless flags change it.
+    """
     try:
-        rest, begin = _begin(arguments)
+        rest, begin = _begin(arguments, presets)
         config = parse(Config, [SHORT.get(argument, argument) for argument in rest], "train", begin)
         if int(os.environ.get("RANK", "0")) == 0 and not config.records.quiet:
             _show(config)
@@ -40,15 +49,31 @@ def main(arguments: Sequence[str]) -> int:
     return 128 + outcome.stopped
 
 
-def _begin(arguments: Sequence[str]) -> tuple[list[str], Config]:
-    """The arguments without ``--config FILE``, and the config they change."""
+def _begin(arguments: Sequence[str], presets: Mapping[str, Preset]) -> tuple[list[str], Config]:
+    """The arguments without ``--config`` and ``--preset``, and the config that the others change."""
     rest = [part for argument in arguments for part in _halves(argument)]
-    if "--config" not in rest:
-        return rest, Config()
-    index = rest.index("--config")
-    if index + 1 == len(rest):
-        raise ValueError("--config needs a file in JSON or YAML")
-    return rest[:index] + rest[index + 2 :], Config.read(Path(rest[index + 1]))
+    path, name = _taken(rest, "--config"), _taken(rest, "--preset")
+    config = Config.read(Path(path)) if path is not None else Config()
+    if name is None:
+        return rest, config
+    if name not in presets:
+        raise ValueError(
+            f"no published memory named {name!r}{hint(name, presets)} (have: {', '.join(presets) or 'none'})"
+        )
+    model = replace(config.model, memory=presets[name].spec, around=presets[name].around)
+    return rest, replace(config, model=model)
+
+
+def _taken(arguments: list[str], flag: str) -> str | None:
+    """The value of a flag, which is removed; None if it is not there."""
+    if flag not in arguments:
+        return None
+    index = arguments.index(flag)
+    if index + 1 == len(arguments):
+        raise ValueError(f"{flag} needs a value")
+    value = arguments[index + 1]
+    del arguments[index : index + 2]
+    return value
 
 
 def _halves(argument: str) -> list[str]:

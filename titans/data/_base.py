@@ -5,7 +5,7 @@ Shapes: B rows, T inputs of a row, N documents of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, Required, TypedDict
@@ -77,16 +77,13 @@ def labels(batch: Batch) -> Tensor:
 def take(batch: Batch, rows: range) -> Batch:
     """Rows one after another of a batch."""
     start, stop = rows.start, rows.stop
-    part = Batch(tokens=batch["tokens"][start:stop])
-    for key in ("mask", "loss_mask", "labels", "ids"):
+    part = batch.copy()
+    for key in ("tokens", "mask", "loss_mask", "labels", "ids"):
         if key in batch:
-            part[key] = batch[key][start:stop]
+            part[key] = batch[key][start:stop]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     if "cu_seqlens" in batch:
-        length = batch["tokens"].shape[1] - 1
-        cuts = batch["cu_seqlens"]
+        length, cuts = batch["tokens"].shape[1] - 1, batch["cu_seqlens"]
         part["cu_seqlens"] = cuts[(cuts >= start * length) & (cuts <= stop * length)] - start * length
-    if "continues" in batch:
-        part["continues"] = batch["continues"]
     return part
 
 
@@ -115,7 +112,7 @@ def inputs(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 @contextmanager
-def ahead(source: Source, start: int, stop: int) -> Iterator[Iterator[Batch]]:
+def ahead(source: Source, start: int, stop: int) -> Generator[Iterator[Batch]]:
     """Batches of steps in order, each made while the one before is used."""
     with ThreadPoolExecutor(1) as pool:
 

@@ -9,7 +9,7 @@ import lzma
 import re
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -45,7 +45,7 @@ def collection(name: str, split: str) -> Collection:
     Args:
         name: ``stdlib`` (the source of Python's standard library); a path or a glob of text files, whose documents are
             separated by NUL bytes, also as ``.gz`` or ``.xz``; ``jsonl:GLOB`` or ``jsonl:GLOB#FIELD``; ``enwik8:FILE``
-            (also zipped); ``wikitext:FOLDER``; ``hf:NAME`` or ``hf:NAME/CONFIG#FIELD`` for what `datasets` loads.
+            (also zipped); ``wikitext:FOLDER``; ``hf:NAME`` or ``hf:NAME:CONFIG#FIELD`` for what `datasets` loads.
         split: ``train`` or ``valid``.
 
     Raises:
@@ -170,7 +170,7 @@ def _existing(where: str) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Generator[IO[bytes]]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
             yield file

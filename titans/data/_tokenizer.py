@@ -41,7 +41,9 @@ class Bytes:
         'é'
     """
 
-    name, vocabulary, end = "bytes", 256, 0
+    def __init__(self) -> None:
+        self.name, self.vocabulary = "bytes", 256
+        self.end: int | None = 0
 
     def encode(self, text: bytes) -> np.ndarray:
         """One token a byte."""

@@ -121,16 +121,10 @@ class Shelf:
         path = self.folder / f"step-{step:08d}"
         save(path, tree, texts)
         try:
-            pointer = self.folder / ".latest.unfinished"
-            with pointer.open("w") as file:
-                file.write(f"{path.name}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            pointer.replace(self.folder / "latest")
-            _sync(self.folder)
+            publish(self.folder / "latest", f"{path.name}\n")
         except OSError as error:
             raise CheckpointError(f"the pointer to {path} could not be written: {error}") from error
-        for old in self._all()[self.keep :]:
+        for old in [*self._all()[self.keep :], *self.folder.glob(".step-*")]:
             shutil.rmtree(old)
         return path
 
@@ -149,6 +143,15 @@ class Shelf:
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def publish(path: Path, text: str) -> None:
+    """Writes a text file that is the old or the new one at any moment."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    _sync(unfinished)
+    unfinished.replace(path)
+    _sync(path.parent)
 
 
 def _write(folder: Path, tree: Tree, texts: Mapping[str, str]) -> None:

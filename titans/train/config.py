@@ -224,13 +224,13 @@ class Config:
     def differences(self, other: Config) -> list[str]:
         """What makes the numbers of another run differ: ``name mine, not theirs``."""
         mine, theirs = _leaves(_plain(self)), _leaves(_plain(other))
-        free = ("folder", "steps", "system.", "records.")
+        free = ("folder", "steps", "system.", "records.", "data.cache")
         changed = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n) and not n.startswith(free)]
         return [f"{name} {json.dumps(theirs.get(name))}, not {json.dumps(mine.get(name))}" for name in sorted(changed)]
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, MirasSpec):
+    if isinstance(value, (MirasSpec, Surroundings)):
         return value.to_dict()
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -250,6 +250,8 @@ def _built(cls: type[T], mapping: Any, where: str) -> T:
     if unknown := [name for name in mapping if name not in known]:
         owner = where or "a config"
         raise ValueError(f"{owner} has no field {unknown[0]!r}{hint(unknown[0], known)} (have: {', '.join(known)})")
+    if cls is Surroundings:  # whose ties are names or mappings
+        return cls(**mapping)
     given = {name: _value(kinds[name], value, f"{where}.{name}".lstrip(".")) for name, value in mapping.items()}
     return cls(**given)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -51,7 +51,7 @@ class World:
         return cast(nn.Module, fully_shard(module))
 
     @contextmanager
-    def accumulating(self, module: nn.Module, last: bool) -> Iterator[None]:
+    def accumulating(self, module: nn.Module, last: bool) -> Generator[None]:
         """Around a micro-batch: gradients are averaged over the ranks only after the last one."""
         if self.is_sharded:
             cast(Any, module).set_requires_gradient_sync(last)
@@ -85,7 +85,7 @@ class World:
 
 
 @contextmanager
-def world(system: System) -> Iterator[World]:
+def world(system: System) -> Generator[World]:
     """The processes that ``torchrun`` started, or this one alone."""
     kind = system.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in ("cpu", "cuda"):

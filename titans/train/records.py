@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from titans.train.checkpoint import publish
 from titans.train.config import Config
 
 METRICS = "metrics.jsonl"
@@ -69,9 +70,7 @@ class Recorder:
         run = Path(config.folder)
         path = run / METRICS
         kept = [row for row in read(run) if row["step"] <= start] if path.exists() else []
-        partial = path.with_name(f".{METRICS}.unfinished")
-        partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
-        partial.replace(path)
+        publish(path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self.file = path.open("a")
         if config.records.tensorboard:
             self.sinks.append(_tensorboard(run))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def requests() -> Iterator[list[signal.Signals]]:
+def requests() -> Generator[list[signal.Signals]]:
     """Collects SIGTERM and SIGINT for the loop to look at; a second one acts at once, as it would without us."""
     received: list[signal.Signals] = []
     before: dict[int, Any] = {}

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from titans.cache import ModelCache
 from titans.data import IGNORED, Batch, Source, ahead, inputs, labels, open_source, take
-from titans.loss import chunked_cross_entropy
 from titans.model import TitansLM
 from titans.train import records, state
-from titans.train.checkpoint import CheckpointError, Shelf, load, save
+from titans.train.checkpoint import CheckpointError, Shelf, load, publish, save
 from titans.train.config import Config
 from titans.train.optimizers import optimizers
 from titans.train.parallel import World, whole, world
@@ -58,7 +57,7 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
     Args:
         config: the run.
         model: a model to train instead of the one the config describes; like `titans.TitansLM`, it has ``layers``,
-            ``hidden`` and ``readout``.
+            ``hidden`` and ``loss``.
 
     Raises:
         Diverged: if the loss or its gradient is not finite.
@@ -88,9 +87,9 @@ class Objective(nn.Module):
         self, tokens: Tensor, mask: Tensor | None, target: Tensor, cache: ModelCache | None
     ) -> tuple[Tensor, ModelCache]:
         """The summed loss of tokens ``[B, T]``, and what the model remembers of them, cut from the graph."""
-        hidden, cache = self.model.hidden(tokens, cache, mask=mask)
-        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.model.readout, target.flatten())
-        return loss * (target != IGNORED).sum().clamp_min(1), cache.detach()
+        hidden, after = self.model.hidden(tokens, cache, mask=mask)
+        loss = self.model.loss(hidden, target)
+        return loss * (target != IGNORED).sum().clamp_min(1), after.detach()
 
 
 class Trainer:
@@ -119,7 +118,7 @@ class Trainer:
         peak = records.peak(ranks.device)
         self.record = records.Recorder(config, self.step, ranks.is_first, flops, peak and peak * ranks.size)
         if ranks.is_first:
-            (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+            publish(self.folder / "config.json", json.dumps(config.to_dict(), indent=1))
 
     # the loop ------------------------------------------------------------------------------------
 
@@ -219,17 +218,17 @@ class Trainer:
         """Writes a checkpoint; one that fails is reported, and the run goes on unless it was the last."""
         if self.saved == self.step:
             return
-        tree = self._state()
+        tree, written = self._state(), 0.0
         if self.ranks.is_first:
             try:
                 self.shelf.put(self.step, tree, self._texts())
+                written = 1.0
             except CheckpointError as error:
                 if last:
                     raise
                 self.record.say(f"warning: {error}; the run goes on, its last checkpoint is of step {self.saved}")
-                return
-        self.saved = self.step
-        self.ranks.wait()
+        if self.ranks.sum(written) == [1.0]:
+            self.saved = self.step
 
     def _state(self) -> dict[str, Any]:
         tree = state.capture(self.ranks, self.model, self.optimizers, self.caches)
