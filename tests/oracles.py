@@ -69,9 +69,9 @@ def mad_memorization(task: Any, x: Any, asked: list[int]) -> list[int]:
 
 def needle(task: Task, x: Any, asked: list[int]) -> list[int]:
     line = text(np.array(x))
-    question = line[line.rindex("\n") + 1 : asked[0] + 1]
+    question = line[line.rindex("The special") :].split(" is ")[0] + " is "
     answer = line.split(question, 1)[1].split(". ", 1)[0]
-    return list(answer.encode())
+    return list(answer.encode()) * (len(asked) // len(answer))
 
 
 GO, TAKE, DROP = "went|moved|walked|travelled", "took|grabbed|picked up", "dropped|left|put down"

@@ -32,6 +32,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "corrupted_keys", "width": 6, "corrupted": 2},
     {"name": "babilong", "kind": "qa2", "facts": 30, "length": 2000},
     {"name": "babilong", "kind": "qa4", "facts": 4},
+    {"name": "passkey", "repeats": 4},
+    {"name": "s_niah_3", "repeats": 1},
 ]
 variants = pytest.mark.parametrize("fields", VARIANTS, ids=lambda f: "-".join(map(str, f.values())))
 

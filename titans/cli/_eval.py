@@ -97,7 +97,7 @@ def _plain(row: dict[str, Any]) -> Row:
 def _task(args: Eval, data: Data) -> Task | None:
     if args.task is not None:
         return named(f"task:{args.task}")
-    return named(data.source).at(data.length) if data.source.startswith("task:") and not args.data else None
+    return named(data.source, length=data.length) if data.source.startswith("task:") and not args.data else None
 
 
 def _right(model: TitansLM, asked: Task, args: Eval) -> list[Row]:

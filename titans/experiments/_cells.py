@@ -19,7 +19,7 @@ from titans.data import open_source
 from titans.data import shards as text_shards
 from titans.eval import Interval, accuracy, by_chunk, likelihood
 from titans.model import TitansLM
-from titans.tasks import named, task
+from titans.tasks import named
 from titans.train import Config, train
 
 
@@ -139,8 +139,7 @@ class Right(Judge):
     valid: str | None = None
 
     def measure(self, model: TitansLM, config: Config) -> list[tuple[float | str | None, Interval]]:
-        one = named(config.data.source).at(config.data.length)
-        one = task(one, text=self.valid) if self.valid else one
+        one = named(config.data.source, length=config.data.length, **({"text": self.valid} if self.valid else {}))
         found = accuracy(model, one, self.lengths or [one.length], examples=self.examples, seed=config.seed)
         return [(row.length if self.lengths else None, row.interval) for row in found]
 

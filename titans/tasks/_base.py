@@ -190,18 +190,18 @@ class Examples:
         return self.task.batch(range(step * self.size, (step + 1) * self.size), self.seed, self.split)
 
 
-def named(source: str) -> Task:
-    """The task of a source such as ``task:mqar`` or ``task:{"name": "mqar", "pairs": 8}``."""
+def named(source: str, **fields: Any) -> Task:
+    """The task of a source such as ``task:mqar`` or ``task:{"name": "mqar", "pairs": 8}``, with fields changed."""
     what = source.removeprefix("task:")
     try:
-        return task(json.loads(what) if what.lstrip().startswith("{") else what)
+        return task(json.loads(what) if what.lstrip().startswith("{") else what, **fields)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source}: not JSON: {error}") from error
 
 
 def open_task(data: Data, split: str = "train") -> Examples:
     """A task as a source of the length and batch that `titans.data.Data` asks for."""
-    return Examples(named(data.source).at(data.length), data.batch, data.seed, split)  # type: ignore[arg-type]
+    return Examples(named(data.source, length=data.length), data.batch, data.seed, split)  # type: ignore[arg-type]
 
 
 def blank(length: int) -> Array:

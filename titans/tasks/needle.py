@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -60,7 +61,8 @@ class Needle(Task):
         digits: of a number.
         text: a file to hide the sentence in; None for repeated sentences.
         depth: where in it, in [0, 1]; None for anywhere.
-        supervise: ``answer`` asks for the answer alone, ``all`` for every byte (to train; scores then mean little).
+        repeats: how often the sentence is told again on the way, its value being asked each time. For training: answers
+            are then asked for near and far, and several times in an example.
     """
 
     is_text: ClassVar[bool] = True
@@ -69,7 +71,7 @@ class Needle(Task):
     digits: int = 7
     text: str | None = None
     depth: float | None = None
-    supervise: Literal["answer", "all"] = "answer"
+    repeats: int = 0
 
     def __post_init__(self) -> None:
         if self.value not in ("number", "uuid") or self.digits < 1:
@@ -90,15 +92,18 @@ class Needle(Task):
 
     @property
     def shortest(self) -> int:
-        return 128 + 2 * (self.digits if self.value == "number" else 36)
+        size = self.digits if self.value == "number" else 36
+        return 96 + 2 * size + self.repeats * (44 + size)
 
     def draw(self, rng: np.random.Generator) -> Example:
         key, value = self.key(rng), self.answer(rng)
-        fact, question = f"The special {self.value} of {key} is {value}. ", f"\nThe special {self.value} of {key} is "
+        told, question = f"The special {self.value} of {key} is ", f"\nThe special {self.value} of {key} is "
+        facts = [f"{told}{value}. ".encode()] * (1 + self.repeats)
         size = self.length + 1 - len(question) - len(value)
-        line = hide([fact.encode()], size, self.text, rng, self.depth) + question.encode() + value.encode()
-        tokens = np.frombuffer(line, np.uint8).astype(np.int64)
-        return following(tokens, np.arange(1 if self.supervise == "all" else len(tokens) - len(value), len(tokens)))
+        line = hide(facts, size, self.text, rng, self.depth) + question.encode() + value.encode()
+        begins = [m.end() for m in re.finditer(re.escape(told.encode()), line)][1:]
+        answers = np.concatenate([np.arange(b, b + len(value)) for b in begins])
+        return following(np.frombuffer(line, np.uint8).astype(np.int64), answers)
 
     def key(self, rng: np.random.Generator) -> str:
         """What the value belongs to."""
