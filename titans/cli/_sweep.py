@@ -20,11 +20,11 @@ class Sweep:
     """Runs what is missing of a declared experiment and writes points.csv, table.md, plot.svg and plot.png.
 
     Args:
-        name: variants, depth, chunk, retention, bias, enwik8, babilong, needles, recall, mad, length or outliers.
+        name: variants, depth, chunk, retention, bias, enwik8, babilong, needles, recall, mad, length, forecast or outliers.
         scale: tiny (a CPU, minutes), small (a GPU, an hour) or h100.
         out: folder of the results; None for sweeps/NAME-SCALE.
         text: stdlib, files, or any other source that `miras train --data` takes; a file also hides the facts of
-            babilong and passkey.
+            babilong, needles and passkey, or is the table of forecast.
         valid: another text to measure on.
         seeds: runs of every cell; None for the scale's.
         steps: of every training; None for the scale's.

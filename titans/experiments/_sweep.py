@@ -43,6 +43,8 @@ def sweep(
         raise ValueError("enwik8 needs its file: pass text='enwik8:FILE' (plain or .zip)")
     if name == "needles" and options.haystack is None:
         raise ValueError("needles are hidden in real text: pass text='FILE' (plain or .xz)")
+    if name == "forecast" and options.haystack is None:
+        raise ValueError("forecast needs a table: pass text='ETTh1.csv'")
     experiment, size = EXPERIMENTS[name], SCALES[scale]
     outcome = run(experiment.cells(size, options), folder / "cells", devices, say)
     notes = [f"scale {scale}: {size}", f"{options}", *experiment.notes(size, options)]

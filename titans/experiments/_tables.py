@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from miras import biases, retentions
 from titans.experiments._cells import Cell
+from titans.experiments._forecast import LINEAR, Forecasting
 from titans.experiments._outliers import BIASES, Outliers
 from titans.experiments._panels import CHUNKS, Experiment, Options, Panel
 from titans.experiments._report import Axes
 from titans.experiments._scales import Scale
-from titans.tasks import TASKS
+from titans.tasks import TASKS, Forecast
 
 MEMORIES_ALONE = ("gated_deltanet", "lmm", "yaad", "moneta", "memora", "ours")
 ALL = ("transformer", "window", *MEMORIES_ALONE, "mac", "mag", "mal")
@@ -41,6 +43,31 @@ class OutlierExperiment(Experiment):
 
     def notes(self, scale: Scale, options: Options) -> list[str]:
         return ["learning rate and threshold of every loss: the best of a grid on other problems with as many outliers"]
+
+
+class ForecastExperiment(Experiment):
+    """The experiment on a table of numbers instead of tokens, by horizon."""
+
+    def axes(self) -> dict[str, Axes]:
+        return {"test part": Axes(x="rows ahead", y="squared error", log="x")}
+
+    def cells(self, scale: Scale, options: Options) -> list[Cell]:
+        [panel] = self.axes()
+        names = [n for n in (LINEAR, "transformer", *MEMORIES_ALONE) if not options.models or n in options.models]
+        scale = replace(scale, steps=options.steps or scale.steps)
+        tasks = [Forecast(path=options.text, horizon=horizon) for horizon in (96, 192, 336, 720)]
+        seeds = range(options.seeds or scale.seeds)
+        return [
+            Forecasting(panel=panel, series=n, x=t.horizon, seed=seed, task=t, scale=scale)
+            for n in names
+            for t in tasks
+            for seed in seeds
+        ]
+
+    def notes(self, scale: Scale, options: Options) -> list[str]:
+        return [
+            "numbers are standardised; parts of 8640, 2880 and 2880 rows, 96 rows of past; the best of 8 by the second part"
+        ]
 
 
 def _named(axis: str, names: Any) -> tuple[tuple[str, Mapping[str, Any]], ...]:
@@ -144,6 +171,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             ),
         },
     ),
+    "forecast": ForecastExperiment(title="Forecasting", panels={}),
     "outliers": OutlierExperiment(title="Regression in context with outliers", panels={}),
 }
 """Every experiment by name."""
