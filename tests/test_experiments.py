@@ -174,6 +174,8 @@ def test_models_are_those_of_the_zoo(name: str):
 def test_errors_say_what_to_pass(tmp_path: Path, capsys):
     with pytest.raises(ValueError, match="did you mean 'depth'"):
         sweep("dept", tmp_path)
+    with pytest.raises(ValueError, match="no model 'yad'; did you mean 'yaad'"):
+        sweep("depth", tmp_path, options=Options(models=("yad",)))
     with pytest.raises(ValueError, match="tiny, small, h100"):
         sweep("depth", tmp_path, scale="huge")
     assert main(["sweep", "enwik8", "--out", str(tmp_path)]) == 2

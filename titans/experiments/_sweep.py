@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from miras.registry import hint
+from titans.experiments._models import MODELS
 from titans.experiments._panels import Options
 from titans.experiments._report import report
 from titans.experiments._runner import Outcome, Say, run
@@ -46,7 +47,10 @@ def sweep(
     if name == "forecast" and options.haystack is None:
         raise ValueError("forecast needs a table: pass text='ETTh1.csv'")
     experiment, size = EXPERIMENTS[name], SCALES[scale]
-    outcome = run(experiment.cells(size, options), folder / "cells", devices, say)
+    cells = experiment.cells(size, options)
+    if absent := set(options.models) - {m for cell in cells for m in (cell.series, cell.x)}:
+        raise ValueError(f"experiment {name!r} has no model {min(absent)!r}{hint(min(absent), MODELS)}")
+    outcome = run(cells, folder / "cells", devices, say)
     notes = [f"scale {scale}: {size}", f"{options}", *experiment.notes(size, options)]
     notes += [f"failed: {c.panel}, {c.series}, {c.x}, seed {c.seed}: {error}" for c, error in outcome.failed]
     report(folder, experiment.title, experiment.axes(), outcome.points, notes)
