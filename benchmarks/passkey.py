@@ -1,4 +1,4 @@
-"""A passkey, trained at 512 bytes and asked at up to 8192: `python -m benchmarks.needle --minutes 5 --out DIR`.
+"""A passkey, trained at 512 bytes and asked at up to 8192: `python -m benchmarks.passkey --minutes 5 --out DIR`.
 
 Models of one size with memories, and one with windows of attention only, take the same number of steps of the same data:
 first of texts that tell and ask the passkey several times, so that answers are near and far, then of texts that tell it
@@ -48,7 +48,7 @@ def main() -> None:
     axes = Axes(x="bytes", y="passkeys found", log="x")
     report(args.out, TITLE, {"passkey": axes}, outcome.points, notes)
     found = {"steps": steps, "points": [asdict(p) for p in outcome.points], "notes": notes}
-    (args.out / "needle.json").write_text(json.dumps(found, indent=1))
+    (args.out / "passkey.json").write_text(json.dumps(found, indent=1))
     print((args.out / "table.md").read_text())
 
 
