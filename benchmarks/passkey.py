@@ -78,7 +78,7 @@ def scale(args: argparse.Namespace) -> Scale:
         "seeds": 1,
         "examples": args.examples,
     }
-    return Scale(dim=args.dim, depth=args.depth, heads=4, window=64, factor=16, **rest)
+    return Scale(dim=args.dim, depth=args.depth, heads=min(4, args.dim // 2), window=64, factor=16, **rest)
 
 
 def config(name: str, source: str, steps: int, args: argparse.Namespace) -> Config:

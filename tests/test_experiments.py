@@ -247,3 +247,26 @@ def test_every_cell_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [f"{cell.series} {cell.x}: {error}" for cell, error in outcome.failed] == []
     assert {point.panel for point in outcome.points} == set(EXPERIMENTS[name].axes())
     assert all(math.isfinite(point.value) for point in outcome.points)
+
+
+@pytest.mark.nightly
+def test_benchmarks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The two that train on a GPU, at the size of a toy, and again from where they were."""
+    from benchmarks import books, passkey
+
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"It was a long day, and nobody had much to say about it. " * 200)
+    sizes = ["--dim", "8", "--depth", "1", "--batch", "2", "--device", "cpu"]
+    text = ["--text", str(book), "--valid", str(book), "--budget", "400", "--length", "64", "--heads", "1"]
+    calls = {
+        books: [*text, "--segments", "4", "--precision", "float32", "--models", "lmm", "transformer"],
+        passkey: ["--minutes", "0.01", "--examples", "2", "--models", "lmm", "window"],
+    }
+    for module, arguments in calls.items():
+        out = tmp_path / module.__name__
+        monkeypatch.setattr("sys.argv", ["benchmark", "--out", str(out), *sizes, *arguments])
+        module.main()
+        before = {p.name: p.stat().st_mtime_ns for p in (out / "cells").glob("*.json")}
+        module.main()
+        assert len(before) == 2 and before == {p.name: p.stat().st_mtime_ns for p in (out / "cells").glob("*.json")}
+        assert (out / "table.md").exists() and (out / "plot.svg").exists()
