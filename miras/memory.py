@@ -256,7 +256,9 @@ class Memory(nn.Module):
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
-        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs)
+        weight = self.qkv.weight
+        where = (weight.device, weight.dtype)
+        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs, where)
 
     def extra_repr(self) -> str:
         """The spec, one axis a line."""
