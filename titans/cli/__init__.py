@@ -25,6 +25,8 @@ def _lazily(module: str, help: str) -> Command:
 COMMANDS = {
     "train": _lazily("_train", "train a model, or go on training one"),
     "generate": _lazily("_generate", "let a trained model continue a text"),
+    "eval": _lazily("_eval", "measure a trained model: bits per byte, accuracy by length, other chunk sizes"),
+    "sweep": _lazily("_sweep", "run a declared experiment: many small trainings, a table and a plot"),
     "plot": _lazily("_plot", "draw the curves of runs"),
 }
 """Commands by name."""

@@ -27,6 +27,7 @@ class Batch(TypedDict, total=False):
             multiple of T is among them; nothing is remembered from one document to the next, nor is its first token
             predicted.
         loss_mask: ``[B, T]`` bool, False for predictions without a loss.
+        labels: ``[B, T]`` int64, what every input is to predict where that is not the token after it; -100 for no loss.
         ids: ``[B]`` int64, what each row is in terms of its source (an offset, the number of an example); for messages.
         continues: whether each row goes on where the same row of the step before ended; its memory may be carried over.
     """
@@ -35,6 +36,7 @@ class Batch(TypedDict, total=False):
     mask: Tensor
     cu_seqlens: Tensor
     loss_mask: Tensor
+    labels: Tensor
     ids: Tensor
     continues: bool
 
@@ -59,7 +61,7 @@ class Source(Protocol):
 
 def labels(batch: Batch) -> Tensor:
     """What every input is to predict, ``[B, T]``, `IGNORED` where there is no loss."""
-    target = batch["tokens"][:, 1:]
+    target = batch["labels"] if "labels" in batch else batch["tokens"][:, 1:]
     keep = torch.ones_like(target, dtype=torch.bool)
     if "mask" in batch:
         keep &= batch["mask"][:, 1:] & batch["mask"][:, :-1]
@@ -76,7 +78,7 @@ def take(batch: Batch, rows: range) -> Batch:
     """Rows one after another of a batch."""
     start, stop = rows.start, rows.stop
     part = batch.copy()
-    for key in ("tokens", "mask", "loss_mask", "ids"):
+    for key in ("tokens", "mask", "loss_mask", "labels", "ids"):
         if key in batch:
             part[key] = batch[key][start:stop]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     if "cu_seqlens" in batch:

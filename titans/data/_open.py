@@ -25,7 +25,8 @@ class Data:
 
     Args:
         source: ``stdlib``; files or a glob of text; ``jsonl:``, ``enwik8:``, ``wikitext:`` or ``hf:`` in front of where
-            it is (see `titans.data.collection`); a folder of token shards.
+            it is (see `titans.data.collection`); a folder of token shards; ``task:`` in front of a name or of JSON such as
+            ``{"name": "mqar", "pairs": 8}`` (see `titans.tasks`).
         valid: another source for evaluation; None for the held-out part of ``source``.
         tokenizer: ``bytes``, or the path of a ``tokenizer.json``.
         order: ``shuffled`` rows; ``stream``, where every row continues the one before and memories are carried along
@@ -46,7 +47,13 @@ class Data:
     cache: str | None = None
 
 
-FACTORIES: dict[str, Callable[[Data, str], Source]] = {}
+def _task(data: Data, split: str) -> Source:
+    from titans.tasks import open_task  # which builds on batches in its turn
+
+    return open_task(data, split)
+
+
+FACTORIES: dict[str, Callable[[Data, str], Source]] = {"task": _task}
 """Sources that are not text, by the word in front of a colon: functions of the description and the split."""
 
 

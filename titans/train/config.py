@@ -125,7 +125,7 @@ class System:
     """How it is computed; nothing here changes numbers beyond rounding, so a resumed run may change it.
 
     Args:
-        device: ``cuda`` or ``cpu``; None for what is there.
+        device: ``cuda``, ``cuda:N`` or ``cpu``; None for what is there.
         parallel: what processes started by ``torchrun`` do: ``fsdp`` shards everything (FSDP2), ``ddp`` copies it.
         micro_batch: rows a process computes at a time; None for all of its rows. Gradients are accumulated.
         compile: whether layers go through `torch.compile`.

@@ -87,11 +87,12 @@ class World:
 @contextmanager
 def world(system: System) -> Generator[World]:
     """The processes that ``torchrun`` started, or this one alone."""
-    kind = system.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = (system.device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
     if kind not in ("cpu", "cuda"):
-        raise ValueError(f"system.device must be cpu or cuda, got {kind!r}")
+        raise ValueError(f"system.device must be cpu, cuda or cuda:N, got {kind!r}")
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    number = number or os.environ.get("LOCAL_RANK", "0")
+    device = torch.device(kind, int(number)) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
