@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from miras.architectures import FastWeight
+from miras.gates import channels
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -55,7 +56,12 @@ class Inputs(NamedTuple):
 
 def mean_channel(gate: Tensor) -> Tensor:
     """A gate per head from one per channel: weights without that axis take the mean (of logs, for decays)."""
-    return gate.mean(-1) if gate.dim() == 4 else gate
+    return gate.flatten(3).mean(-1) if gate.dim() > 3 else gate
+
+
+def per_channel(gate: Tensor) -> Tensor:
+    """A gate ``[B, H, P]`` or ``[B, H, P, D]``, broadcastable to ``[B, H, P, D]``."""
+    return gate[..., None] if gate.dim() == 3 else gate
 
 
 def algorithm_gates(spec: MirasSpec, x: Inputs) -> Weights:
@@ -106,7 +112,7 @@ def micro_steps(spec: MirasSpec, x: Inputs) -> Inputs:
     if "log_decay" in token:
         first = torch.arange(x.length * n, device=x.q.device) % n == 0
         decay = token["log_decay"]
-        token["log_decay"] = torch.where(first if decay.dim() == 3 else first[:, None], decay, 0.0)
+        token["log_decay"] = torch.where(first.view(-1, *[1] * (decay.dim() - 3)), decay, 0.0)
     return x._replace(q=x.q.repeat_interleave(n, 2), token=token)
 
 
@@ -140,6 +146,6 @@ def initial_state(
         )
         for g in names:
             per = spec.gates[g].per if g in spec.gates else "head"
-            width = {"head": (), "key": (d_key,), "value": (d_value,)}[per]
+            width = channels(d_key, d_value)[per]
             extra[f"replay.{g}"] = like.new_zeros(batch, heads, tokens, *width)
     return MemoryState(dict(memory), slots, dict(memory), (0,) * batch, extra)

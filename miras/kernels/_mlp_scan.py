@@ -104,7 +104,10 @@ def scan(
             u2_square = tl.load(squares + (local * 5 + 2) * C + rc, cache_modifier=".cg")
             u1_square = add_up(norms + TILES * C, rc, C, rc < C, TILES)
             kf = kk.to(tl.float32)
-            s1, s2 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square), bounded_rate(s2, bound, h_square * u2_square)
+            s1, s2 = (
+                bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square),
+                bounded_rate(s2, bound, h_square * u2_square),
+            )
             if tile == 0:
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)

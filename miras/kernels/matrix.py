@@ -42,6 +42,8 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link"
     if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
+    if algorithm.settles:
+        return f"algorithm {algorithm.name!r} settles its slots at the end of a chunk"
     if algorithm.slots > 3:
         return f"algorithm {algorithm.name!r} keeps {algorithm.slots} slots; there is room for 3"
     if algorithm.state(1, torch.zeros(1, 1)):
