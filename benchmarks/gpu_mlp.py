@@ -45,7 +45,8 @@ def operands(batch: int, length: int, heads: int, width: int) -> tuple[list[Tens
         "log_momentum": F.logsigmoid(normal(*sizes)),
     }
     memory = AssociativeMemory(SPEC)
-    raw = {n: w.cuda() for n, w in memory.random_memory(heads, width, width).items()}
+    raw = memory.random_memory(heads, width, width, torch.Generator().manual_seed(0))
+    raw = {n: w.cuda() for n, w in raw.items()}
     return [q, k, normal(*sizes, width).bfloat16()], gates, memory.initial_state(raw, batch, width, width)
 
 
@@ -57,7 +58,8 @@ def gate() -> dict[str, float]:
         wide = torch.promote_types(dtype, torch.float32)
         leaves = [x.to(dtype).requires_grad_() for x in qkv] + [x.to(wide).requires_grad_() for x in gates.values()]
         y = AssociativeMemory(SPEC, path)(*leaves[:3], dict(zip(gates, leaves[3:], strict=True)), state.to(wide))[0]
-        weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=torch.float64).view_as(y)
+        g = torch.Generator("cuda").manual_seed(1)
+        weight = torch.randn(y.shape, device=y.device, generator=g).bfloat16().double()
         grads = torch.autograd.grad((y.double() * weight).sum(), leaves)
         return dict(zip(("y", "q", "k", "v", *gates), (y, *grads), strict=True))
 

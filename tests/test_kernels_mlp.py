@@ -21,7 +21,7 @@ import interpreter
 
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
-from miras.biases import Huber, Lp, Yaad
+from miras.biases import L2, Huber, Lp, Yaad
 from miras.engine.plan import Path
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
@@ -77,7 +77,68 @@ def agree(p: Problem, dtype: torch.dtype) -> None:
     assert not bad, bad
 
 
+INTERPRETED = torch.device("cpu"), torch.float32
+SIZES = (16, 16, 32, 1, True, 0)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str) -> None:
     width = 32 if name == "plain" else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="float32 at these widths is checked by the interpreter")
+def test_checks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from miras.kernels import _mlp_check, _mlp_parts
+
+    ask = (MLP(expansion=2), L2(), 16, _mlp_check.Sizes(*SIZES), *INTERPRETED)
+    assert _mlp_check.trusted(*ask)
+    _mlp_check.trusted.cache_clear()
+    monkeypatch.setattr(_mlp_parts, "gelu", _mlp_parts.silu)
+    with pytest.warns(UserWarning, match="PyTorch runs instead"):
+        assert not _mlp_check.trusted(*ask)
+
+
+def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More chunks than are kept at a time, the last group shorter than the others."""
+    from miras.kernels import _mlp_ops
+
+    monkeypatch.setattr(_mlp_ops, "FEWEST", 2)
+    monkeypatch.setattr(_mlp_ops, "PROGRAMS", 1)
+    agree(problem(SPECS["bounded"], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+
+def test_any_phase_and_length() -> None:
+    """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
+    p = problem(SPECS["titans"], length=60, d_key=16, d_value=16, batch=1, heads=1)
+    _, state = replace(p.slice(0, 5)).run("reference")
+    agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chunk_size": 24}, "chunk_size 24"),
+        ({"algorithm": "aggmo"}, "slots"),
+        ({"read": "anchor"}, "read"),
+        ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
+        ({"bias": Yaad(norm="rms")}, "norm other than l2"),
+    ],
+)
+def test_says_why_not(change: dict[str, object], reason: str) -> None:
+    spec = replace(TITANS, **change)  # type: ignore[arg-type]
+    refused = AssociativeMemory(spec).plan(16, 16, 1, INTERPRETED).refused
+    assert reason in refused["kernel"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["titans", "bounded"])
+@pytest.mark.parametrize("width", [32, 64])
+def test_bfloat16(name: str, width: int) -> None:
+    """At a rate at which the memory does not amplify rounding."""
+    spec = replace(SPECS[name], architecture=MLP(expansion=4), chunk_size=width)
+    p = problem(spec, length=4 * width, d_key=width, d_value=width)
+    p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
+    agree(p, torch.bfloat16)
+    first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
+    assert all(torch.equal(first[n], again[n]) for n in first)

@@ -27,11 +27,14 @@ from miras.kernels._mlp_write_backward import write_backward
 PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
 
+FEWEST = 8
+"""Chunks of a head that are kept at a time, however many heads there are."""
+
 TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
 
 LAUNCH = {
-    "scan": {"num_warps": 4, "num_stages": 1},
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
     "read": {"num_warps": 4, "num_stages": 2},
     "read_backward": {"num_warps": 4, "num_stages": 1},
     "query_backward": {"num_warps": 4, "num_stages": 2},
@@ -116,7 +119,7 @@ class Given(NamedTuple):
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
         b, n = self.rows.shape[:2]
-        size = min(n, max(8, PROGRAMS // b))
+        size = min(n, max(FEWEST, PROGRAMS // b))
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
     def room(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
