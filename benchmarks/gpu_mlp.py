@@ -158,7 +158,9 @@ def measure(name: str, cases: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _shown(x: Any) -> str:
-    return "[" + " ".join(f"{t:.3f}" for t in x) + "]" if isinstance(x, list) else f"{x:.2f}" if isinstance(x, float) else x
+    if isinstance(x, list):
+        return "[" + " ".join(f"{t:.3f}" for t in x) + "]"
+    return f"{x:.2f}" if isinstance(x, float) else x
 
 
 def breakdown(call: Callable[[], Any]) -> None:
@@ -176,7 +178,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--breakdown", action="store_true")
     arguments = parser.parse_args()
-    print(torch.cuda.get_device_name(), torch.__version__, "errors", {n: f"{e:.1e}" for n, e in gate().items()}, flush=True)
+    errors = {n: f"{e:.1e}" for n, e in gate().items()}
+    print(torch.cuda.get_device_name(), torch.__version__, "errors", errors, flush=True)
     rows = [measure("layer ours bfloat16", whole_layer(our_layer, torch.bfloat16))]
     if arguments.breakdown:
         breakdown(whole_layer(our_layer, torch.bfloat16)()[1])

@@ -146,7 +146,9 @@ class Seen(NamedTuple):
         return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
 
 
-def _scan(x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]) -> None:
+def _scan(
+    x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]
+) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     scan[(x.q.shape[0] * x.tiles(scan),)](
         x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(scan), *group,

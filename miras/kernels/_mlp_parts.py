@@ -94,7 +94,9 @@ def mean(x):
 
 
 @triton.jit
-def error(o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr):
+def error(
+    o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr
+):
     """The error at the output of the second matrix, and what its derivative needs: normed output, scale, error."""
     y = o
     scale = tl.full([o.shape[0], 1], 1.0, tl.float32)
