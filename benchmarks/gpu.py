@@ -12,8 +12,9 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras import AssociativeMemory, MirasSpec
+from miras.engine.plan import Path
 from miras.testing import TOLERANCE, relative
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
@@ -74,14 +76,14 @@ def operands(s: Shape, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def ours(path: str | None = None, **fields: Any) -> Callable[[Shape], Case]:
+def ours(path: Path | None = None, **fields: Any) -> Callable[[Shape], Case]:
     """A memory of one matrix a head, from zero."""
     spec = MirasSpec.make(architecture="matrix", **fields)
 
     def build(s: Shape) -> Case:
         x = operands(s)
         names = list(spec.gates)
-        memory = AssociativeMemory(spec, path)  # type: ignore[arg-type]
+        memory = AssociativeMemory(spec, path)
         planned = memory.plan(s.D, s.D, 1, (x["q"].device, torch.bfloat16))
         assert path or planned.path == "kernel", planned.refused
         gate(spec, x)
@@ -98,25 +100,27 @@ def gate(spec: MirasSpec, x: dict[str, Tensor]) -> None:
     """No number without correctness: the kernel against a PyTorch path in float64, outputs and gradients, on a piece."""
 
     def go(path: Any, dtype: torch.dtype) -> list[Tensor]:
-        cut = {n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32)) for n, t in x.items()}
-        leaves = [cut[n].detach().requires_grad_() for n in ("q", "k", "v", *spec.gates)]
-        gates = dict(zip(spec.gates, leaves[3:], strict=True))
-        y = AssociativeMemory(spec, path)(*leaves[:3], gates)[0]
+        cut = {
+            n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32))
+            for n, t in x.items()
+        }
+        q, k, v, *rest = leaves = [cut[n].detach().requires_grad_() for n in ("q", "k", "v", *spec.gates)]
+        y = AssociativeMemory(spec, path)(q, k, v, dict(zip(spec.gates, rest, strict=True)))[0]
         weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=torch.float64).view_as(y)
         return [y, *torch.autograd.grad((y.double() * weight).sum(), leaves)]
 
     slow = next(p for p in ("exact", "factored") if p not in AssociativeMemory(spec).plan(16, 16).refused)
-    errors = [relative(a.double(), b) for a, b in zip(go("kernel", torch.bfloat16), go(slow, torch.float64), strict=True)]
+    errors = [
+        relative(a.double(), b) for a, b in zip(go("kernel", torch.bfloat16), go(slow, torch.float64), strict=True)
+    ]
     limit = TOLERANCE["kernel"][torch.bfloat16]
     assert all(e <= limit for e in errors), f"{spec}: relative errors {errors} exceed {limit}"
 
 
 def fla_gated_delta_rule(s: Shape) -> Case:
-    from fla.ops.common import chunk_o
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
+    chunk_gated_delta_rule: Any = import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
     if s.D == 128:  # where the miscompiled tile is not used
-        chunk_o.TRITON_ABOVE_3_7_1 = True
+        setattr(import_module("fla.ops.common.chunk_o"), "TRITON_ABOVE_3_7_1", True)  # noqa: B010
     x = operands(s)
     return Case(
         lambda q, k, v, g, beta: chunk_gated_delta_rule(q, k, v, g, beta, scale=1.0)[0],
@@ -125,8 +129,7 @@ def fla_gated_delta_rule(s: Shape) -> Case:
 
 
 def fla_delta_rule(s: Shape) -> Case:
-    from fla.ops.delta_rule import chunk_delta_rule
-
+    chunk_delta_rule: Any = import_module("fla.ops.delta_rule").chunk_delta_rule
     x = operands(s)
     beta = x["lr"].bfloat16()
     return Case(lambda q, k, v, b: chunk_delta_rule(q, k, v, b, scale=1.0)[0], [x["q"], x["k"], x["v"], beta])
@@ -183,10 +186,16 @@ ROWS = [
         (0, 1.3),
     ),
     *(
-        Row(f"attention {t}", Shape(b, t, 16, 64), ours(**FREE), attention, "SDPA causal", (0, 1) if t >= 8192 else None)
+        Row(
+            f"attention {t}", Shape(b, t, 16, 64), ours(**FREE), attention, "SDPA causal", (0, 1) if t >= 8192 else None
+        )
         for b, t in ((4, 4096), (2, 8192), (1, 32768))
     ),
-    Row("one long sequence", Shape(1, 65536, 8, 128), ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None)),
+    Row(
+        "one long sequence",
+        Shape(1, 65536, 8, 128),
+        ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None),
+    ),
 ]
 
 
@@ -203,8 +212,7 @@ class Result:
 
 
 def timed(call: Callable[[], Any]) -> list[float]:
-    from triton.testing import do_bench
-
+    do_bench: Any = import_module("triton.testing").do_bench
     return do_bench(call, warmup=25, rep=100, quantiles=[0.5, 0.2, 0.8])
 
 
@@ -256,14 +264,18 @@ def breakdown(build: Callable[[Shape], Case], shape: Shape) -> list[str]:
         case.both()
         torch.cuda.synchronize()
     events = sorted(profile.key_averages(), key=lambda e: -e.device_time_total)
-    return [f"{e.device_time_total / 1e3:8.3f} ms {e.count:>3} x {e.key[:90]}" for e in events[:16] if e.device_time_total > 5]
+    return [
+        f"{e.device_time_total / 1e3:8.3f} ms {e.count:>3} x {e.key[:90]}"
+        for e in events[:16]
+        if e.device_time_total > 5
+    ]
 
 
 def main() -> None:
     """Runs rows and prints a line for each side."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=File)
     parser.add_argument("--breakdown", action="store_true")
     parser.add_argument("--compile", action="store_true", help="only run every side once, to fill Triton's cache")
     arguments = parser.parse_args()
@@ -282,11 +294,16 @@ def main() -> None:
             found = measure(row.name, side, row.shape, build)
             results.append(found)
             times = "  ".join(f"{n} {t[0]:.3f} [{t[1]:.3f} {t[2]:.3f}]" for n, t in found.times.items())
-            print(f"{row.name:<24} {row.shape!s:<22} {side:<22} {times}  {found.peak_mib:.0f} MiB {found.error}", flush=True)
+            print(
+                f"{row.name:<24} {row.shape!s:<22} {side:<22} {times}  {found.peak_mib:.0f} MiB {found.error}",
+                flush=True,
+            )
         if arguments.breakdown:
             print(*breakdown(row.ours, row.shape), sep="\n", flush=True)
         if arguments.json:
-            arguments.json.write_text(json.dumps({"packages": packages, "rows": [asdict(r) for r in results]}, indent=1))
+            arguments.json.write_text(
+                json.dumps({"packages": packages, "rows": [asdict(r) for r in results]}, indent=1)
+            )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-HALF = frozenset(("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs"))
+HALF = frozenset(
+    ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
+)
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
 LIMIT = 227 * 1024
 
@@ -51,7 +53,11 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
-    aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))]
+    aligned = [
+        n
+        for n, t in signature.items()
+        if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))
+    ]
     attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
@@ -109,7 +115,9 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         ("writers", _pull.writers, "writers", {}),
     ):
         _, shared = _ops._launch(x, rowwise and kernel in ("scan", "reverse"), kernel)
-        constants = {n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")}
+        constants = {
+            n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
+        }
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -117,12 +125,16 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
             missing |= {"slope": None, "d_slope": None}
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
-        out.append(compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names}))
+        out.append(
+            compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
+        )
     if solve:
         _, shared = _ops._launch(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
         constants |= {"LEVELS": 6, "PRECISION": "tf32"}
-        out.append(compile(f"inverse  {title}", _pull.inverse, constants, {n: _type(n) for n in _pull.inverse.arg_names}))
+        out.append(
+            compile(f"inverse  {title}", _pull.inverse, constants, {n: _type(n) for n in _pull.inverse.arg_names})
+        )
     return out
 
 

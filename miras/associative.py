@@ -129,8 +129,7 @@ class AssociativeMemory:
         planned = self.plan(q.shape[-1], v.shape[-1], pairs, (q.device, v.dtype))
         with _full_precision(q.device):
             operands = v.dtype if planned.path == "kernel" else dtype
-            x = _inputs(self.spec, q.to(operands), k.to(operands), v.to(operands), gates, dtype)
-            x = bounded(self.spec, x)
+            x = inputs(self.spec, q.to(operands), k.to(operands), v.to(operands), gates, dtype)
 
             def go(part: Inputs, before: MemoryState) -> tuple[Tensor, MemoryState]:
                 y, after = run(self.spec, shapes, planned, before, micro_steps(self.spec, part))
@@ -153,7 +152,7 @@ class AssociativeMemory:
         path: Path = "materialised" if "factored" in planned.refused else "factored"
         dtype = next(iter(state.memory.values())).dtype
         with _full_precision(q.device):
-            x = bounded(self.spec, _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates, dtype))
+            x = inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates, dtype)
             shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
             loss = losses(self.spec, shapes, frozen, state, micro_steps(self.spec, x))
         return loss.unflatten(2, (q.shape[1], -1)).sum(-1).transpose(1, 2)
@@ -193,6 +192,13 @@ def _plan(
 
 
 _remembered_plan = lru_cache(_plan)
+
+
+def inputs(
+    spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], dtype: torch.dtype
+) -> Inputs:
+    """What engines take: heads before tokens, gates in ``dtype``, learning rates under the step bound."""
+    return bounded(spec, _inputs(spec, q, k, v, gates, dtype))
 
 
 def _inputs(

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from miras import AssociativeMemory, MirasSpec
 from miras.biases import AttentionalBias
 from miras.engine.plan import Path
-from miras.kernels import KERNELS
+from miras.kernels import KERNELS, Dims, trust
 from miras.testing import TOLERANCE, problem, relative
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
@@ -68,7 +68,8 @@ cases = pytest.mark.parametrize("name", CASES)
 def drawn(name: str, **other: Any) -> Problem:
     fields, sizes = CASES[name]
     spec = MirasSpec.make(**{"architecture": "matrix", "algorithm": "momentum", "chunk_size": 8} | fields)
-    return problem(spec, **{"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other)
+    arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
+    return problem(spec, **arguments)
 
 
 def results(p: Problem, path: Path | None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
@@ -143,8 +144,9 @@ def test_tiles_on_device(name: str, d: int, length: int) -> None:
     agrees(p, torch.bfloat16, "cuda")
     first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
     for a, b in zip(first, second, strict=True):
-        for n in a:
-            assert a[n] is b[n] or torch.equal(a[n], b[n]), n
+        for n, x in a.items():
+            y = b[n]
+            assert (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y)), n
 
 
 @pytest.mark.parametrize("name", ["huber", "delta rule with momentum", "linear attention"])
@@ -235,3 +237,39 @@ def test_never_unasked_without_a_device() -> None:
     plan = memory.plan(16, 16, where=(torch.device("cpu"), torch.float32))
     assert plan.path == "factored" and "needs a CUDA device" in plan.refused["kernel"]
     assert all(kernel.name for kernel in KERNELS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")
+@pytest.mark.parametrize("name", ["log cosh", "gated delta rule"])
+def test_a_miscompiled_kernel_is_found_out(name: str) -> None:
+    spec = replace(drawn(name).spec, chunk_size=min(drawn(name).spec.chunk_size, 4))
+    memory, dims = AssociativeMemory(spec, "kernel"), Dims(16, 16)
+    kernel = memory.plan(*dims, where=(torch.device("cpu"), torch.float32)).kernel
+    assert kernel is not None
+
+    def wrong(*arguments: Any) -> Any:
+        y, state = kernel.run(*arguments)
+        return torch.cat([y[..., :-1], y[..., -1:] * 3], -1), state
+
+    cpu = torch.device("cpu")
+    assert trust.error(kernel, spec, dims, cpu, torch.float32, 2) < 1e-4
+    assert trust.error(replace(kernel, run=wrong), spec, dims, cpu, torch.float32, 2) > trust.WRONG
+
+
+@pytest.mark.parametrize("previous", [False, True])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_coefficients_for_narrow_operands(kind: int, previous: bool) -> None:
+    """Sums of logs by differences, as they are formed for 16-bit operands, against stretches summed by themselves."""
+    from miras.kernels._coefficients import coefficients
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logs = [-torch.rand(1, 1, 21, device=device).square().requires_grad_() for _ in range(2)]
+
+    def go(dtype: torch.dtype) -> list[Tensor]:
+        out = coefficients(logs[0], logs[0], logs[1] if kind else None, 16, kind, 0.7, previous, True, False, dtype)
+        weights = [torch.linspace(-1, 2, x.numel(), device=device).view(x.shape) for x in out]
+        total = torch.stack([(x.float() * w).sum() for x, w in zip(out, weights, strict=True)]).sum()
+        return [*out, *torch.autograd.grad(total, logs if kind else logs[:1])]
+
+    for got, wanted in zip(go(torch.bfloat16), go(torch.float32), strict=True):
+        assert relative(got.float(), wanted) <= TOLERANCE["kernel"][torch.bfloat16]

@@ -9,7 +9,7 @@ import torch
 
 from miras.architectures import MLP
 from miras.engine.weights import Shapes, has_channel
-from miras.kernels import Dims, Kernel, choose
+from miras.kernels import Dims, Kernel, choose, claimed
 from miras.spec import MirasSpec
 
 Path = Literal["kernel", "exact", "fused", "factored", "materialised", "reference", "picard"]
@@ -60,9 +60,9 @@ def plan(
         dims: widths of a head.
         where: device and dtype of the inputs; kernels are chosen only if both are given.
     """
-    kernel = choose(spec, shapes, pairs, dims, where, path == "kernel") if dims else "the widths are not known"
+    found = choose(spec, shapes, pairs, dims, where, path == "kernel") if dims else "the widths are not known"
     reasons: dict[Path, str | None] = {
-        "kernel": kernel if isinstance(kernel, str) else None,
+        "kernel": found if isinstance(found, str) else None,
         "exact": exact(spec, shapes, pairs),
         "fused": fused(spec, shapes, pairs),
         "factored": factored(spec, shapes, pairs),
@@ -82,9 +82,9 @@ def plan(
         chosen = next(p for p in PATHS if not reasons[p])
     around: Path = next(p for p in PATHS[1:] if not reasons[p])
     by_tiles = (around if chosen == "kernel" else chosen) in ("exact", "picard")
-    found = kernel if isinstance(kernel, Kernel) and chosen == "kernel" else None
+    best = found if isinstance(found, Kernel) and chosen == "kernel" else None
     refused: dict[Path, str] = {p: r for p, r in reasons.items() if r}
-    return Plan(chosen, TILE if by_tiles else spec.chunk_size, refused, tolerance or 0.0, found, around)
+    return Plan(chosen, TILE if by_tiles else spec.chunk_size, refused, tolerance or 0.0, best, around)
 
 
 def free_of_chunks(spec: MirasSpec) -> bool:
@@ -96,6 +96,11 @@ def free_of_chunks(spec: MirasSpec) -> bool:
         and spec.retention.link_is_identity
         and spec.read != "anchor"
     )
+
+
+def kernel(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """A Triton kernel of the table in `miras.kernels` computes the spec, on a device and in a dtype that fit it."""
+    return claimed(spec, shapes, pairs)
 
 
 def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:

@@ -27,6 +27,8 @@ from miras.engine.coefficients import Coefficients
 from miras.engine.plan import Plan
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes, advance, opened
+from miras.kernels import Dims
+from miras.kernels.trust import trusted
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -61,7 +63,8 @@ def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: 
         y, after = run(spec, shapes, around, state, x.to(next(iter(state.memory.values())).dtype))
         return y.to(x.v.dtype), after
 
-    if not fused.outside_functorch():
+    dims = Dims(x.q.shape[-1], x.v.shape[-1])
+    if not fused.outside_functorch() or not trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype):
         return rest(state, x)
     kernel = partial(plan.kernel.run, spec, shapes)
     return _whole_chunks(spec, state, x, kernel, rest) if plan.kernel.whole_chunks else kernel(state, x)

@@ -12,10 +12,18 @@ from miras.kernels import matrix, mlp
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
-__all__ = ["KERNELS", "Dims", "Kernel", "choose"]
+__all__ = ["KERNELS", "Dims", "Kernel", "choose", "claimed"]
 
 KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL)
 """All kernels, the fastest first."""
+
+
+def claimed(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """None if some kernel computes the spec, else what each has against it."""
+    reasons = [k.supports(spec, shapes, pairs) for k in KERNELS]
+    if None in reasons:
+        return None
+    return "; ".join(f"{k.name}: {reason}" for k, reason in zip(KERNELS, reasons, strict=True))
 
 
 def choose(
@@ -36,10 +44,9 @@ def choose(
         where: device and dtype of the inputs; None if they are not known.
         forced: whether the kernel was asked for: only then is Triton's interpreter good enough.
     """
-    reasons = [k.supports(spec, shapes, pairs) for k in KERNELS]
-    able = [k for k, reason in zip(KERNELS, reasons, strict=True) if reason is None]
-    if not able:
-        return "; ".join(f"{k.name}: {reason}" for k, reason in zip(KERNELS, reasons, strict=True)) or "there are none"
+    if reason := claimed(spec, shapes, pairs):
+        return reason
+    able = [k for k in KERNELS if k.supports(spec, shapes, pairs) is None]
     if where is None or (where[0].type != "cuda" and not (forced and interpreted())):
         return f"{able[0].name} needs a CUDA device"
     refusals = [k.fits(*where, dims) for k in able]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.kernels.table import launch
+
 
 @torch.library.custom_op("miras::coefficients", mutates_args=())
 def coefficients(
@@ -41,7 +43,8 @@ def coefficients(
     from miras.kernels import _gates
 
     out = _blank(like, size, kind, solve, dtype)
-    _gates.coefficients[(_tiles(like, size),)](
+    launch(
+        _gates.coefficients, _tiles(like, size),
         log_decay, log_momentum, *out, nu, like.shape[2], size, -(-like.shape[2] // size),
         **_options(like, log_decay, size, kind, previous, solve, decayed, dtype),
     )  # fmt: skip
@@ -122,7 +125,8 @@ def coefficients_backward(
     grads = [g.contiguous() for g in grads]
     d_decay = like.new_empty(like.shape if log_decay is not None else 0)
     d_momentum = like.new_empty(like.shape if kind else 0)
-    _gates.coefficients_backward[(_tiles(like, size),)](
+    launch(
+        _gates.coefficients_backward, _tiles(like, size),
         log_decay, log_momentum, *grads, d_decay, d_momentum, nu, like.shape[2], size, -(-like.shape[2] // size),
         **_options(like, log_decay, size, kind, previous, solve, decayed, grads[1].dtype),
     )  # fmt: skip

@@ -194,4 +194,6 @@ def coefficients_backward(
             d_log -= momentum * (tl.sum(Z * E * r[:, None], 0) + of_row(E, rc, end) * d_in)
         tl.store(d_momentum + token + rc, d_log, mask=keep)
     if DECAY:
-        tl.store(d_decay + token + rc, after(dA * A, rc, EXACT) + tl.cumsum(d_carry * carry, 0, reverse=True), mask=keep)
+        tl.store(
+            d_decay + token + rc, after(dA * A, rc, EXACT) + tl.cumsum(d_carry * carry, 0, reverse=True), mask=keep
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from miras.engine.weights import LIMIT
 from miras.kernels import residuals
+from miras.kernels.table import launch
 
 EVERY = 16
 """Tiles from one stored state to the next; backward computes the states between again, all stretches at once."""
@@ -72,7 +73,7 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
 
 def _launch(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:
     """The number of value blocks, and the compile-time arguments that all kernels share."""
-    import triton.language as tl
+    import triton.language as tl  # pyright: ignore[reportMissingTypeStubs]
 
     c = config(x, rowwise, kernel)
     bc, bi = _power(x.C), _power(x.I)
@@ -158,14 +159,16 @@ def matrix(
     if solve:
         _, shared = _launch(x, False, "scan")
         precision = "ieee" if x.dtype == torch.float32 and shared["PRECISION"] == "ieee" else "tf32"
-        _pull.inverse[(x.programs * x.m,)](
+        launch(
+        _pull.inverse, x.programs * x.m,
             k, lr, slope, key_pairs, solved, *_strides(k), x.H, x.T, x.C, x.m, x.I,
             BC=shared["BC"], LEVELS=shared["BC"].bit_length() - 1, BI=shared["BI"],
             FULL=shared["BC"] == x.C and x.T % x.C == 0 and shared["BI"] == x.I, PRECISION=precision,
         )  # fmt: skip
     blocks, shared = _launch(x, found.rowwise or inverse is not None, "scan")
     count = EVERY if keep else x.m
-    _scan.scan[(x.programs * blocks,)](
+    launch(
+        _scan.scan, x.programs * blocks,
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved, start,
         o, end, stored, None, None, None, None,
         *_strides(q, k, v, o, gate), x.H, x.T, x.C, x.m, x.I, x.O, count, 1, -(-x.m // count),
@@ -234,7 +237,8 @@ def matrix_backward(
     scratch = _Scratch(x, q, bound)
     blocks, shared = _launch(x, rowwise, "scan")
     segments = -(-x.m // EVERY)
-    _scan.scan[(x.programs * blocks * segments,)](
+    launch(
+        _scan.scan, x.programs * blocks * segments,
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved, stored,
         None, None, None, scratch.states, scratch.errors, scratch.predictions, scratch.rates,
         *_strides(q, k, v, None, gate), x.H, x.T, x.C, x.m, x.I, x.O, EVERY, segments, 1,
@@ -247,7 +251,8 @@ def matrix_backward(
     kind = _gate_kind(gate)
     d_gate = lr.new_empty((blocks, *token) if kind == 1 else (1, *token, x.O) if kind == 2 else (1, 0))
     d_lr, d_inverse, d_norms = (lr.new_empty(token if bound else (0,)) for _ in range(3))
-    _scan.reverse[(x.programs * blocks,)](
+    launch(
+        _scan.reverse, x.programs * blocks,
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solved,
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(),
         scratch.d_states, scratch.d_predictions, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
@@ -261,20 +266,23 @@ def matrix_backward(
     d_key_rows, d_key_pairs, d_slope = (
         lr.new_empty(0) if t is None else torch.empty_like(t) for t in (key_rows, key_pairs, slope)
     )
-    tiles, sizes = (x.programs * x.m,), (x.H, x.T, x.C, x.m, x.I, x.O)
+    tiles, sizes = x.programs * x.m, (x.H, x.T, x.C, x.m, x.I, x.O)
     _, shared = _launch(x, False, "readers")
-    _pull.readers[tiles](
+    launch(
+        _pull.readers, tiles,
         q, k, rates, rows, pairs, None, scratch.states, scratch.errors, d_o, dq, d_rates, d_rows, d_pairs, None,
         *_strides(q, k, d_o), *sizes, KEYS=False, **shared,
     )  # fmt: skip
     if solve:
         upstream = scratch.d_predictions
-        _pull.readers[tiles](
+        launch(
+        _pull.readers, tiles,
             k, k, rates, key_rows, key_pairs, slope, scratch.states, scratch.errors, upstream,
             dk, d_rates, d_key_rows, d_key_pairs, d_slope, *_strides(k, k, upstream), *sizes, KEYS=True, **shared,
         )  # fmt: skip
     _, shared = _launch(x, False, "writers")
-    _pull.writers[tiles](
+    launch(
+        _pull.writers, tiles,
         q, k, rates, pairs, into, key_pairs, scratch.states, scratch.errors, d_o, scratch.d_states,
         scratch.d_predictions, d_norms, dk, d_rates, d_into, d_mix,
         *_strides(q, k, d_o), *sizes, BOUND=bound, SOLVE=solve, **shared,

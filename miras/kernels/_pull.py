@@ -36,7 +36,7 @@ def readers(
     zero = tl.zeros([BC], tl.float32)
     d_row = ()
     for j in tl.static_range(J):
-        d_row = d_row + (zero,)  # noqa: RUF005
+        d_row = d_row + (zero,)
     for block in range(0, NV):
         rv = block * BV + tl.arange(0, BV)
         keep_v = rv < O
@@ -50,7 +50,7 @@ def readers(
             scaled = (Y.to(tl.float32) * row[:, None]).to(DT)
             dQ = tl.dot(scaled, tl.trans(stack[j]), dQ, input_precision=PRECISION)
             seen = product(Q, stack[j], PRECISION)
-            new = new + (d_row[j] + tl.sum(Y.to(tl.float32) * seen, 1),)  # noqa: RUF005
+            new = new + (d_row[j] + tl.sum(Y.to(tl.float32) * seen, 1),)
         d_row = new
     for j in tl.static_range(J):
         tl.store(d_rows + (at * J + j) * C + rc, d_row[j], mask=rc < C)
@@ -105,9 +105,9 @@ def writers(
     zero, of_rows = tl.zeros([BC], tl.float32), tl.zeros([BI], tl.float32)
     d_share, d_mixes = (), ()
     for j in tl.static_range(J):
-        d_share = d_share + (zero,)  # noqa: RUF005
+        d_share = d_share + (zero,)
         for a in tl.static_range(J):
-            d_mixes = d_mixes + (of_rows,)  # noqa: RUF005
+            d_mixes = d_mixes + (of_rows,)
     for block in range(0, NV):
         rv = block * BV + tl.arange(0, BV)
         keep_v = rv < O
@@ -127,10 +127,10 @@ def writers(
             scaled = (D.to(tl.float32) * share[:, None]).to(DT)
             dK = tl.dot(scaled, tl.trans(after[a]), dK, input_precision=PRECISION)
             seen = product(K, after[a], PRECISION)
-            new_share = new_share + (d_share[a] + tl.sum(D.to(tl.float32) * seen, 1),)  # noqa: RUF005
+            new_share = new_share + (d_share[a] + tl.sum(D.to(tl.float32) * seen, 1),)
             for j in tl.static_range(J):
                 both = tl.sum(after[a].to(tl.float32) * before[j].to(tl.float32), 1)
-                new_mixes = new_mixes + (d_mixes[a * J + j] + both,)  # noqa: RUF005
+                new_mixes = new_mixes + (d_mixes[a * J + j] + both,)
         d_share, d_mixes = new_share, new_mixes
     d_rate = tl.load(d_rates + token + rc, mask=keep, other=0.0)
     for a in tl.static_range(J):

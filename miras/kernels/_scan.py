@@ -53,7 +53,7 @@ def load_stack(pointer, size, ri, O, rv, keep_i, keep_v, J: tl.constexpr, FULL: 
     """J matrices, one after another."""
     stack = (load_tile(pointer, ri, O, rv, keep_i, keep_v, FULL),)
     for j in tl.static_range(1, J):
-        stack = stack + (load_tile(pointer + j * size, ri, O, rv, keep_i, keep_v, FULL),)  # noqa: RUF005
+        stack = stack + (load_tile(pointer + j * size, ri, O, rv, keep_i, keep_v, FULL),)
     return stack
 
 
@@ -149,7 +149,7 @@ def scan(
                 W = product(KT, (U * share[:, None]).to(DT), PRECISION)
                 for j in tl.static_range(J):
                     W += tl.load(mix + (at * J + a) * J + j) * stack[j]
-                new = new + (W,)  # noqa: RUF005
+                new = new + (W,)
             stack = new
     if READ:
         store_stack(end + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
@@ -240,6 +240,6 @@ def reverse(
                 W += tl.load(mix + (at * J + a) * J + j) * stack[a]
             if LIMIT > 0:
                 W = tl.minimum(tl.maximum(W, -LIMIT), LIMIT)
-            new = new + (W,)  # noqa: RUF005
+            new = new + (W,)
         stack = new
     store_stack(d_start + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)

@@ -180,9 +180,11 @@ def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) 
             return _general_readers(spec, gates, x, size, solve)
     from miras.kernels._coefficients import coefficients
 
-    logs = [gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum")]
-    found = coefficients(x.pair["lr"], *logs, size, kind, nu, previous, solve, decayed, x.q.dtype)
-    return Readers(*found) if solve else Readers(*found[:4], None, None)
+    decay, momentum = (gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum"))
+    rows, pairs, into, mix, key_rows, key_pairs = coefficients(
+        x.pair["lr"], decay, momentum, size, kind, nu, previous, solve, decayed, x.q.dtype
+    )
+    return Readers(rows, pairs, into, mix, key_rows if solve else None, key_pairs if solve else None)
 
 
 def _general_readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:

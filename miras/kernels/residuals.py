@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 from miras.biases import L1, L2, AttentionalBias, Dot, Huber, HuberNorm, LogCosh, Lp, ValueShift, Yaad
 
 
@@ -59,12 +57,15 @@ AFFINE = "affine"
 _remembered: dict[str, AttentionalBias] = {}
 
 
-@torch.compiler.assume_constant_result
 def remember(bias: AttentionalBias) -> str:
     """A string that stands for the bias in the arguments of an operator."""
     key = f"{type(bias).__module__}:{bias!r}"
     _remembered[key] = bias
     return key
+
+
+# what torch.compiler.assume_constant_result does, which would load the compiler
+remember._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def recall(key: str) -> Residual:

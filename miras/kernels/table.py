@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +44,13 @@ class Kernel:
     fits: Callable[[torch.device, torch.dtype, Dims], str | None]
     run: Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
     whole_chunks: bool = True
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
+    """Starts a Triton kernel on the device of its first tensor."""
+    first = next(a for a in arguments if isinstance(a, torch.Tensor))
+    with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **options)
 
 
 def interpreted() -> bool:
