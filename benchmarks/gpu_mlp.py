@@ -57,7 +57,9 @@ def gate() -> dict[str, float]:
         qkv, gates, state = operands(2, 256, 2, 64)
         wide = torch.promote_types(dtype, torch.float32)
         leaves = [x.to(dtype).requires_grad_() for x in qkv] + [x.to(wide).requires_grad_() for x in gates.values()]
-        y = AssociativeMemory(SPEC, path)(*leaves[:3], dict(zip(gates, leaves[3:], strict=True)), state.to(wide))[0]
+        q, k, v, *given = leaves
+        start = state.map(lambda x: x.to(wide))
+        y, _ = AssociativeMemory(SPEC, path)(q, k, v, dict(zip(gates, given, strict=True)), start)
         g = torch.Generator("cuda").manual_seed(1)
         weight = torch.randn(y.shape, device=y.device, generator=g).bfloat16().double()
         grads = torch.autograd.grad((y.double() * weight).sum(), leaves)
@@ -116,17 +118,18 @@ def core(length: int) -> tuple[Any, Any]:
     memory = AssociativeMemory(SPEC)
 
     def forward() -> Tensor:
-        return memory(*leaves[:3], dict(zip(gates, leaves[3:], strict=True)), state)[0]
+        q, k, v, *given = leaves
+        return memory(q, k, v, dict(zip(gates, given, strict=True)), state)[0]
 
     return torch.no_grad()(forward), lambda: torch.autograd.grad(forward().sum(), leaves)
 
 
 def attention(length: int) -> tuple[Any, Any]:
     qkv, _, _ = operands(max(1, 16384 // length), length, 16, 64)
-    leaves = [x.transpose(1, 2).contiguous().requires_grad_() for x in qkv]
+    q, k, v = leaves = [x.transpose(1, 2).contiguous().requires_grad_() for x in qkv]
 
     def forward() -> Tensor:
-        return F.scaled_dot_product_attention(*leaves, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     return torch.no_grad()(forward), lambda: torch.autograd.grad(forward().sum(), leaves)
 

@@ -65,7 +65,7 @@ def run(p: Problem, path: Path) -> dict[str, Tensor]:
 def moved(p: Problem, dtype: torch.dtype) -> Problem:
     """The same numbers on the device, in another dtype."""
     wide = torch.promote_types(dtype, torch.float32)
-    state = MemoryState.from_tensors({n: t.to(DEVICE) for n, t in p.state.to(wide).tensors().items()})
+    state = MemoryState.from_tensors({n: t.to(DEVICE) for n, t in p.state.map(lambda x: x.to(wide)).tensors().items()})
     return replace(p.map(lambda x: x.to(DEVICE, dtype)), state=state)
 
 

@@ -104,6 +104,8 @@ class Chunk(NamedTuple):
 
 
 class Chunks(torch.autograd.Function):
+    """Outputs before the norm, and the stacks after the last chunk, from the recipe and the tensors of `run`."""
+
     @staticmethod
     def forward(ctx: Any, recipe: Recipe, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chunks, w1, w2 = _cut(recipe, tensors)

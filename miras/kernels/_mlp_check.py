@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import NamedTuple
 
 import torch
@@ -50,10 +51,8 @@ def trusted(
     errors = [((a.double() - b).norm() / b.norm().clamp_min(1e-12)).item() for a, b in zip(got, wanted, strict=True)]
     if all(e <= LIMIT for e in errors):  # a NaN is not
         return True
-    import triton
-
     warnings.warn(
-        f"Triton {triton.__version__} compiles the kernels of {architecture.name!r} wrongly for this device and {sizes} "
+        f"Triton {version('triton')} compiles the kernels of {architecture.name!r} wrongly for this device and {sizes} "
         f"(relative error {max(errors):.2g}); PyTorch runs instead",
         stacklevel=2,
     )

@@ -146,13 +146,17 @@ class Seen(NamedTuple):
         return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
 
 
+def _launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
+    kernel[(programs,)](*arguments, **x.launch(how, kernel))
+
+
 def _scan(
     x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]
 ) -> None:
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    scan[(x.q.shape[0] * x.tiles(scan),)](
+    _launch(
+        scan, x.q.shape[0] * x.tiles(scan), how, x,
         x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(scan), *group,
-        **x.launch(how, scan),
     )  # fmt: skip
 
 
@@ -197,11 +201,12 @@ def perceptron(
     for i, group in enumerate(groups):
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
         _scan(x, how, [w[:, i] for w in kept], list(after), seen, group)
-        read[(len(q) * group[1],)](
+        _launch(
+            read, len(q) * group[1], how, x,
             q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
-            *group, **x.launch(how, read),
+            *group,
         )  # fmt: skip
-    return answer, out, *kept, ends[0], ends[1].mT.contiguous()
+    return answer, out, kept[0], kept[1], ends[0], ends[1].mT.contiguous()
 
 
 @perceptron.register_fake
@@ -224,7 +229,7 @@ def _(
     x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     out = w1.new_empty(v.shape if keep and _remembered[recipe].architecture.norm else 0)
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2.mT)]
-    return torch.empty_like(v), out, *kept, torch.empty_like(w1), torch.empty_like(w2)
+    return torch.empty_like(v), out, kept[0], kept[1], torch.empty_like(w1), torch.empty_like(w2)
 
 
 @torch.library.custom_op("miras::perceptron_backward", mutates_args=())
@@ -254,7 +259,7 @@ def perceptron_backward(
     how = _remembered[recipe]
     d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
-    d = Given(*(t if t is None else torch.empty_like(t) for t in x))
+    d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
     near, d_out, seen = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x)
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
@@ -264,21 +269,25 @@ def perceptron_backward(
     scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
         _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
-        read_backward[(b * group[1],)](
+        _launch(
+            read_backward, b * group[1], how, x,
             q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
-            d.rows, d.pairs, d_out, *wide, scratch, *group, **x.launch(how, read_backward),
+            d.rows, d.pairs, d_out, *wide, scratch, *group,
         )  # fmt: skip
-        query_backward[(b * group[1],)](
+        _launch(
+            query_backward, b * group[1], how, x,
             q, k, lr, rows, pairs, d_answer, seen.w1, seen.squares, u1, d_zr,
-            d.q, near, d.rows, d.pairs, d_rates, scratch, *group, **x.launch(how, query_backward),
+            d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
         )  # fmt: skip
-        reverse[(b * x.tiles(reverse),)](
+        _launch(
+            reverse, b * x.tiles(reverse), how, x,
             k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
-            near, d.v, d.gate, *x.room(reverse), *group, **x.launch(how, reverse),
+            near, d.v, d.gate, *x.room(reverse), *group,
         )  # fmt: skip
-        write_backward[(b * group[1],)](
+        _launch(
+            write_backward, b * group[1], how, x,
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
-            d.k, near, d.lr, d.inverse, d.mix, d.into, *group, **x.launch(how, write_backward),
+            d.k, near, d.lr, d.inverse, d.mix, d.into, *group,
         )  # fmt: skip
     d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous())
     return [lr.new_empty(0) if t is None else t for t in d]
