@@ -21,8 +21,9 @@ import interpreter
 
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
-from miras.biases import L2, Huber, Lp, Yaad
+from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
+from miras.kernels import Dims, mlp, trust
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
 from miras.testing.tolerances import TOLERANCE, relative
@@ -78,7 +79,6 @@ def agree(p: Problem, dtype: torch.dtype) -> None:
 
 
 INTERPRETED = torch.device("cpu"), torch.float32
-SIZES = (16, 16, 32, 1, True, 0)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -87,16 +87,15 @@ def test_agrees_with_the_token_loop(name: str) -> None:
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="float32 at these widths is checked by the interpreter")
-def test_checks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    from miras.kernels import _mlp_check, _mlp_parts
+def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from miras.kernels import _mlp_parts
 
-    ask = (MLP(expansion=2), L2(), 16, _mlp_check.Sizes(*SIZES), *INTERPRETED)
-    assert _mlp_check.trusted(*ask)
-    _mlp_check.trusted.cache_clear()
+    def error() -> float:
+        return trust.error(mlp.KERNEL, SPECS["bounded"], Dims(16, 16), torch.device(DEVICE), torch.float32, 2)
+
+    assert error() < TOLERANCE["kernel"][torch.float32]
     monkeypatch.setattr(_mlp_parts, "gelu", _mlp_parts.silu)
-    with pytest.warns(UserWarning, match="PyTorch runs instead"):
-        assert not _mlp_check.trusted(*ask)
+    assert error() > trust.WRONG
 
 
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

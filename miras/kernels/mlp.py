@@ -51,9 +51,6 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     from miras.kernels import _mlp_ops
 
     assert isinstance(spec.architecture, MLP)
-    if not _trusted(spec, shapes, state, x):
-        y, state = fused.run(spec, shapes, state, x.to(x.pair["lr"].dtype))
-        return y.to(x.v.dtype), state
     batch, heads = x.q.shape[:2]
     readers = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
     stacks = [fused.stack(state, n) for n in ("w_1", "w_2")]
@@ -66,20 +63,6 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     memory = {n: w[:, :, 0] for n, w in whole.items()}
     slots = {n: w[:, :, 1:] for n, w in whole.items()} if state.slots else {}
     return y.unflatten(0, (batch, heads)), state._replace(memory=memory, slots=slots, anchor=memory)
-
-
-def _trusted(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> bool:
-    """Whether this device's compiler got the kernels right; where compilers trace, the calls before them have told."""
-    if torch.compiler.is_compiling() or x.q.device.type != "cuda":
-        return True
-    from miras.kernels import _mlp_check
-
-    assert isinstance(spec.architecture, MLP)
-    gate = next((g.shape[-1] for g in bias_gates(spec, x.pair).values()), 0)
-    slots, bounded = int(bool(state.slots)), "inverse_bound" in x.pair
-    (key, hidden), value = shapes["w_1"].shape, x.v.shape[-1]
-    sizes = _mlp_check.Sizes(key, value, hidden, slots, bounded, gate)
-    return _mlp_check.trusted(spec.architecture, spec.bias, spec.chunk_size, sizes, x.q.device, x.q.dtype)
 
 
 KERNEL = Kernel("perceptron", supports, fits, run)
