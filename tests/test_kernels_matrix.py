@@ -22,6 +22,9 @@ from miras.testing import TOLERANCE, problem, relative
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
 
+# the interpreter computes float32 only, and float32 stays in PyTorch on a device
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 ROOT = {"name": "l1", "smooth": "loss", "eps": 0.1}
 
@@ -46,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stale gradients": (dict(bias="huber", algorithm="fir"), dict(length=16)),
     "codes of slots": (dict(architecture="slots", bias="huber", algorithm="gd"), dict(length=16, d_key=20)),
     "odd chunks": (dict(bias="huber", chunk_size=5), dict(length=18, d_value=40)),
-    "many chunks": (dict(bias="huber", chunk_size=4, step_bound=None), dict(length=76)),
+    "many chunks": (dict(bias="huber", chunk_size=4, step_bound=None), dict(length=68, heads=1)),
     "delta rule": (dict(bias="l2", algorithm="gd", retention="none", chunk_size=1), dict(length=70)),
     "gated delta rule": (dict(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1), dict(length=64)),
     "delta rule with momentum": (dict(bias="l2", chunk_size=1, read="previous"), dict(length=70)),
@@ -121,7 +124,7 @@ def test_interpreted(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @cases
 def test_on_device(name: str, dtype: torch.dtype) -> None:
     agrees(drawn(name), dtype, "cuda")
@@ -131,7 +134,7 @@ TILES = ["log cosh", "log cosh, free", "value shift", "delta rule with momentum"
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("d", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("d", [16, 32, 64, 128])
 @pytest.mark.parametrize("name", TILES)
 @pytest.mark.parametrize("length", [320, 333])
 def test_tiles_on_device(name: str, d: int, length: int) -> None:
@@ -152,14 +155,13 @@ def test_tiles_on_device(name: str, d: int, length: int) -> None:
 @pytest.mark.parametrize("name", ["huber", "delta rule with momentum", "linear attention"])
 def test_split_masked_and_packed(name: str) -> None:
     """A sequence cut inside a chunk, with tokens left out, or packed with another."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    p = cast(drawn(name, length=21, batch=2), torch.float32, device)
+    p = cast(drawn(name, length=21, batch=2), DTYPE, DEVICE)
     y, state = p.run("kernel")
     head, after = p.slice(0, 11).run("kernel")
     tail, end = replace(p.slice(11, 21), state=after).run("kernel")
     close(torch.cat([head, tail], 1), y)
     close(end.memory["w"], state.memory["w"])
-    mask = torch.ones(2, 21, dtype=torch.bool, device=device)
+    mask = torch.ones(2, 21, dtype=torch.bool, device=DEVICE)
     mask[0, :4] = mask[1, 9] = False
     masked, _ = replace(p, mask=mask).run("kernel")
     alone, _ = p.rows([0]).slice(4, 21).run("kernel")
@@ -167,20 +169,19 @@ def test_split_masked_and_packed(name: str) -> None:
     memory = AssociativeMemory(p.spec, "kernel")
     flat = replace(p, q=p.q.flatten(0, 1)[None], k=p.k.flatten(0, 1)[None], v=p.v.flatten(0, 1)[None])
     gates = {g: x.flatten(0, 1)[None] for g, x in p.gates.items()}
-    bounds = torch.tensor([0, 21, 42], device=device)
+    bounds = torch.tensor([0, 21, 42], device=DEVICE)
     packed, _ = memory(flat.q, flat.k, flat.v, gates, p.state, cu_seqlens=bounds)
     close(packed.unflatten(1, (2, 21))[0], y)
 
 
 def close(a: Tensor, b: Tensor) -> None:
-    assert relative(a.detach(), b.detach()) <= TOLERANCE["kernel"][torch.float32]
+    assert relative(a.detach().float(), b.detach().float()) <= TOLERANCE["kernel"][DTYPE]
 
 
-@pytest.mark.parametrize("name", ["huber, bounded", "delta rule with momentum"])
+@pytest.mark.parametrize("name", ["huber, bounded", pytest.param("delta rule", marks=pytest.mark.nightly)])
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break(name: str) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    p = cast(drawn(name, length=16), torch.float32, device)
+    p = cast(drawn(name, length=16), DTYPE, DEVICE)
     core = AssociativeMemory(p.spec, "kernel")
     torch.compiler.reset()
 
@@ -200,8 +201,7 @@ def test_a_bias_of_your_own() -> None:
     p = drawn("huber", length=16)
     spec = replace(p.spec, bias=cauchy())
     own = problem(spec, length=16, d_key=16, d_value=16, batch=1, heads=2)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    agrees(own, torch.float32, device)
+    agrees(own, DTYPE, DEVICE)
 
 
 def cauchy() -> AttentionalBias:
@@ -240,7 +240,7 @@ def test_never_unasked_without_a_device() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")
-@pytest.mark.parametrize("name", ["log cosh", "gated delta rule"])
+@pytest.mark.parametrize("name", ["log cosh", pytest.param("gated delta rule", marks=pytest.mark.nightly)])
 def test_a_miscompiled_kernel_is_found_out(name: str) -> None:
     spec = replace(drawn(name).spec, chunk_size=min(drawn(name).spec.chunk_size, 4))
     memory, dims = AssociativeMemory(spec, "kernel"), Dims(16, 16)
@@ -262,12 +262,11 @@ def test_coefficients_for_narrow_operands(kind: int, previous: bool) -> None:
     """Sums of logs by differences, as they are formed for 16-bit operands, against stretches summed by themselves."""
     from miras.kernels._coefficients import coefficients
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    logs = [-torch.rand(1, 1, 21, device=device).square().requires_grad_() for _ in range(2)]
+    logs = [-torch.rand(1, 1, 21, device=DEVICE).square().requires_grad_() for _ in range(2)]
 
     def go(dtype: torch.dtype) -> list[Tensor]:
         out = coefficients(logs[0], logs[0], logs[1] if kind else None, 16, kind, 0.7, previous, True, False, dtype)
-        weights = [torch.linspace(-1, 2, x.numel(), device=device).view(x.shape) for x in out]
+        weights = [torch.linspace(-1, 2, x.numel(), device=DEVICE).view(x.shape) for x in out]
         total = torch.stack([(x.float() * w).sum() for x, w in zip(out, weights, strict=True)]).sum()
         return [*out, *torch.autograd.grad(total, logs if kind else logs[:1])]
 

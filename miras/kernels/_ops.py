@@ -66,9 +66,7 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
         return Config(32, 4, 2)
     if rowwise:
         return Config(max(width, 64) if wide else width, 8 if width * _power(x.I) > 64 * 64 else 4, 1)
-    if x.dtype == torch.float32:
-        return Config(64 if wide else min(width, 32), 8, 1)
-    return Config(64 if wide else min(width, 32), 8 if x.I > 64 else 4, 2)
+    return Config(64 if wide else min(width, 32), 8 if x.I > 64 else 4, 2 if x.I <= 128 else 1)
 
 
 def _launch(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:

@@ -19,7 +19,7 @@ from miras.engine.coefficients import coefficients as general_coefficients
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
-from miras.kernels.table import Dims, Kernel, triton_runs
+from miras.kernels.table import Dims, Kernel, interpreted, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -28,6 +28,9 @@ TILE = 64
 
 LARGEST = 128
 """Tokens of a chunk for which a program has room."""
+
+ROOM = 2 * 256 * 64
+"""Numbers of the stacked state that a program can hold: all key channels, and a block of value channels or all of them."""
 
 
 def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
@@ -45,9 +48,18 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"algorithm {algorithm.name!r} keeps a second moment"
     if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
         return "a gate per channel"
+    (rows, columns) = next(iter(shapes.values())).shape
+    if (1 + algorithm.slots) * rows * (columns if _whole_rows(spec) else 64) > ROOM:
+        return f"{1 + algorithm.slots} matrices of {rows} x {columns} do not fit into a program"
     if spec.anchor_lag:
         return "anchor_lag is not 0"
     return None
+
+
+def _whole_rows(spec: MirasSpec) -> bool:
+    """Whether a program needs all value channels of a token: for their norm."""
+    bounded = spec.step_bound is not None and not spec.is_affine
+    return bounded or (residuals.supported(spec.bias) is None and residuals.rowwise(spec.bias))
 
 
 def _written_by_algorithm(spec: MirasSpec) -> bool:
@@ -103,6 +115,8 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
     """Heads whose matrix a program can hold."""
     if reason := triton_runs(device, dtype):
         return reason
+    if dtype == torch.float32 and not interpreted():
+        return "q, k and v are float32, whose products in full precision are no faster in Triton"
     return f"a head of {dims.key} x {dims.value} is over 256 x 256" if max(dims) > 256 else None
 
 
