@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -141,3 +142,18 @@ def test_bfloat16(name: str, width: int) -> None:
     agree(p, torch.bfloat16)
     first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_graph_break() -> None:
+    p = moved(problem(SPECS["gd"], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    core = AssociativeMemory(p.spec, "kernel")
+    torch.compiler.reset()
+    compiled = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")
+
+    def gradient(call: Any) -> Tensor:
+        leafy, leaves = p.leaves()
+        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
+        return torch.autograd.grad(y.square().sum() + state.memory["w_1"].sum(), leaves["k"])[0]
+
+    assert relative(gradient(compiled), gradient(core)) <= TOLERANCE["kernel"][torch.float32]
