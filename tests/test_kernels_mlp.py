@@ -101,10 +101,10 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
-    from miras.kernels import _mlp_ops
+    from miras.kernels import _mlp_launch
 
-    monkeypatch.setattr(_mlp_ops, "FEWEST", 2)
-    monkeypatch.setattr(_mlp_ops, "PROGRAMS", 1)
+    monkeypatch.setattr(_mlp_launch, "FEWEST", 2)
+    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
     agree(problem(SPECS["bounded"], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
@@ -121,6 +121,7 @@ def test_any_phase_and_length() -> None:
         ({"chunk_size": 24}, "chunk_size 24"),
         ({"algorithm": "aggmo"}, "slots"),
         ({"read": "anchor"}, "read"),
+        ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
         ({"bias": Yaad(norm="rms")}, "norm other than l2"),
     ],
