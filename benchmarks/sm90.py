@@ -24,6 +24,10 @@ HALF = frozenset(
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
 UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT", "first", "count", "total")
 LIMIT = 227 * 1024
+"""Bytes of shared memory that a program can have."""
+
+SPILLS = 4096
+"""Bytes a thread; one head's whole rows of 128 channels take 3.2 KB, everything else under 1.4."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,16 @@ def main() -> None:
     from miras.biases import L2, Huber
 
     print("triton", triton.__version__)
+    found: list[Resources] = []
     for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
         for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)
+                found.append(row)
+    if bad := [r.name for r in found if r.shared > LIMIT or r.transposed or not r.wgmma or r.spills > SPILLS]:
+        raise SystemExit(
+            f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"
+        )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from benchmarks.sm90 import Resources, compile
 from miras.architectures import MLP
 from miras.biases import L2, AttentionalBias, Huber
 
-WIDE = frozenset(
-    ("gate", "lr", "inverse", "rows", "into", "mix", "w1", "w2", "end1", "end2", "kept_o", "squares", "parts", "norms")
-    + ("out", "d_rows", "d_u2", "d_rates", "d_w1", "d_w2", "near", "d_gate", "d_lr", "d_inverse", "d_mix", "d_into")
-)
+FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out"
+BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
+WIDE = frozenset(f"{FORWARD} {BACKWARD}".split())
 """Arguments in float32; the others are operands."""
 
 

@@ -16,13 +16,15 @@ from typing import Any
 import griffe
 from mkdocs.exceptions import PluginError
 
-from miras import spec
+import zoo
+from miras import citations, spec, ties
 from miras.cli._describe import claims, fields, gate, gates, summary
 from miras.cli._formulas import readable
 from miras.engine import plan
 from miras.testing import LAWS, TOLERANCE
 from miras.testing import laws as functions
 from miras.testing.strategies import NEEDED
+from zoo import scorecard as figures
 
 MARKER = re.compile(r"^<!-- generated: (\w+) ?(.*?) -->$", re.MULTILINE)
 FORMULA = re.compile(r"\$\$.+?\$\$|\$.+?\$", re.DOTALL)
@@ -117,7 +119,45 @@ def _reason(claim: Callable[..., str | None], fields: dict[str, Any]) -> str | N
     return claim(point, point.architecture.shapes(8, 8), 1)
 
 
-GENERATED: dict[str, Callable[..., str]] = {t.__name__: t for t in (components, refused, laws, paths)}
+def entries() -> str:
+    """The published memories, family by family; each can be linked to as ``#entry-name``."""
+    rows = ([f"``{row.name}``", *_entry(zoo.ENTRIES[row.name], row.family)] for row in zoo.table())
+    return _table(["name", "recurrence", "spec", "paper", "note"], rows, anchor="entry")
+
+
+def _entry(entry: zoo.Entry, family: str) -> list[str]:
+    paper = citations.PAPERS[entry.paper]
+    where = f"{entry.title}, {family}\n{paper.title}\narXiv {entry.paper}"
+    differs = [f"recommended: ``{name} = {value!r}``" for name, value in entry.recommended.items()]
+    spec = repr(entry.spec).removeprefix("MirasSpec(").removesuffix(")")
+    made = [f"``{tie!r}``" for tie in entry.around.ties]
+    return [
+        readable(f"${entry.recurrence}$"),
+        "\n".join([f"``{spec}``", *made]),
+        where,
+        "\n".join([entry.note, *differs]),
+    ]
+
+
+def scorecard() -> str:
+    """What chunks change in the answers of every entry, and how much of a list a small layer recalls."""
+    rows: list[list[str]] = []
+    for name, score in figures.read().items():
+        far = [f"{score.distance[c]:.2g}" if score.distance else "0" for c in figures.CHUNKS]
+        share = "not measured" if score.recall is None else f"{score.recall:.3f}"
+        rows.append([f"``{name}``", *far, share, str(score.steps)])
+    return _table(["name", *(f"chunks of {c}" for c in figures.CHUNKS), "recall", "steps"], rows)
+
+
+def tied() -> str:
+    """What layers tie together."""
+    rows = ([f"``{name}``", summary(ties.ties[name])] for name in ties.ties)
+    return _table(["tie", "what it does"], rows)
+
+
+GENERATED: dict[str, Callable[..., str]] = {
+    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied)
+}
 
 
 # HTML --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from miras import Memory, MemoryState, MirasSpec
-from miras.memory import causal_conv
+from miras.convolution import causal_conv
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,10 +42,21 @@ LQ = {"name": "lq", "link_at": "chunk"}
 
 SPECS: dict[str, MirasSpec | None] = {
     "titans": MirasSpec.make(bias="l2", retention="l2", algorithm="momentum", **COMMON),
-    "yaad": MirasSpec.make(bias="yaad", retention="l2", algorithm="gd", **COMMON),
+    # As printed, a step grows by sqrt(d) where the error's norm crosses the threshold; measured by its rms it does not.
+    "yaad": MirasSpec.make(
+        bias={"name": "yaad", "norm": "rms", "delta": 2.0}, retention="l2", algorithm="gd", **COMMON
+    ),
     "moneta": MirasSpec.make(bias={"name": "lp", "p": 3.0}, retention=LQ, algorithm="gd", **COMMON),
     # Reading at the anchor forms the softmax of all weights twice a chunk instead of once a token.
-    "memora": MirasSpec.make(bias="l2", retention="kl", algorithm="gd", anchor_lag=1, read="anchor", **COMMON),
+    # Steps in the exponent are steps in ratios of weights, which are small: larger ones are needed.
+    "memora": MirasSpec.make(
+        bias="l2",
+        retention="kl",
+        algorithm={"name": "gd", "max_lr": 4.0},
+        anchor_lag=1,
+        read="anchor",
+        **COMMON | {"step_bound": 16.0},
+    ),
     "custom": CUSTOM,
     "baseline": None,
 }

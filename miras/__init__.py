@@ -4,10 +4,11 @@ from miras.algorithms import algorithms
 from miras.architectures import architectures, from_module
 from miras.associative import AssociativeMemory
 from miras.biases import biases
-from miras.memory import Memory, Surroundings
+from miras.memory import Memory
 from miras.retentions import retentions
 from miras.spec import MirasSpec, compatible
 from miras.state import MemoryState
+from miras.surroundings import Surroundings
 
 __all__ = [
     "AssociativeMemory",

@@ -19,7 +19,7 @@ from miras.engine.plan import Path, Plan, plan
 from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
-from miras.gates import Gate
+from miras.gates import Gate, channels
 from miras.kernels import Dims
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
@@ -48,9 +48,15 @@ class AssociativeMemory:
     path: Path | None = None
     tolerance: float | None = None
 
+    @property
+    def main(self) -> AssociativeMemory:
+        """The memory of ``spec`` by itself; another one only where a core holds several."""
+        return self
+
     def shapes(self, d_key: int, d_value: int) -> dict[str, FastWeight]:
         """The fast weights for keys and values of these widths."""
-        return self.spec.architecture.shapes(d_key, d_value)
+        shapes = self.spec.architecture.shapes(d_key, d_value)
+        return {n: w._replace(index=i) for i, (n, w) in enumerate(shapes.items())}
 
     def plan(
         self, d_key: int, d_value: int, pairs: int = 1, where: tuple[torch.device, torch.dtype] | None = None
@@ -79,8 +85,12 @@ class AssociativeMemory:
             n: self.spec.retention.initial(w.to(dtype), len(shapes[n].shape)).expand(batch, *w.shape).clone()
             for n, w in raw.items()
         }
+        return self.started(start, d_key, d_value, pairs)
+
+    def started(self, memory: Weights, d_key: int, d_value: int, pairs: int = 1) -> MemoryState:
+        """The state before the first token whose accumulators are ``memory``, ``[B, H, *weight]``."""
         pairs = 1 if self.spec.algorithm.steps > 1 else pairs
-        return initial_state(self.spec, shapes, start, d_key, d_value, pairs)
+        return initial_state(self.spec, self.shapes(d_key, d_value), memory, d_key, d_value, pairs)
 
     def __call__(
         self,
@@ -99,8 +109,8 @@ class AssociativeMemory:
             q: queries ``[B, T, H, D_key]``.
             k: keys ``[B, T, H, D_key]``, or ``[B, T, H, N, D_key]`` for N pairs a token.
             v: values ``[B, T, H, D_value]``, or ``[B, T, H, N, D_value]``.
-            gates: for every gate of ``spec.gates`` a number or a tensor: per head ``[B, T, H]``, per channel
-                ``[B, T, H, D]``; gates of pairs may have N before D. Names starting with ``log_`` are logs, at most zero.
+            gates: for every gate of ``spec.gates`` a number or a tensor: per head ``[B, T, H]``, per channel (or fast
+                weight) ``[B, T, H, D]``; gates of pairs may have N before D. Names starting with ``log_`` are logs, at most zero.
             state: what an earlier call returned. None starts a linear memory from zero; others need `initial_state`.
             mask: ``[B, T]``, False where a token is to be skipped: the result is as if it were not there; its output is 0.
             cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row (B = 1); every document has its own state.
@@ -219,7 +229,8 @@ def _inputs(
         raise ValueError(f"this spec has no gates {sorted(unknown)}; it needs {sorted(declared)}")
     batch, length, heads, d_key = q.shape
     pairs = k.shape[3] if k.dim() == 5 else 1
-    widths = {"head": (), "key": (d_key,), "value": (v.shape[-1],)}
+    weights = len(spec.architecture.shapes(d_key, v.shape[-1]))
+    widths = channels(d_key, v.shape[-1], weights)
     token: Weights = {}
     pair: Weights = {}
     for name, gate in declared.items():
@@ -321,7 +332,8 @@ def checkable(x: Tensor) -> bool:
 def all_finite(x: Tensor) -> bool:
     """Whether every number is finite; yes under vmap, where there is no one answer."""
     try:
-        return bool(torch.isfinite(x).all())
+        # a finite sum has finite terms, and is ten times cheaper; an infinite one may only have overflowed
+        return bool(x.sum().isfinite()) or bool(x.isfinite().all())
     except RuntimeError:
         return True
 

@@ -38,6 +38,13 @@ FRAMEWORK = "2504.13173"
 """The paper of the design space itself."""
 
 PAPERS: dict[str, Paper] = {
+    "1706.03762": Paper(
+        "attention",
+        "Attention Is All You Need",
+        r"Ashish Vaswani, Noam Shazeer, Niki Parmar, Jakob Uszkoreit, Llion Jones, Aidan N. Gomez, {\L}ukasz Kaiser, "
+        "Illia Polosukhin",
+        2017,
+    ),
     "1804.00325": Paper(
         "aggmo",
         "Aggregated Momentum: Stability Through Passive Damping",
@@ -70,10 +77,28 @@ PAPERS: dict[str, Paper] = {
         r"Imanol Schlag, Kazuki Irie, J\"urgen Schmidhuber",
         2021,
     ),
+    "2210.04243": Paper(
+        "dfw",
+        "Fine-Tuning Pre-trained Transformers into Decaying Fast Weights",
+        "Huanru Henry Mao",
+        2022,
+    ),
     "2307.08621": Paper(
         "retnet",
         "Retentive Network: A Successor to Transformer for Large Language Models",
         "Yutao Sun, Li Dong, Shaohan Huang, Shuming Ma, Yuqing Xia, Jilong Xue, Jianyong Wang, Furu Wei",
+        2023,
+    ),
+    "2311.04823": Paper(
+        "hgrn",
+        "Hierarchically Gated Recurrent Neural Network for Sequence Modeling",
+        "Zhen Qin, Songlin Yang, Yiran Zhong",
+        2023,
+    ),
+    "2312.00752": Paper(
+        "mamba",
+        "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+        "Albert Gu, Tri Dao",
         2023,
     ),
     "2312.06635": Paper(
@@ -81,6 +106,28 @@ PAPERS: dict[str, Paper] = {
         "Gated Linear Attention Transformers with Hardware-Efficient Training",
         "Songlin Yang, Bailin Wang, Yikang Shen, Rameswar Panda, Yoon Kim",
         2023,
+    ),
+    "2401.04658": Paper(
+        "lightning_attention",
+        "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
+        "Zhen Qin, Weigao Sun, Dong Li, Xuyang Shen, Weixuan Sun, Yiran Zhong",
+        2024,
+    ),
+    "2404.05892": Paper(
+        "rwkv6",
+        "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence",
+        "Bo Peng, Daniel Goldstein, Quentin Anthony, Alon Albalak, Eric Alcaide, Stella Biderman, Eugene "
+        r"Cheah, Xingjian Du, Teddy Ferdinan, Haowen Hou, Przemys\law Kazienko, Kranthi Kiran GV, Jan Koco\'n, "
+        r"Bart\lomiej Koptyra, Satyapriya Krishna, Ronald McClelland Jr., Jiaju Lin, Niklas Muennighoff, Fares "
+        r"Obeid, Atsushi Saito, Guangyu Song, Haoqin Tu, Cahya Wirawan, Stanis\law Wo\'zniak, Ruichong Zhang, "
+        "Bingchen Zhao, Qihang Zhao, Peng Zhou, Jian Zhu, Rui-Jie Zhu",
+        2024,
+    ),
+    "2404.07904": Paper(
+        "hgrn2",
+        "HGRN2: Gated Linear RNNs with State Expansion",
+        "Zhen Qin, Songlin Yang, Weixuan Sun, Xuyang Shen, Dong Li, Weigao Sun, Yiran Zhong",
+        2024,
     ),
     "2405.21060": Paper(
         "mamba2",

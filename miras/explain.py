@@ -54,6 +54,7 @@ def explain(
     where: tuple[torch.device, torch.dtype] | None = None,
 ) -> Explanation:
     """Explains ``core`` on heads of these widths, for inputs of that device and dtype."""
+    core = core.main
     spec, shapes, plan = core.spec, core.shapes(d_key, d_value), core.plan(d_key, d_value, pairs, where)
     with torch.device("meta"):
         raw = {n: torch.empty(1, *w.shape) for n, w in shapes.items()}

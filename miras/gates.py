@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Per = Literal["head", "key", "value"]
+Measure = Literal["head", "key", "value", "entry", "weight"]
+"""What a gate is measured out to; only a decay can be one per entry of a matrix, only a rate one per fast weight."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Gate:
         squash: how the module maps a real projection to the gate: ``sigmoid`` to (0, scale), ``log_sigmoid`` to
             the log of (0, 1) (decay and momentum travel as logs), ``softplus`` to (0, inf), ``identity``.
         init: the value at initialisation; for ``log_sigmoid`` the value of the *exponential* of the gate.
-        per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``.
+        per: ``head`` gives ``[B, T, H]``; ``key`` and ``value`` give one number per channel, ``[B, T, H, D]``; ``entry``
+            one for each pair of them, ``[B, T, H, D_key, D_value]``; ``weight`` one for every fast weight, in the order of
+            `Architecture.shapes`.
         scale: the largest value of a ``sigmoid`` gate.
     """
 
     squash: Literal["sigmoid", "log_sigmoid", "softplus", "identity"]
     init: float
-    per: Per = "head"
+    per: Measure = "head"
     scale: float = 1.0
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -44,6 +48,11 @@ class Gate:
                 return logits + self.init
 
 
+def channels(d_key: int, d_value: int, weights: int = 1) -> dict[Measure, tuple[int, ...]]:
+    """The shape of a gate of each measure beyond ``[B, T, H]``."""
+    return {"head": (), "key": (d_key,), "value": (d_value,), "entry": (d_key, d_value), "weight": (weights,)}
+
+
 def _logit(p: float) -> float:
     return math.log(p / (1 - p))
 
@@ -55,7 +64,9 @@ class GateProjection(nn.Module):
         dim: width of the input.
         heads: number of heads.
         gates: the declared gates.
-        widths: channels of ``head`` (1), ``key`` and ``value`` gates.
+        d_key: channels of ``key`` gates.
+        d_value: channels of ``value`` gates.
+        weights: number of fast weights, for ``weight`` gates.
         pairs: for every gate, how many pairs of a token have their own.
         rank: of the projection to channels.
     """
@@ -65,7 +76,9 @@ class GateProjection(nn.Module):
         dim: int,
         heads: int,
         gates: Mapping[str, Gate],
-        widths: Mapping[str, int],
+        d_key: int,
+        d_value: int,
+        weights: int,
         pairs: Mapping[str, int],
         rank: int,
     ):
@@ -73,20 +86,25 @@ class GateProjection(nn.Module):
         self.heads, self.declared, self.pairs = heads, dict(gates), dict(pairs)
         self.per_head = [n for n, g in gates.items() if g.per == "head"]
         self.per_channel = [n for n, g in gates.items() if g.per != "head"]
-        self.sizes = {n: heads * pairs[n] * widths[g.per] for n, g in gates.items()}
-        self.direct = nn.Linear(dim, sum(self.sizes[n] for n in self.per_head), bias=False)
-        self.down = nn.Linear(dim, rank, bias=False) if self.per_channel else None
-        self.up = (
-            nn.Linear(rank, sum(self.sizes[n] for n in self.per_channel), bias=False) if self.per_channel else None
-        )
-        nn.init.normal_(self.direct.weight, std=0.1 * dim**-0.5)
+        self.widths = channels(d_key, d_value, weights)
+        self.sizes = {n: heads * pairs[n] * math.prod(self.widths[g.per]) for n, g in gates.items()}
+        self.direct = self.down = self.up = None
+        if self.per_head:
+            self.direct = nn.Linear(dim, sum(self.sizes[n] for n in self.per_head), bias=False)
+        if self.per_channel:
+            self.down = nn.Linear(dim, rank, bias=False)
+            self.up = nn.Linear(rank, sum(self.sizes[n] for n in self.per_channel), bias=False)
+        if self.direct is not None:
+            nn.init.normal_(self.direct.weight, std=0.1 * dim**-0.5)
         if self.down is not None and self.up is not None:
             nn.init.normal_(self.down.weight, std=dim**-0.5)
             nn.init.normal_(self.up.weight, std=0.1 * rank**-0.5)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Gates by name, ``[B, T, H]``, ``[B, T, H, N]``, ``[B, T, H, D]`` or ``[B, T, H, N, D]``."""
-        parts = dict(zip(self.per_head, self._split(self.direct(x), self.per_head), strict=True))
+        """Gates by name, ``[B, T, H]``, ``[B, T, H, N]``, ``[B, T, H, *channels]`` or ``[B, T, H, N, *channels]``."""
+        parts: dict[str, Tensor] = {}
+        if self.direct is not None:
+            parts |= zip(self.per_head, self._split(self.direct(x), self.per_head), strict=True)
         if self.down is not None and self.up is not None:
             parts |= zip(self.per_channel, self._split(self.up(self.down(x)), self.per_channel), strict=True)
         return {n: self._shape(n, gate(parts[n].to(_wide(x.dtype)))) for n, gate in self.declared.items()}
@@ -96,7 +114,7 @@ class GateProjection(nn.Module):
 
     def _shape(self, name: str, gate: Tensor) -> Tensor:
         n = (self.pairs[name],) if self.pairs[name] > 1 else ()
-        d = (-1,) if self.declared[name].per != "head" else ()
+        d = self.widths[self.declared[name].per]
         return gate.unflatten(-1, (self.heads, *n, *d)) if n or d else gate
 
 

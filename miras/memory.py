@@ -5,9 +5,10 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,44 +16,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from miras.associative import AssociativeMemory, all_finite, checkable, document_bounds
+from miras.convolution import causal_conv
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
 from miras.spec import MirasSpec
 from miras.state import MemoryState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a `Memory` puts around the pure memory; every piece can be switched off.
-
-    Args:
-        conv: width of the depthwise causal convolution on queries, keys and values; 0 for none.
-        activation: applied after it, ``silu`` or ``identity``.
-        qk_norm: whether queries and keys are scaled to length one.
-        output_norm: whether every head's answer is RMS-normalised (with a learned gain).
-        output_gate: whether answers are multiplied by ``silu`` of a projection of the input.
-        gate_rank: rank of the projection to gates per channel.
-        learn_start: whether the initial memory is learned (always different in every head, never zero).
-        pairs: (key, value) pairs every token writes.
-    """
-
-    conv: int = 4
-    activation: Literal["silu", "identity"] = "silu"
-    qk_norm: bool = True
-    output_norm: bool = True
-    output_gate: bool = True
-    gate_rank: int = 32
-    learn_start: bool = True
-    pairs: int = 1
-
-    def __post_init__(self) -> None:
-        if self.conv < 0:
-            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
-        if self.activation not in ("silu", "identity"):
-            raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
-        if self.gate_rank < 1 or self.pairs < 1:
-            raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
+from miras.surroundings import Surroundings
+from miras.ties import Tokens, given, projected, through
 
 
 class Memory(nn.Module):
@@ -100,23 +71,42 @@ class Memory(nn.Module):
         if self.spec.algorithm.steps > around.pairs:
             around = replace(around, pairs=self.spec.algorithm.steps)
         self.around = around
-        self.core = AssociativeMemory(self.spec, path, tolerance)
+        self.core = self.make_core(self.spec, path=path, tolerance=tolerance)
 
-        inner, pairs = heads * self.head_dim, around.pairs
+        # what is projected: ties may make more pairs and other gates of it
+        inner, pairs = heads * self.head_dim, next((t.pairs for t in around.ties if t.pairs), around.pairs)
+        gates = projected(self.spec.gates, around.ties)
+        self.pairs = pairs
         self.qkv = nn.Linear(dim, inner * (1 + 2 * pairs), bias=False)
         self.conv = nn.Parameter(torch.empty(inner * (1 + 2 * pairs), around.conv)) if around.conv else None
-        widths = {"head": 1, "key": self.head_dim, "value": self.head_dim}
-        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in self.spec.gates}
-        self.gates = GateProjection(dim, heads, self.spec.gates, widths, of_pairs, around.gate_rank)
+        of_pairs = {g: pairs if g in self.spec.pair_gates else 1 for g in gates}
+        width = (self.head_dim, self.head_dim, len(self.core.shapes(self.head_dim, self.head_dim)))
+        self.gates = GateProjection(dim, heads, gates, *width, of_pairs, around.gate_rank)
+        numbers = (tie.parameters(heads, self.head_dim, self.head_dim) for tie in around.ties)
+        self.ties = nn.ModuleList(nn.ParameterDict(numbers_of_one) for numbers_of_one in numbers)
         self.norm = nn.RMSNorm(self.head_dim) if around.output_norm else nn.Identity()
         self.gate = nn.Linear(dim, inner, bias=False) if around.output_gate else None
         self.out = nn.Linear(inner, dim, bias=False)
-        raw = self.core.random_memory(heads, self.head_dim, self.head_dim)
-        # parameter names may not hold dots, those of a wrapped module do
-        self.start = nn.ParameterDict(
-            {n.replace(".", "/"): nn.Parameter(w, requires_grad=around.learn_start) for n, w in raw.items()}
-        )
+        self.d_value = functools.reduce(lambda d, tie: tie.width(d), around.ties, self.head_dim)
+        self.start = self._start()
         self.reset_parameters()
+
+    def make_core(self, spec: MirasSpec, **how: Any) -> AssociativeMemory:
+        """The pure memory inside; layers of several memories return a `miras.composite.Composite`."""
+        return AssociativeMemory(spec, **how)
+
+    def _start(self) -> nn.ParameterDict:
+        """The raw memory before the first token; parameter names may not hold dots, those of a wrapped module do."""
+        raw = self.core.random_memory(self.heads, self.head_dim, self.d_value)
+        if self.around.zero_start:
+            if len(raw) > 1 or not self.spec.retention.link_is_identity:
+                raise ValueError(
+                    f"zero_start is for a memory of one weight without a link; architecture {self.spec.architecture.name!r} "
+                    f"with retention {self.spec.retention.name!r} would never leave zero"
+                )
+            raw = {n: torch.zeros_like(w) for n, w in raw.items()}
+        learned = self.around.learn_start and not self.around.zero_start
+        return nn.ParameterDict({n.replace(".", "/"): nn.Parameter(w, requires_grad=learned) for n, w in raw.items()})
 
     def reset_parameters(self) -> None:
         """Projections with variance 1 / fan-in; the convolution starts near the identity on the newest token."""
@@ -131,11 +121,11 @@ class Memory(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """The state before the first token of ``batch`` rows."""
         raw = {n.replace("/", "."): w for n, w in self.start.items()}
-        state = self.core.initial_state(raw, batch, self.head_dim, self.head_dim, self.around.pairs)
+        state = self.core.initial_state(raw, batch, self.head_dim, self.d_value, self.around.pairs)
         if self.conv is None:
             return state
         like = next(iter(raw.values()))
-        tail = like.new_zeros(batch, max(self.around.conv - 1, 0), self.conv.shape[0], dtype=_wide(like.dtype))
+        tail = like.new_zeros(batch, self._kernel().shape[1] - 1, self.conv.shape[0], dtype=_wide(like.dtype))
         return state._replace(extra=state.extra | {"conv": tail})
 
     def forward(
@@ -145,6 +135,7 @@ class Memory(nn.Module):
         *,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        views: tuple[Tensor, Tensor, Tensor] | None = None,
         path: Path | None = None,
     ) -> tuple[Tensor, MemoryState]:
         """Reads and writes a sequence.
@@ -154,6 +145,7 @@ class Memory(nn.Module):
             state: what an earlier call returned; None starts from the learned memory.
             mask: ``[B, T]`` bool, False for tokens to skip (padding on either side, or anywhere).
             cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row; the state then has N rows.
+            views: ``[B, T, dim]`` each, what queries, keys and values are projected from if not from x.
             path: forces an engine for this call.
 
         Returns:
@@ -161,6 +153,8 @@ class Memory(nn.Module):
         """
         self._check(x)
         if cu_seqlens is not None:
+            if views is not None:
+                raise ValueError("pass views or cu_seqlens, not both")
             return self._packed(x, state, cu_seqlens, path, mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
@@ -172,12 +166,8 @@ class Memory(nn.Module):
             raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
         if not x.shape[0] * x.shape[1]:
             return x, state
-        q, k, v, gates, tail = self.project(x, state, mask)
-        core = self.core if path is None else self.core.on(path)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        y, after = core(q, k, v, gates, inner, mask=mask)
-        if tail is not None:
-            after = after._replace(extra=after.extra | {"conv": tail})
+        tokens, tail = self.project(x, state, mask, views)
+        y, after = self.stream(tokens, state, tail, mask, path)
         return self.emit(x, y), after
 
     def step(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
@@ -189,26 +179,70 @@ class Memory(nn.Module):
         y, after = self.forward(x.unsqueeze(1), state)
         return y.squeeze(1), after
 
+    @property
+    def tied(self) -> list[dict[str, Tensor]]:
+        """The learned numbers of every tie."""
+        return [dict(p.items()) for p in self.ties]  # type: ignore[operator]
+
     def project(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        mask: Tensor | None = None,
+        views: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> tuple[Tokens, Tensor | None]:
+        """Queries, keys, values and gates as the first tie takes them, and the convolution's tail after the sequence."""
+        if views is None:
+            line = self.qkv(x)
+        else:
+            weights = self.qkv.weight.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
+            line = torch.cat([F.linear(z, w) for z, w in zip(views, weights, strict=True)], -1)
+        line, tail = self._convolve(line, state, slice(None), mask)
+        q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
+        k, v = self._split(pairs)
+        return Tokens(self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x)), tail
+
+    def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
+        part = slice(0, self._inner)
+        q, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
+
+    def writes(
         self, x: Tensor, state: MemoryState, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor | None]:
-        """Queries, keys, values and gates for the core, and the convolution's tail after the sequence."""
-        qkv, tail = self.qkv(x), None
-        if self.conv is not None:
-            qkv, tail = causal_conv(qkv, self.conv, state.extra["conv"], mask)
-        if self.around.activation == "silu":
-            qkv = F.silu(qkv)
-        qkv = rearrange(qkv, "b t (n h d) -> n b t h d", h=self.heads, d=self.head_dim)
-        q, k, v = qkv[0], qkv[1 : 1 + self.around.pairs], qkv[1 + self.around.pairs :]
-        if self.around.qk_norm:
-            # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
-            q, k = (F.normalize(z.to(_wide(z.dtype)), dim=-1, eps=1e-3) for z in (q, k))
-        k, v = (rearrange(z, "n b t h d -> b t h n d") if self.around.pairs > 1 else z[0] for z in (k, v))
-        return q, k, v, self.gates(x), tail
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """Keys, values and gates alone, and their part of the tail; see `queries`."""
+        part = slice(self._inner, None)
+        pairs, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
+        return *self._split(pairs), self.gates(x), tail
+
+    def stream(
+        self,
+        tokens: Tokens,
+        state: MemoryState,
+        tail: Tensor | None,
+        mask: Tensor | None = None,
+        path: Path | None = None,
+    ) -> tuple[Tensor, MemoryState]:
+        """The memory behind its ties on what was projected; the state after it keeps ``tail``."""
+        core = self.core if path is None else self.core.on(path)
+        inner = without_tail(state)
+        y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
+        if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
+            y = y * mask[..., None, None]
+        return y, after if tail is None else after._replace(extra=after.extra | {"conv": tail})
+
+    def read(self, state: MemoryState, q: Tensor) -> Tensor:
+        """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
+        y = self.core.read(without_tail(state), q, self.d_value)
+        nothing = Tokens(q, torch.zeros_like(q), torch.zeros_like(q), {})
+        for tie, numbers in reversed(list(zip(self.around.ties, self.tied, strict=True))):
+            y = tie.after(y, nothing, numbers)
+        return y
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
-        y = rearrange(self.norm(y.to(x.dtype)), "b t h d -> b t (h d)")
+        y = rearrange(self.norm(y.to(self.out.weight.dtype)), "b t h d -> b t (h d)")
         if self.gate is not None:
             y = y * F.silu(self.gate(x))
         return self.out(y)
@@ -216,15 +250,15 @@ class Memory(nn.Module):
     def inspect(self, x: Tensor, state: MemoryState | None = None) -> dict[str, Tensor]:
         """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
         state = self.initial_state(x.shape[0]) if state is None else state
-        q, k, v, gates, _ = self.project(x, state)
-        inner = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-        return {"surprise": self.core.surprise(q, k, v, gates, inner), **gates}
+        tokens, _ = self.project(x, state)
+        tokens = given(self.around.ties, tokens, self.tied)
+        return {"surprise": self.core.surprise(*tokens, without_tail(state)), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
         weight = self.qkv.weight
         where = (weight.device, weight.dtype)
-        return explain(self.core, self.head_dim, self.head_dim, self.heads, self.around.pairs, where)
+        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs, where)
 
     def extra_repr(self) -> str:
         """The spec, one axis a line."""
@@ -233,6 +267,39 @@ class Memory(nn.Module):
         parts += [f"{axis}={getattr(spec, axis)}" for axis in ("architecture", "bias", "retention", "algorithm")]
         numbers = f"chunk_size={spec.chunk_size}, anchor_lag={spec.anchor_lag}, read={spec.read!r}, step_bound={spec.step_bound}"
         return ",\n".join([*parts, numbers])
+
+    @property
+    def _inner(self) -> int:
+        return self.heads * self.head_dim
+
+    def _kernel(self) -> Tensor:
+        """The convolution's taps, the newest last; with lookahead, keys end one token before the others."""
+        assert self.conv is not None
+        if not self.around.lookahead:
+            return self.conv
+        q, k, v = self.conv.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
+        return torch.cat([F.pad(q, (1, 0)), F.pad(k, (0, 1)), F.pad(v, (1, 0))])
+
+    def _convolve(
+        self, line: Tensor, state: MemoryState, part: slice, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Convolution and activation of a part of the projected channels, and the tail they leave."""
+        tail = None
+        if self.conv is not None:
+            line, tail = causal_conv(line, self._kernel()[part], state.extra["conv"][..., part], mask)
+        return (F.silu(line) if self.around.activation == "silu" else line), tail
+
+    def _split(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of length one and values, ``[B, T, H, D]``, or ``[B, T, H, N, D]`` for N pairs a token."""
+        k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
+        if self.pairs == 1:
+            k, v = k[..., 0, :], v[..., 0, :]
+        return self.unit(k), v
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Queries or keys scaled to length one, if `Surroundings.qk_norm` asks for it."""
+        # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
+        return F.normalize(x.to(_wide(x.dtype)), dim=-1, eps=1e-3) if self.around.qk_norm else x
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:
@@ -262,20 +329,9 @@ class Memory(nn.Module):
         return y[keep].unsqueeze(0), after
 
 
-def causal_conv(x: Tensor, weight: Tensor, tail: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution ``[B, T, D]`` that sees only kept tokens, and the tail for the next call."""
-    width = weight.shape[1]
-    if mask is None:
-        line = torch.cat([tail.to(x.dtype), x], 1)
-        y = F.conv1d(line.mT, weight.to(x.dtype)[:, None], groups=weight.shape[0]).mT
-        return y, line[:, line.shape[1] - (width - 1) :].to(tail.dtype)
-    # kept tokens to the front: they are then neighbours, and what follows cannot reach them
-    order = torch.argsort(~mask, dim=1, stable=True)
-    y, _ = causal_conv(x.gather(1, order[..., None].expand_as(x)), weight, tail, None)
-    y = y.gather(1, torch.argsort(order, dim=1)[..., None].expand_as(y))
-    line = torch.cat([tail.to(x.dtype), x.gather(1, order[..., None].expand_as(x))], 1)
-    last = mask.sum(1)[:, None] + torch.arange(width - 1, device=x.device)
-    return y, line.gather(1, last[..., None].expand(-1, -1, line.shape[2])).to(tail.dtype)
+def without_tail(state: MemoryState) -> MemoryState:
+    """The state of the pure memory inside a layer's."""
+    return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -192,6 +192,8 @@ def _pair(
             return f"algorithm {algorithm.name!r} acts on matrices; architecture {architecture.name!r} has none"
     if bias is not None and algorithm.implicit and not bias.has_implicit:
         return f"algorithm {algorithm.name!r} needs a proximal step in closed form; bias {bias.name!r} has none"
+    if bias is not None and algorithm.implicit and algorithm.per == "value" and not bias.residual_is_affine:
+        return f"algorithm {algorithm.name!r} has one learning rate per value channel; the proximal step of bias {bias.name!r} mixes them"
     if retention is not None and algorithm.reads_through_query and not retention.link_is_identity:
         return f"algorithm {algorithm.name!r} solves in the space of the accumulator; retention {retention.name!r} reads through a link"
     return None

@@ -98,6 +98,24 @@ class MemoryState(NamedTuple):
         phase = tuple(int(p) for p in flat["phase"])
         return cls(parts["memory"], parts["slots"], parts["anchor"], phase, parts["extra"])
 
+    @staticmethod
+    def together(parts: Mapping[str, MemoryState], phase: tuple[int, ...]) -> MemoryState:
+        """One state of several memories: the names of each go under its own, and ``phase`` counts for all of them."""
+
+        def join(field: str) -> Weights:
+            return {f"{part}.{n}": x for part, s in parts.items() for n, x in getattr(s, field).items()}
+
+        return MemoryState(join("memory"), join("slots"), join("anchor"), phase, join("extra"))
+
+    def part(self, name: str, chunk_size: int, period: int = 0) -> MemoryState:
+        """The state of one memory out of `together`, whose phase counts modulo its chunk size (after ``period``, if any)."""
+
+        def own(weights: Weights) -> Weights:
+            return {n.removeprefix(f"{name}."): x for n, x in weights.items() if n.startswith(f"{name}.")}
+
+        phase = tuple((p % period if period else p) % chunk_size for p in self.phase)
+        return MemoryState(own(self.memory), own(self.slots), own(self.anchor), phase, own(self.extra))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""

@@ -66,7 +66,7 @@ def whole(memory: Memory, x: Tensor) -> Iterator[Named]:
 def narrow(memory: Memory, x: Tensor) -> Iterator[Named]:
     """The pure core on bfloat16 queries, keys, values and gates."""
     state = memory.initial_state(len(x))
-    q, k, v, gates, _ = memory.project(x, state)
+    (q, k, v, gates), _ = memory.project(x, state)
     leaves = _leaves({n: z.bfloat16() for n, z in {"q": q, "k": k, "v": v, **gates}.items()})
     start = state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"}).detach()
     core = AssociativeMemory(memory.spec)

@@ -110,6 +110,7 @@ SQUARE: list[Architecture] = [
     build("gated_mlp", residual=True, activation="identity"),
     build("gated_residual_mlp", expansion=2),
     build("gated_residual_mlp", depth=3, expansion=1, norm=True, activation="tanh"),
+    build("on_features", residual=True),
 ]
 ANY_WIDTHS: list[Architecture] = [
     build("matrix"),
@@ -123,6 +124,8 @@ ANY_WIDTHS: list[Architecture] = [
     build("mlp", residual=False, affine=True, eps=1e-2, activation="tanh"),
     build("gated_mlp"),
     build("gated_mlp", norm=True, activation="gelu_tanh"),
+    build("on_features", inner="matrix"),
+    build("on_features", map={"name": "feature_map", "kind": "elu"}, inner={"name": "gated_mlp", "expansion": 1}),
 ]
 MODULES: list[Architecture] = [from_module(f) for f in (nn.Linear, sequential, convolution, Scaled)]
 CASES = [(a, 4, 4) for a in SQUARE] + [(a, 4, 3) for a in ANY_WIDTHS + MODULES]
@@ -448,3 +451,21 @@ def test_a_weight_used_twice_is_refused() -> None:
 
     with pytest.raises(ValueError, match="used twice"):
         Twice().tap(Shared({"w": normal(B, H, 4, 4)}), normal(B, H, T, 4))
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"inner": "vector"}, "inner must be a matrix, low_rank, mlp or gated_mlp"),
+        ({"inner": "mlp"}, "without residual"),
+        ({"map": "matrix"}, "map must be a feature_map"),
+    ],
+)
+def test_a_memory_on_features_refuses(fields: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build("on_features", **fields)
+
+
+def test_matrices_that_read_the_key_read_its_features() -> None:
+    shapes = build("on_features", map={"name": "feature_map", "kind": "taylor", "degree": 2}).shapes(4, 3)
+    assert shapes["w_1"].shape == (15, 16) and shapes["w_2"].shape == (16, 3)

@@ -17,6 +17,7 @@ from miras.biases import (
     L2,
     AttentionalBias,
     Cosine,
+    Feedback,
     Huber,
     HuberNorm,
     LogCosh,
@@ -126,7 +127,9 @@ def test_affine_residual(bias: AttentionalBias):
     slope, offset = bias.affine(v, **gates)
     assert slope.shape == (2, T, 1) and offset.shape == v.shape
     torch.testing.assert_close(slope * p + offset, bias.residual(p, v, **gates))
-    assert bias.curvature == slope.max()
+    assert slope.max() <= bias.curvature
+    if not bias.gates:
+        assert bias.curvature == slope.max()
 
 
 @claiming("residual_is_constant")
@@ -148,8 +151,8 @@ def test_no_claim_no_closed_form(bias: AttentionalBias):
 
 @every
 def test_a_unit_error_writes_at_most_the_curvature(bias: AttentionalBias):
-    if bias.residual_is_constant:
-        pytest.skip("has no error")
+    if bias.residual_is_constant or isinstance(bias, Feedback):
+        pytest.skip("its residual is not one of the error")
     g = torch.Generator().manual_seed(0)
     error = 2 * torch.rand(500, D, generator=g, dtype=torch.float64) - 1
     for prediction in (torch.randn(500, D, generator=g, dtype=torch.float64), 0 * error):

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 import miras.testing
+import zoo
 from miras import MirasSpec
 from miras.biases import AttentionalBias, Huber
 from miras.citations import FRAMEWORK, PAPERS, cite, named_in
-from miras.cli import main
 from miras.cli._formulas import readable
 from miras.retentions import L2Decay
 from miras.spec import AXES, refused
 from miras.testing import Report, Result
+from zoo.cli import main
 
 COMPONENTS = [(axis, name) for axis, registry in AXES.items() for name in registry]
 Run = Callable[..., tuple[object, str, str]]
@@ -223,6 +224,48 @@ def test_papers_have_keys_of_their_own():
     assert cite("9999.00001") == "% arXiv:9999.00001 is at https://arxiv.org/abs/9999.00001"
 
 
+# published memories ------------------------------------------------------------------------------
+
+
+def test_the_zoo_is_a_table(run: Run):
+    code, out, _ = run("zoo")
+    assert code == 0 and all(re.search(rf"^{name} ", out, re.MULTILINE) for name in zoo.names())
+    code, out, _ = run("zoo", "*delta*")
+    assert code == 0 and "gated_deltanet" in out and "mamba" not in out
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_an_entry_is_shown(run: Run, name: str):
+    code, out, _ = run("show", name)
+    assert code == 0 and zoo.ENTRIES[name].title in out and zoo.ENTRIES[name].paper in out
+    assert "$" not in out and "\\" not in out, "formulas are readable"
+
+
+def test_an_entry_is_explained_and_changed(run: Run):
+    code, out, _ = run("explain", "kda", "--chunk-size", "4", "--dim", "64", "--heads", "2")
+    assert code == 0 and eval(out.split("\n\n")[0], {"MirasSpec": MirasSpec}) == zoo.spec("kda", chunk_size=4)
+
+
+def test_an_entry_is_cited(run: Run):
+    assert run("cite", "dfw")[1].startswith("@misc{dfw,")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "explain kdaa",
+            "argument PRESET: no published memory named 'kdaa'; did you mean 'kda'? (have: linear_attention",
+        ),
+        ("show deltanett", "argument NAME: no component named 'deltanett'; did you mean 'deltanet'?"),
+        ("zoo nothing*", "argument PATTERN: no published memory matches 'nothing*'"),
+    ],
+)
+def test_a_mistake_about_an_entry_is_one_sentence(run: Run, line: str, says: str):
+    code, out, err = run(*line.split())
+    assert code == 2 and out == "" and says in err
+
+
 # refused -----------------------------------------------------------------------------------------
 
 
@@ -246,6 +289,8 @@ def test_refused(run: Run):
         (r"$\hat p^\top\hat v/\sqrt{x^\top x+\epsilon}$", "p̂ᵀv̂/√(xᵀx+ε)"),
         (r"$\sqrt{a_{t}}$", "√aₜ"),
         (r"$W_cf(W)$ costs 5\$", r"W_c f(W) costs 5\$"),
+        (r"$\begin{cases}a_t&b\\c&d\end{cases}$", "{ aₜ, b; c, d }"),
+        (r"$\bar W\tilde k$", "W̄k̃"),
         ("no formula: a_t^2 {x}", "no formula: a_t^2 {x}"),
     ],
 )
@@ -262,7 +307,10 @@ def test_formulas_are_readable(tex: str, plain: str):
         ("", "the following arguments are required: COMMAND"),
         ("list biases", "argument AXIS: invalid choice: 'biases'"),
         ("show hubr", "argument NAME: no component named 'hubr'; did you mean 'huber'?; 'miras list' names them all"),
-        ("show bias:hubr", "argument NAME: no bias named 'hubr'; did you mean 'huber'? (have: cosine, dot, huber"),
+        (
+            "show bias:hubr",
+            "argument NAME: no bias named 'hubr'; did you mean 'huber'? (have: cosine, dot, feedback, huber",
+        ),
         ("show retention:huber", "argument NAME: no retention named 'huber'"),
         ("cite hubr", "argument NAME: no component named 'hubr'"),
         ("explain --bias hubr", "argument --bias: no bias named 'hubr'; did you mean 'huber'? (have: "),

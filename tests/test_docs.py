@@ -1,6 +1,6 @@
 """What the documentation shows runs, and what it names exists.
 
-Examples in docstrings are collected by pytest itself (``--doctest-modules`` over ``miras``); here are the pages.
+Examples in docstrings are collected by pytest itself (``--doctest-modules`` over the packages); here are the pages.
 """
 
 import doctest
@@ -63,4 +63,4 @@ def test_readme_lists_every_component():
 
 def test_docstrings_are_collected_once():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
-    assert "--doctest-modules" in options["addopts"] and options["testpaths"] == ["tests", "miras"]
+    assert "--doctest-modules" in options["addopts"] and options["testpaths"] == ["tests", "miras", "titans", "zoo"]

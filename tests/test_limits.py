@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import literal
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from literals import _shared as shared
+from literals import delta, hebbian, mini_batches, second_order, titans_miras
+from literals._compare import close, flat, memory, row, same, transcribed
+from literals._shared import Remembered
 
-from miras import AssociativeMemory, MirasSpec
+from miras import MirasSpec
 from miras.architectures import FeatureMap
-from miras.engine.weights import read_weights
-from miras.state import MemoryState
-from miras.testing import Problem, problem, relative
-from miras.testing.laws import probe
+from miras.testing import problem
 
 WIDTH = 6  # a layer norm of fewer channels is badly conditioned too often
 seeds = st.integers(0, 2**31)
@@ -41,51 +39,51 @@ DECAYED = {"name": "l2", "gradient_at": "decayed"}
 SLOW = {"name": "gd", "max_lr": 0.1}
 OMEGA = {"name": "omega", "size": 3, "max_lr": 0.1}
 
-PUBLISHED: dict[str, tuple[MirasSpec, Callable[..., literal.Remembered]]] = {
-    "GLA": (spec(bias="dot", retention={"name": "l2", "per": "key"}), literal.gated_linear_attention),
-    "Mamba-2": (spec(bias="dot", retention="l2"), literal.gated_linear_attention),
-    "DeltaNet": (spec(bias="l2", retention="none"), literal.delta_net),
-    "Gated DeltaNet": (spec(bias="l2", retention=DECAYED), literal.gated_delta_net),
-    "KDA": (spec(bias="l2", retention=DECAYED | {"per": "key"}), literal.gated_delta_net),
-    "DeltaProduct": (spec(bias="l2", retention=DECAYED, algorithm="multi_step"), literal.delta_product),
-    "Longhorn": (spec(bias="l2", retention="none", algorithm="implicit"), literal.longhorn),
-    "DGD": (spec(bias="l2", retention="l2", algorithm="dgd"), literal.delta_gradient_descent),
-    "RLS": (spec(bias="l2", retention="none", algorithm="newton"), literal.recursive_least_squares),
+PUBLISHED: dict[str, tuple[MirasSpec, Callable[..., Remembered]]] = {
+    "GLA": (spec(bias="dot", retention={"name": "l2", "per": "key"}), hebbian.gated_linear_attention),
+    "Mamba-2": (spec(bias="dot", retention="l2"), hebbian.gated_linear_attention),
+    "DeltaNet": (spec(bias="l2", retention="none"), delta.delta_net),
+    "Gated DeltaNet": (spec(bias="l2", retention=DECAYED), delta.gated_delta_net),
+    "KDA": (spec(bias="l2", retention=DECAYED | {"per": "key"}), delta.gated_delta_net),
+    "DeltaProduct": (spec(bias="l2", retention=DECAYED, algorithm="multi_step"), delta.delta_product),
+    "Longhorn": (spec(bias="l2", retention="none", algorithm="implicit"), delta.longhorn),
+    "DGD": (spec(bias="l2", retention="l2", algorithm="dgd"), delta.delta_gradient_descent),
+    "RLS": (spec(bias="l2", retention="none", algorithm="newton"), second_order.recursive_least_squares),
     "TTT-Linear": (
         spec(architecture={"name": "mlp", "depth": 1}, bias=L2, retention="none", chunk_size=4),
-        partial(literal.test_time_training, M=literal.ttt_linear, chunk=4),
+        partial(mini_batches.test_time_training, M=shared.ttt_linear, chunk=4),
     ),
     "one anchor for all": (
         spec(architecture=MLP, bias=L2, retention="none", chunk_size=100),
-        partial(literal.test_time_training, M=literal.mlp, chunk=100),
+        partial(mini_batches.test_time_training, M=shared.mlp, chunk=100),
     ),
     "Titans, matrix": (
         spec(bias=L2, retention="l2", algorithm="momentum"),
-        partial(literal.titans, M=literal.matrix),
+        partial(titans_miras.titans, M=shared.matrix),
     ),
     "Titans, MLP": (
         spec(architecture=MLP, bias=L2, retention="l2", algorithm=SLOW | {"name": "momentum"}),
-        partial(literal.titans, M=literal.mlp),
+        partial(titans_miras.titans, M=shared.mlp),
     ),
     "Titans, chunked": (
         spec(bias=L2, retention="l2", algorithm="momentum", chunk_size=4),
-        partial(literal.titans_chunked, chunk=4),
+        partial(titans_miras.titans_chunked, chunk=4),
     ),
     "OmegaNet, matrix": (
         spec(architecture={"name": "feature_map", "kind": "polynomial"}, bias=L2, retention="l2", algorithm=OMEGA),
-        partial(literal.omega_net, window=3, M=lambda W, x: FeatureMap(kind="polynomial").features(x) @ W["w"]),
+        partial(second_order.omega_net, window=3, M=lambda W, x: FeatureMap(kind="polynomial").features(x) @ W["w"]),
     ),
     "OmegaNet, MLP": (
         spec(architecture=MLP, bias=L2, retention="l2", algorithm=OMEGA),
-        partial(literal.omega_net, window=3, M=literal.mlp),
+        partial(second_order.omega_net, window=3, M=shared.mlp),
     ),
     "ATLAS": (
         spec(architecture=MLP, bias=L2, retention="l2", algorithm=OMEGA | {"inner": "muon", "max_lr": 0.03}),
-        partial(literal.atlas, window=3, M=literal.mlp),
+        partial(second_order.atlas, window=3, M=shared.mlp),
     ),
     "Moneta": (
         spec(architecture=MLP, bias="lp", retention="lq", algorithm=SLOW),
-        partial(literal.moneta, M=literal.mlp),
+        partial(titans_miras.moneta, M=shared.mlp),
     ),
     "Moneta, chunked": (
         spec(
@@ -95,60 +93,21 @@ PUBLISHED: dict[str, tuple[MirasSpec, Callable[..., literal.Remembered]]] = {
             algorithm=SLOW,
             chunk_size=4,
         ),
-        partial(literal.moneta_chunked, M=literal.mlp, chunk=4),
+        partial(titans_miras.moneta_chunked, M=shared.mlp, chunk=4),
     ),
     "Yaad": (
         spec(architecture=MLP, bias={"name": "yaad", "half": False}, retention="l2", algorithm=SLOW),
-        partial(literal.yaad, M=literal.mlp),
+        partial(titans_miras.yaad, M=shared.mlp),
     ),
-    "Memora": (spec(architecture=MLP, bias=L2, retention="kl", algorithm=SLOW), partial(literal.memora, M=literal.mlp)),
+    "Memora": (
+        spec(architecture=MLP, bias=L2, retention="kl", algorithm=SLOW),
+        partial(titans_miras.memora, M=shared.mlp),
+    ),
     "Memora, chunked": (
         spec(architecture=MLP, bias=L2, retention="kl", algorithm=SLOW, chunk_size=4, anchor_lag=1),
-        partial(literal.memora_chunked, M=literal.mlp, chunk=4),
+        partial(titans_miras.memora_chunked, M=shared.mlp, chunk=4),
     ),
 }
-
-
-Gradients = Mapping[str, Tensor | None]
-
-
-def row(x: Tensor) -> Tensor:
-    """``[B, T, H, ..., D]`` as the row vectors of `literal`."""
-    return x.movedim(1, 0).unsqueeze(-2)
-
-
-def memory(p: Problem, state: MemoryState) -> dict[str, Any]:
-    """A state under the names that papers use: weights, accumulators, momenta (which they add), the inverse covariance."""
-    weights = read_weights(p.spec, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
-    return {"W": weights, "A": state.memory, "S": {n: -s[:, :, 0] for n, s in state.slots.items()}, **state.extra}
-
-
-def transcribed(p: Problem, recurrence: Callable[..., literal.Remembered]) -> dict[str, Any]:
-    """What the transcription makes of a problem: answers ``y`` and what it remembers."""
-    start = memory(p, p.state)
-    given = {n: row(x) for n, x in (("q", p.q), ("k", p.k), ("v", p.v))} | start
-    for name, gate in p.spec.gates.items():
-        x = p.gates[name].exp() if name.startswith("log_") else p.gates[name]
-        given[name.removeprefix("log_")] = row(x).mT if gate.per == "key" else row(x[..., None])
-    if "replay.k" in start:
-        past = {"k": start["replay.k"], "v": start["replay.v"], "gamma": start["replay.gamma"][..., None]}
-        given["past"] = [x.movedim(2, 0).unsqueeze(-2) for x in past.values()]
-    wanted = inspect.signature(recurrence).parameters
-    if "M" not in wanted:  # of a single matrix
-        given |= {n: x["w"] for n, x in given.items() if isinstance(x, dict) and x}
-    y, end = recurrence(**{n: x for n, x in given.items() if n in wanted})
-    return {"y": torch.stack(y)} | end
-
-
-def flat(named: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights of one name side by side."""
-    each = {n: x if isinstance(x, dict) else {"w": x} for n, x in named.items()}
-    return {f"{n}/{w}": x for n, weights in each.items() for w, x in weights.items()}
-
-
-def close(got: Gradients, wanted: Gradients, tolerance: float, floor: float = 1e-3) -> None:
-    errors = {n: relative(got[n], x, floor) for n, x in wanted.items()}
-    assert all(e <= tolerance for e in errors.values()), errors
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -160,27 +119,7 @@ def test_the_spec_is_the_published_recurrence(name: str, length: int, seed: int)
     tolerance = 1e-10 if point.algorithm.direction_is_identity else 1e-8  # Newton-Schulz amplifies rounding
     p, leaves = problem(point, length=length, d_key=WIDTH, d_value=WIDTH, seed=seed).leaves()
     y, state = p.run()
-    wanted = flat(transcribed(p, recurrence))
-    got = flat({"y": row(y)} | memory(p, state))
-    close(got, wanted, tolerance)
-
-    def gradients(of: dict[str, Tensor]) -> Gradients:
-        total = probe(of[n] for n in wanted)
-        return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values()), allow_unused=True), strict=True))
-
-    exact = gradients(wanted)
-    scale = max(g.norm().item() for g in exact.values() if g is not None)
-    assume(scale < 1e5)  # else rounding has grown as much
-    close(gradients(got), exact, tolerance, max(1e-3 * scale, 1e-6))
-
-
-@given(length=lengths, seed=seeds)
-def test_the_normaliser_of_linear_attention_is_one_more_value(length: int, seed: int):
-    core = AssociativeMemory(spec(architecture="feature_map", bias="dot", retention="none", chunk_size=3))
-    p = problem(core.spec, length=length, seed=seed)
-    y, _ = core(p.q, p.k, torch.cat([p.v, torch.ones_like(p.v[..., :1])], -1), {"lr": 1.0})
-    wanted, _ = literal.linear_attention(row(p.q), row(p.k), row(p.v))
-    close({"y": row(y[..., :-1] / y[..., -1:])}, {"y": torch.stack(wanted)}, 1e-12)
+    same({"y": row(y)} | memory(p, state), transcribed(p, recurrence), leaves, tolerance)
 
 
 # --- Limits ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from miras import AssociativeMemory, Memory, MemoryState, MirasSpec, Surroundings, from_module
 from miras.testing import problem, relative
 from miras.testing.laws import compare, tensors
+from miras.ties import Normalised, Tokens
 
 DIM, HEADS, B, T = 8, 2, 3, 9
 MLP = {"name": "mlp", "expansion": 2}
@@ -76,6 +77,8 @@ AROUND: list[dict[str, Any]] = [
     {"learn_start": False},
     {"pairs": 2},
     {"pairs": 2, "conv": 0, "activation": "identity"},
+    {"lookahead": True},
+    {"lookahead": True, "conv": 1, "pairs": 2},
 ]
 
 
@@ -88,10 +91,13 @@ def by_hand(memory: Memory, x: Tensor) -> Tensor:
         line = torch.stack([tap * F.pad(line, (0, 0, j, 0))[:, : x.shape[1]] for j, tap in enumerate(taps)]).sum(0)
     if around.activation == "silu":
         line = line * torch.sigmoid(line)
+    if around.lookahead:  # keys of the token before
+        keys = slice(HEADS * d, (1 + n) * HEADS * d)
+        line[..., keys] = F.pad(line, (0, 0, 1, 0))[:, :-1, keys]
     q, k, v = line.split([HEADS * d, n * HEADS * d, n * HEADS * d], -1)
     q, k, v = (z.unflatten(-1, (-1, HEADS, d)).transpose(2, 3) for z in (q, k, v))  # [B, T, H, N, D]
     if around.qk_norm:
-        q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
+        q, k = (z / z.norm(dim=-1, keepdim=True).clamp_min(1e-3) for z in (q, k))
     if n == 1:
         k, v = k[..., 0, :], v[..., 0, :]
     start = memory.core.initial_state(dict(memory.start), len(x), d, d, n)
@@ -225,7 +231,7 @@ def test_surprise_is_the_inner_loss_at_the_anchor(chunk: int):
     seen = memory.inspect(x)
     assert {n: g.shape for n, g in seen.items()} == dict.fromkeys(["surprise", *memory.spec.gates], (B, T, HEADS))
     state = memory.initial_state(B)
-    q, k, v, gates, _ = memory.project(x, state)
+    (q, k, v, gates), _ = memory.project(x, state)
     state = anchor = state._replace(extra={})
     for t in range(T):
         now = slice(t, t + 1)
@@ -414,10 +420,13 @@ def test_without_gradients(kind: str, quiet: Callable[[], Any]):
     assert got[1].phase == state.phase
 
 
-@kinds
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpoint(kind: str, reentrant: bool):
-    memory, x = layer(kind), tokens().requires_grad_()
+@pytest.mark.parametrize(
+    "fields", [*KINDS.values(), WITH_MODULE, {"path": "reference"}], ids=[*KINDS, "module", "reference"]
+)
+def test_checkpoint(fields: dict[str, Any], reentrant: bool):
+    options: dict[str, Any] = {"chunk_size": 4} | fields
+    memory, x = Memory(DIM, heads=HEADS, **options).double(), tokens().requires_grad_()
     y = checkpoint(lambda x: memory(x)[0], x, use_reentrant=reentrant)
     assert isinstance(y, Tensor)
     y.square().sum().backward()
@@ -502,3 +511,45 @@ def on_one_of(rank: int, rendezvous: str) -> None:
 @pytest.mark.nightly
 def test_distributed_data_parallel(tmp_path: Path):
     spawn(on_one_of, args=(str(tmp_path / "rendezvous"),), nprocs=2)
+
+
+def test_projections_in_two_parts():
+    """Queries of one sequence and writes of another are the two halves of one projection, tails included."""
+    memory, x = layer(lookahead=True), tokens()
+    _, state = memory(tokens(), None)
+    whole, tail = memory.project(x, state)
+    alone, first = memory.queries(x, state)
+    *written, second = memory.writes(x, state)
+    assert tail is not None and first is not None and second is not None
+    torch.testing.assert_close([alone, *written], list(whole))
+    torch.testing.assert_close(torch.cat([first, second], -1), tail)
+    y, after = memory.stream(whole, state, tail)
+    torch.testing.assert_close(memory.emit(x, y), memory(x, state)[0])
+    answers = memory.read(after, whole.q)
+    assert answers.shape == y.shape
+    torch.testing.assert_close(answers[:, -1], y[:, -1])
+
+
+def test_ties_answer_a_read_as_they_answer_the_token():
+    around = Surroundings(qk_norm=False, ties=(Normalised(),))
+    spec = MirasSpec.make(
+        architecture={"name": "feature_map", "kind": "elu"}, bias="dot", retention="none", algorithm="gd"
+    )
+    memory, x = Memory(DIM, heads=HEADS, spec=spec, around=around).double(), tokens()
+    state = memory.initial_state(len(x))
+    whole, tail = memory.project(x, state)
+    y, after = memory.stream(whole, state, tail)
+    torch.testing.assert_close(memory.read(after, whole.q)[:, -1], y[:, -1])
+
+
+def test_views():
+    """Queries, keys and values of three sequences, gates and output gate of a fourth."""
+    memory, x = layer(pairs=2), tokens()
+    views = (tokens() + 1, tokens() * 2, tokens() - 1)
+    state = memory.initial_state(B)
+    got, _ = memory.project(x, state, views=views)
+    q, k, v = (getattr(memory.project(z, state)[0], name) for z, name in zip(views, "qkv", strict=True))
+    torch.testing.assert_close(got, Tokens(q, k, v, memory.gates(x)))
+    torch.testing.assert_close(memory(x, views=(x, x, x))[0], memory(x)[0])
+    with pytest.raises(ValueError, match="views or cu_seqlens"):
+        memory(x[:1], views=views, cu_seqlens=torch.tensor([0, T]))

@@ -15,6 +15,7 @@ from torch.optim import SGD
 
 from miras import AssociativeMemory, MirasSpec
 from miras.algorithms import newton_schulz
+from miras.algorithms._muon import NS_LACT
 from miras.biases import L2, AttentionalBias, Dot, Huber, HuberNorm
 from miras.testing import relative
 
@@ -211,3 +212,26 @@ def test_an_implicit_step_minimises_loss_plus_distance(
         (slope,) = torch.autograd.grad(loss, leaf)
         close((before - after) / lr, slope, 1e-10)
         before = after
+
+
+# --- Once a chunk ---------------------------------------------------------------------------------------------------
+
+
+@given(rows=st.integers(2, 8), columns=st.integers(2, 8), seed=seeds)
+def test_the_coefficients_of_lact_come_closer_to_the_polar_factor(rows: int, columns: int, seed: int):
+    u, _, vh = torch.linalg.svd(normal(seed, rows, columns), full_matrices=False)
+    s = 0.05 + 0.95 * torch.rand(len(vh), generator=torch.Generator().manual_seed(seed)).double()
+    values = (u.mT @ newton_schulz((u * s) @ vh, 5, NS_LACT) @ vh.mT).diagonal()
+    assert ((values > 0.95) & (values < 1.05)).all(), values
+
+
+@given(lr=lrs, mu=momenta, chunks=st.integers(1, 4), seed=seeds)
+def test_a_step_a_chunk_is_the_optimizer_on_the_chunk(lr: float, mu: float, chunks: int, seed: int):
+    """Somebody else's momentum, whose gradient is that of all pairs of a chunk, in chunks that repeat."""
+    size = 3
+    k, v, start = normal(seed, size, I) / 2, normal(seed + 1, size, O), normal(seed + 2, I, O)
+    gates = {"lr": lr, "log_momentum": math.log(mu)}
+    repeated = [x.repeat(chunks, 1) for x in (k, v)]
+    got = weights(repeated[0], repeated[1], gates, start, algorithm="chunk_step", chunk_size=size, read="anchor")
+    wanted = torch.cat([start[None], optimized(partial(SGD, lr=lr, momentum=mu), k, v, start, chunks)])
+    close(got, wanted[:-1].repeat_interleave(size, 0))

@@ -108,7 +108,9 @@ def test_to_dict_holds_only_what_a_component_is_built_from():
     "find", [lambda: biases["hubr"], lambda: biases.build("hubr"), lambda: biases.build({"name": "hubr"})]
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(find: Any):
-    with pytest.raises(KeyError, match=r"no bias named 'hubr'; did you mean 'huber'\? \(have: cosine, dot, huber"):
+    with pytest.raises(
+        KeyError, match=r"no bias named 'hubr'; did you mean 'huber'\? \(have: cosine, dot, feedback, huber"
+    ):
         find()
 
 

@@ -49,6 +49,7 @@ INSTANCES: list[Retention] = [
     WeightNorm(),
     WeightNorm(axis="out", form="pre"),
     WeightNorm(axis="all", link_at="chunk"),
+    WeightNorm(decays=False),
     Orthogonal(),
 ]
 DECAYING = set(retentions) - {"none", "f_divergence", "orthogonal"}

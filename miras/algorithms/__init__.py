@@ -7,6 +7,7 @@ the update (`muon`).
 """
 
 from miras.algorithms._base import Algorithm, algorithms
+from miras.algorithms._chunks import ChunkStep, MiniBatch
 from miras.algorithms._errors import DGD, Implicit
 from miras.algorithms._filters import FIR, GD, QHM, AggMo, Momentum, Nesterov
 from miras.algorithms._muon import Muon, newton_schulz
@@ -20,7 +21,9 @@ __all__ = [
     "QHM",
     "AggMo",
     "Algorithm",
+    "ChunkStep",
     "Implicit",
+    "MiniBatch",
     "Momentum",
     "MultiStep",
     "Muon",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miras.biases import AttentionalBias
 from miras.engine.filters import Filter
-from miras.gates import Gate, Per
+from miras.gates import Gate, Measure
 from miras.registry import Component, Registry
 
 Gates = Mapping[str, Tensor]
@@ -25,7 +25,7 @@ class Algorithm(Component, ABC):
 
     Args:
         max_lr: the largest inner learning rate the module's gate can produce, > 0.
-        per: one learning rate per head, or per key or value channel.
+        per: one learning rate per head, per key or value channel, or per fast weight.
     """
 
     slots: ClassVar[int] = 0
@@ -44,15 +44,25 @@ class Algorithm(Component, ABC):
     reads_through_query: ClassVar[bool] = False
     """Claims that `query` is not the identity."""
     max_lr: float = 1.0
-    per: Per = "head"
+    per: Measure = "head"
 
     def __post_init__(self) -> None:
         if not 0 < self.max_lr < math.inf:
             raise ValueError(
                 f"max_lr must be positive and finite, got {self.max_lr}; the gate is max_lr * sigmoid(...)"
             )
-        if self.per not in ("head", "key", "value"):
-            raise ValueError(f"per must be 'head', 'key' or 'value', got {self.per!r}")
+        if self.per not in ("head", "key", "value", "weight"):
+            raise ValueError(f"per must be 'head', 'key', 'value' or 'weight', got {self.per!r}")
+
+    @property
+    def lasting(self) -> int:
+        """How many of the slots, the first ones, outlive a chunk; the others are zero where one starts."""
+        return self.slots
+
+    @property
+    def settles(self) -> bool:
+        """Whether something happens where the anchor moves, so that boundaries matter whatever the gradient does."""
+        return self.lasting < self.slots
 
     @property
     def lr(self) -> Gate:
@@ -96,8 +106,16 @@ class Algorithm(Component, ABC):
         """A map of the filtered gradient of one weight, ``[..., *weight]``; ``dims`` of them are the weight's."""
         return update
 
+    def settle(self, slots: Tensor, steps: int, dims: int) -> tuple[Tensor | None, Tensor]:
+        """What happens to one weight where the anchor moves, ``steps`` tokens after it last did.
+
+        An update of the memory besides those of the tokens, ``[B, H, *weight]`` or None, and the slots
+        ``[B, H, K, *weight]`` afterwards.
+        """
+        return None, slots
+
     def error(self, bias: AttentionalBias, prediction: Tensor, target: Tensor, step: Tensor, gates: Gates) -> Tensor:
-        """The error at the memory's output; ``step = lr * |x|^2``, ``[..., T, 1]``."""
+        """The error at the memory's output; ``step = lr * |x|^2``, ``[..., T, 1 | D]``."""
         return bias.residual(prediction, target, **gates)
 
     def affine(self, slope: Tensor, offset: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ class Implicit(Algorithm):
     r"""Proximal point step of a linear memory, $W_t=\arg\min\ell(W)+\tfrac1{2\eta_t}\|W-W_{t-1}\|^2$.
 
     The error solves $d=\psi(p-\eta|x|^2d)$; for the squared loss it is $r/(1+\eta|x|^2)$. Source: Longhorn
-    (arXiv 2407.14207), Titans Eq. 35; Huber, l1 and the others derived by us.
+    (arXiv 2407.14207), Titans Eq. 35; Huber, l1 and the others derived by us. Of a loss that is a sum over value
+    channels with an affine residual, every channel may have its own learning rate, as in Longhorn.
     """
 
     linear_only: ClassVar[bool] = True
@@ -25,8 +26,10 @@ class Implicit(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.per != "head":
-            raise ValueError("implicit needs one learning rate per head: its proximal step is a scalar equation")
+        if self.per == "key":
+            raise ValueError(
+                "implicit needs a learning rate per head or value channel: its proximal step mixes the key's"
+            )
 
     def error(self, bias: AttentionalBias, prediction: Tensor, target: Tensor, step: Tensor, gates: Gates) -> Tensor:
         return bias.implicit(prediction, target, step, **gates)

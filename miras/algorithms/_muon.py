@@ -12,17 +12,31 @@ from miras.algorithms._base import Algorithm, Gates, algorithms, at_least, geome
 from miras.engine.filters import Filter, propagator
 from miras.gates import Gate
 
-NS_QUINTIC = (3.4445, -4.7750, 2.0315)
+Triple = tuple[float, float, float]
+
+NS_QUINTIC: tuple[Triple, ...] = ((3.4445, -4.7750, 2.0315),)
 """Muon's coefficients; singular values end near one, in about [0.7, 1.2]."""
 
+NS_LACT: tuple[Triple, ...] = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""Those of LaCT's code, one triple a step; singular values end in about [0.98, 1.03]."""
 
-def newton_schulz(matrix: Tensor, steps: int) -> Tensor:
-    r"""Approximate polar factor of ``[..., I, O]`` by the quintic iteration, with $NS(0)=0$ and finite gradients."""
-    a, b, c = NS_QUINTIC
+
+def newton_schulz(matrix: Tensor, steps: int, coefficients: tuple[Triple, ...] = NS_QUINTIC) -> Tensor:
+    r"""Approximate polar factor of ``[..., I, O]`` by the quintic iteration, with $NS(0)=0$ and finite gradients.
+
+    Steps beyond the last triple of coefficients repeat it.
+    """
     wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
     norm = (wide.square().sum((-2, -1), keepdim=True) + 1e-14).sqrt()
     x = wide / norm
-    for _ in range(steps):
+    for step in range(steps):
+        a, b, c = coefficients[min(step, len(coefficients) - 1)]
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if wide is matrix else x.mT

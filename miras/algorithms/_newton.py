@@ -84,7 +84,7 @@ class Newton(Algorithm):
             return q, extra
         decay, carry = propagator(gates.get("log_decay", torch.zeros_like(gates["lr"])))
         weights = decay * gates["lr"][..., None, :]
-        start = extra["H"]
+        start = (extra["H"] + extra["H"].mT) / 2  # so that the gradient of H is that of the solution
         ridge = gates["ridge"] if gates["ridge"].shape[-1] == x.shape[-1] else gates["ridge"].mean(-1, keepdim=True)
 
         def matvec(p: Tensor) -> Tensor:

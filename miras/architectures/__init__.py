@@ -13,6 +13,7 @@ from miras.architectures._features import FeatureMap
 from miras.architectures._gated import GatedMLP, GatedResidualMLP
 from miras.architectures._mlp import MLP, LowRank
 from miras.architectures._module import FromModule, from_module
+from miras.architectures._on_features import OnFeatures
 from miras.architectures._simple import Matrix, Slots, Vector
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "GatedResidualMLP",
     "LowRank",
     "Matrix",
+    "OnFeatures",
     "Slots",
     "Tap",
     "Vector",

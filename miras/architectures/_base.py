@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from miras.pullback import vjp
 from miras.registry import Component, Registry
 
 
@@ -28,7 +29,8 @@ class FastWeight(NamedTuple):
 
     ``dense`` is a matrix ``[I, O]`` applied on the right; ``vector`` a gain or a bias; ``tensor`` anything else
     (parameters of a wrapped ``nn.Module``). A gate per key channel acts on the input axis of matrices that read
-    the key, one per value channel on the output axis of those that write the value.
+    the key, one per value channel on the output axis of those that write the value. ``index`` is the weight's place
+    among those of a memory (`AssociativeMemory.shapes` counts them), for gates per weight.
     """
 
     shape: tuple[int, ...]
@@ -36,6 +38,7 @@ class FastWeight(NamedTuple):
     reads_key: bool = False
     writes_value: bool = False
     init: Literal["normal", "ones", "zeros"] = "normal"
+    index: int = 0
 
 
 class View(Protocol):
@@ -149,8 +152,8 @@ def generic_tap(architecture: Architecture, w: View, x: Tensor) -> Tap:
         view = _Perturbed(w, x, taps)
         return architecture.forward(view, x), (view.inputs, view.outputs)
 
-    prediction, pull, (inputs, outputs) = torch.func.vjp(run, zeros, has_aux=True)  # pyright: ignore[reportAssignmentType]
-    return Tap(prediction, inputs, outputs, lambda error: pull(error)[0])
+    prediction, pull, (inputs, outputs) = vjp(run, zeros)
+    return Tap(prediction, inputs, outputs, pull)
 
 
 class _Perturbed:

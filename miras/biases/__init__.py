@@ -5,7 +5,7 @@ of every fast weight follows from it. A new bias is therefore a ``loss``; a clos
 is optional. Throughout, $p$ is the prediction, $v$ the target, $r=p-v$ the error of one token.
 """
 
-from miras.biases._affine import L2, Dot
+from miras.biases._affine import L2, Dot, Feedback
 from miras.biases._base import AttentionalBias, biases
 from miras.biases._invariant import KL, Cosine
 from miras.biases._power import L1, LogCosh, Lp
@@ -18,6 +18,7 @@ __all__ = [
     "AttentionalBias",
     "Cosine",
     "Dot",
+    "Feedback",
     "Huber",
     "HuberNorm",
     "LogCosh",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from miras.biases._base import AttentionalBias, biases
+from miras.gates import Gate
 
 
 @biases.register("dot")
@@ -73,3 +75,34 @@ class L2(AttentionalBias):
 
     def implicit(self, prediction: Tensor, target: Tensor, step: Tensor) -> Tensor:
         return self.residual(prediction, target) / (1 + self.curvature * step)
+
+
+@biases.register("feedback")
+@dataclass(frozen=True)
+class Feedback(AttentionalBias):
+    r"""Correlation and squared error in a ratio that is a gate, $\tfrac b2\|p\|^2-\langle p,v\rangle$.
+
+    Residual $bp-v$: the answer is fed back with strength $b_t$, from 0 (`dot`) to 1 (`l2`, whose loss it is up to a
+    constant); proximal residual $(bp-v)/(1+bs)$ with $s$ the step. One pair a token with $b_t=\sigma(\cdot)$ is the
+    closed loop of Comba (arXiv 2506.02475), whose feedback key is $b_tk_t$; two pairs with $b=1$ and $b=0$ erase and write
+    along keys of their own, as RWKV-7 (2503.14456) does.
+    """
+
+    residual_is_affine: ClassVar[bool] = True
+    has_implicit: ClassVar[bool] = True
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        return {"feedback": Gate("sigmoid", init=0.75)}
+
+    def loss(self, prediction: Tensor, target: Tensor, feedback: Tensor) -> Tensor:
+        return (0.5 * feedback * prediction.square() - prediction * target).sum(-1)
+
+    def residual(self, prediction: Tensor, target: Tensor, feedback: Tensor) -> Tensor:
+        return feedback * prediction - target
+
+    def affine(self, target: Tensor, feedback: Tensor) -> tuple[Tensor, Tensor]:
+        return feedback.expand(*target.shape[:-1], 1), -target
+
+    def implicit(self, prediction: Tensor, target: Tensor, step: Tensor, feedback: Tensor) -> Tensor:
+        return self.residual(prediction, target, feedback) / (1 + feedback * step)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from miras.gates import Gate
+from miras.pullback import vjp
 from miras.registry import Component, Registry
 
 
@@ -67,7 +68,8 @@ class AttentionalBias(Component, ABC):
 
     def residual(self, prediction: Tensor, target: Tensor, **gates: Tensor) -> Tensor:
         """The derivative of the loss with respect to the prediction, ``[..., T, D]``."""
-        return torch.func.grad(lambda p: self.loss(p, target, **gates).sum())(prediction)
+        loss, pull, _ = vjp(lambda at: (self.loss(at["p"], target, **gates), ()), {"p": prediction})
+        return pull(torch.ones_like(loss))["p"]
 
     def affine(self, target: Tensor, **gates: Tensor) -> tuple[Tensor, Tensor]:
         """Slope ``[..., T, 1]`` and offset ``[..., T, D]`` of an affine residual."""

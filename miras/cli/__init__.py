@@ -12,7 +12,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 from miras.associative import AssociativeMemory
 from miras.citations import FRAMEWORK, PAPERS, cite, named_in, url
 from miras.cli._describe import GATE, claims, docstring, fields, gate, gates, summary
+from miras.cli._presets import Preset, overview, present
 from miras.cli._render import say, table
 from miras.explain import explain
 from miras.registry import NameClash, hint
@@ -36,9 +38,12 @@ _ABSENT = object()
 """An option that was not given; None is a value of ``--step-bound``."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command on these arguments, those of the process if None, and returns its exit code."""
-    parser = _parser()
+def main(arguments: Sequence[str] | None = None, presets: Mapping[str, Preset] | None = None) -> int:
+    """Runs the command on these arguments, those of the process if None, and returns its exit code.
+
+    ``presets`` are published memories by name, which a package that builds on this one brings along.
+    """
+    parser = _parser(presets or {})
     args = parser.parse_args(arguments)
     try:
         return args.run(args) or 0
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(presets: Mapping[str, Preset]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("miras", description="Sequence layers as associative memories, on four axes.")
     parser.add_argument("--version", action="version", version=f"miras-memory {version('miras-memory')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -59,10 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("list", _list, "list the components of all axes, or of one")
     sub.add_argument("axis", nargs="?", metavar="AXIS", choices=list(AXES), help=", ".join(AXES))
 
-    sub = command("show", _show, "show a component: formula, fields, gates, claims, source")
-    sub.add_argument("components", type=_argument(_named), metavar="NAME", help="such as huber, or bias:l2")
+    sub = command("show", _show, "show a component or a published memory: formula, fields, gates, claims, source")
+    named = _argument(functools.partial(_named, presets))
+    sub.add_argument("found", type=named, metavar="NAME", help="such as huber, or bias:l2")
 
     sub = command("explain", _explain, "explain how a memory is computed, and what it costs")
+    known = _argument(functools.partial(_preset, presets))
+    sub.add_argument("preset", type=known, nargs="?", metavar="PRESET", help="a published memory to begin with")
     sub.add_argument(
         "--spec", type=_argument(_mapping), default={}, metavar="FILE", help="a spec in JSON, to begin with"
     )
@@ -83,7 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--examples", type=int, default=20, metavar="N", help="problems for every law (%(default)s)")
 
     sub = command("cite", _cite, "print BibTeX for a component, a paper, or the library")
-    sub.add_argument("papers", type=_argument(_cited), nargs="?", metavar="NAME", help="such as muon or titans")
+    cited = _argument(functools.partial(_cited, presets))
+    sub.add_argument("papers", type=cited, nargs="?", metavar="NAME", help="such as muon or titans")
+
+    if presets:
+        sub = command("zoo", _zoo, "list the published memories and where they are on the four axes")
+        matching = _argument(functools.partial(_matching, presets))
+        sub.add_argument(
+            "presets", type=matching, nargs="?", default=presets, metavar="PATTERN", help="such as '*delta*'"
+        )
 
     command("refused", _refused, "list the pairs of components that do not combine, and why")
     return parser
@@ -100,7 +116,10 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    for axis, cls in args.components:
+    preset, components = args.found
+    if preset is not None:
+        present(preset)
+    for axis, cls in components:
         say(f"{axis} {cls.name}", style="bold")
         say(f"\n{docstring(cls)}\n")
         if rows := fields(cls):
@@ -123,7 +142,8 @@ def _explain(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not _ABSENT}
     width = args.dim // args.heads
     try:
-        spec = MirasSpec.from_dict(args.spec | given)
+        begin = args.preset.spec.to_dict() if args.preset else {}
+        spec = MirasSpec.from_dict(begin | args.spec | given)
         explanation = explain(AssociativeMemory(spec), width, width, args.heads, spec.algorithm.steps)
         say(f"{spec!r}\n\n{json.dumps(spec.to_dict())}\n\n{explanation}\n")
     except (KeyError, TypeError, ValueError) as error:  # the parts are sound, their combination is not
@@ -156,6 +176,10 @@ def _cite(args: argparse.Namespace) -> None:
     say("\n\n".join(entries))
 
 
+def _zoo(args: argparse.Namespace) -> None:
+    overview(args.presets)
+
+
 def _refused(args: argparse.Namespace) -> None:
     rows = refused()
     pairs = sum(len(AXES[a]) * len(AXES[b]) for a, b in combinations(AXES, 2))
@@ -183,15 +207,31 @@ def _message(error: Exception) -> str:
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
-def _named(text: str) -> list[Component]:
-    """Every component of that name; an axis in front chooses one."""
+def _named(presets: Mapping[str, Preset], text: str) -> tuple[Preset | None, list[Component]]:
+    """The preset and every component of that name; an axis in front chooses a component."""
     axis, colon, name = text.partition(":")
     if colon and axis in AXES:
-        return [(axis, AXES[axis][name])]
-    if found := [(a, registry[text]) for a, registry in AXES.items() if text in registry]:
-        return found
-    names = {name for registry in AXES.values() for name in registry}
+        return None, [(axis, AXES[axis][name])]
+    found = [(a, registry[text]) for a, registry in AXES.items() if text in registry]
+    if found or text in presets:
+        return presets.get(text), found
+    names = {name for registry in AXES.values() for name in registry} | presets.keys()
     raise KeyError(f"no component named {text!r}{hint(text, names)}; 'miras list' names them all")
+
+
+def _preset(presets: Mapping[str, Preset], text: str) -> Preset:
+    if text not in presets:
+        raise KeyError(
+            f"no published memory named {text!r}{hint(text, presets)} (have: {', '.join(presets) or 'none'})"
+        )
+    return presets[text]
+
+
+def _matching(presets: Mapping[str, Preset], pattern: str) -> dict[str, Preset]:
+    found = {name: preset for name, preset in presets.items() if fnmatchcase(name, pattern)}
+    if not found:
+        raise KeyError(f"no published memory matches {pattern!r}{hint(pattern, presets)}")
+    return found
 
 
 def _built(axis: str, text: str) -> Any:
@@ -239,10 +279,13 @@ def _imported(text: str) -> Any:
     return component
 
 
-def _cited(text: str) -> list[str]:
-    """The arXiv numbers behind a number, a paper's short name, or a component."""
+def _cited(presets: Mapping[str, Preset], text: str) -> list[str]:
+    """The arXiv numbers behind a number, a paper's short name, a preset, or a component."""
     if text in PAPERS:
         return [text]
     if found := [arxiv for arxiv, paper in PAPERS.items() if paper.key == text]:
         return found
-    return named_in(" ".join(docstring(cls) for _, cls in _named(text))) or [FRAMEWORK]
+    preset, components = _named(presets, text)
+    if preset is not None:
+        return [preset.paper]
+    return named_in(" ".join(docstring(cls) for _, cls in components)) or [FRAMEWORK]

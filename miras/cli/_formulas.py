@@ -24,8 +24,8 @@ _RAISED = dict(
 )
 _LOWERED = dict(zip("0123456789+-=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 _VULGAR = {("1", "2"): "½", ("1", "3"): "⅓", ("1", "4"): "¼"}
-_HAT = "\u0302"
-_MARKS = _HAT + "".join([*_RAISED.values(), *_LOWERED.values()])
+_ACCENTS = {"hat": "\u0302", "bar": "\u0304", "tilde": "\u0303"}
+_MARKS = "".join([*_ACCENTS.values(), *_RAISED.values(), *_LOWERED.values()])
 _ONE_SYMBOL = re.compile(rf"\d+|\w[{_MARKS}]*|‖[^‖]*‖")
 _GAP, _END = "\0", "\1"
 """Where a space is needed between two words, but not beside a bracket; and after a fraction, before any factor."""
@@ -65,6 +65,8 @@ def _item(token: str, tokens: Iterator[str]) -> str:
         return _shift("^", _next(tokens), _RAISED)
     if token == "_":
         return _shift("_", _next(tokens), _LOWERED)
+    if token == "&":
+        return ", "
     if not token.startswith("\\"):
         return token
     match token[1:].strip() or " ":
@@ -74,8 +76,13 @@ def _item(token: str, tokens: Iterator[str]) -> str:
             return f"({_next(tokens)} over {_next(tokens)})"
         case "sqrt":
             return "√" + _bracket(_next(tokens))
-        case "hat":
-            return _next(tokens) + _HAT
+        case "hat" | "bar" | "tilde" as accent:
+            return _next(tokens) + _ACCENTS[accent]
+        case "begin" | "end" as side:  # cases
+            _next(tokens)
+            return {"begin": "{ ", "end": " }"}[side]
+        case "\\":
+            return "; "
         case "mathrm" | "text":
             return _GAP + _next(tokens) + _GAP
         case name if name in _SYMBOLS:

@@ -15,7 +15,7 @@ from miras.architectures import FastWeight
 from miras.engine import products
 from miras.engine.coefficients import Coefficients, coefficients, side_by_side
 from miras.engine.filters import channel_mix, channel_scores, scan, shift_down
-from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.problem import Inputs, algorithm_gates, per_channel
 from miras.engine.weights import (
     Decayed,
     PerToken,
@@ -118,7 +118,7 @@ def surprise(seg: Segment) -> tuple[dict[str, Factor], Weights]:
     tap = spec.architecture.tap(anchor_view(spec, seg.shapes, seg.state, x), k)
     step = tap.prediction
     if algorithm.implicit:
-        step = (pair["lr"] * tap.inputs[next(iter(seg.shapes))].square().sum(-1))[..., None]
+        step = per_channel(pair["lr"]) * tap.inputs[next(iter(seg.shapes))].square().sum(-1, keepdim=True)
     errors = tap.pull(algorithm.error(spec.bias, tap.prediction, v, step, bias_gates(spec, pair)))
     factors: dict[str, Factor] = {}
     slopes = link_slopes(spec, seg.shapes, seg.state)
@@ -132,19 +132,20 @@ def surprise(seg: Segment) -> tuple[dict[str, Factor], Weights]:
     return factors, extra
 
 
-def anchor_view(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> Plain | Decayed:
+def anchor_view(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> Plain | Decayed | PerToken:
     """The weights at which the pairs of a segment see their gradient."""
     weights = anchor_weights(spec, shapes, state)
     if spec.retention.gradient_at == "anchor":
         return Plain(weights)
-    return Decayed(
-        weights, {n: decay_on(spec, shapes[n], x.token).exp().repeat_interleave(x.pairs, 2) for n in weights}
-    )
+    decays = {n: decay_on(spec, shapes[n], x.token).exp().repeat_interleave(x.pairs, 2) for n in weights}
+    if spec.gates["log_decay"].per == "entry":  # not a factor of a key and one of an answer
+        return PerToken({n: w.unsqueeze(2) * decays[n] for n, w in weights.items()})
+    return Decayed(weights, decays)
 
 
 def bias_gates(spec: MirasSpec, pair: Weights) -> Weights:
     """The bias's gates, broadcastable to predictions."""
-    return {g: pair[g][..., None] if pair[g].dim() == 3 else pair[g] for g in spec.bias.gates}
+    return {g: per_channel(pair[g]) for g in spec.bias.gates}
 
 
 def weigh(spec: MirasSpec, weight: FastWeight, factor: Factor, pair: Weights, slope: Tensor | None = None) -> Factor:

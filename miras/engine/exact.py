@@ -69,9 +69,9 @@ def _tiles(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, n: in
     value = x.v.unflatten(2, tile)
     bias = {g: t.unflatten(2, tile) for g, t in bias_gates(spec, x.pair).items()}
     slope, offset = spec.algorithm.affine(*spec.bias.affine(value, **bias), step)
-    right = torch.cat([slope * prediction, offset], -1)
-    solved = torch.linalg.solve_triangular(slope * coupling, right, upper=False, unitriangular=True)
-    by_state, alone = solved.split([prediction.shape[-1], offset.shape[-1]], -1)
+    eye = torch.eye(n, dtype=coupling.dtype, device=coupling.device)
+    inverse = torch.linalg.solve_triangular(slope * coupling, eye, upper=False, unitriangular=True)
+    by_state, alone = (inverse * slope.mT) @ prediction, inverse @ offset
 
     into = before.into(along, c.end_pairs)
     stack = start if slots is None else torch.cat([start, slots.flatten(2, 3)], 2)  # [B, H, J, O]
@@ -116,10 +116,10 @@ class _Rows:
         """Rows ``[.., n, J]`` to be multiplied with the stacked state."""
         if self.z_row is not None:
             return x * self.z_row.exp()
-        parts = [x * self.carry[..., None]]
-        if self.slots is not None:
-            parts += [x * -s[..., None] for s in self.slots.unbind(-1)]
-        return torch.cat(parts, -1)
+        if self.slots is None:
+            return x * self.carry[..., None]
+        rows = torch.cat([self.carry[..., None], -self.slots], -1)
+        return (x.unsqueeze(-2) * rows[..., None]).flatten(-2)
 
     def pairs(self, x: Tensor, along: Tensor) -> Tensor:
         """Coefficients ``[.., n, n]`` of the tile's errors (to be subtracted)."""
@@ -131,7 +131,7 @@ class _Rows:
         """What every error adds to the stacked state, ``[.., n, J]``."""
         if self.z is not None:
             return -along * (self.z[..., -1:, :] - self.z).exp()
-        return torch.cat([along * row[..., None] for row in end_pairs.unbind(-2)], -1)
+        return (along.unsqueeze(-2) * end_pairs.mT[..., None]).flatten(-2)
 
 
 def _channelwise(spec: MirasSpec, reads_key: bool) -> bool:

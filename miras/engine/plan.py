@@ -15,8 +15,8 @@ from miras.spec import MirasSpec
 Path = Literal["kernel", "exact", "fused", "factored", "materialised", "reference", "picard"]
 PATHS: tuple[Path, ...] = get_args(Path)
 
-TILE = 64
-"""Tokens a tile holds where the chunk does not limit it: a matrix product's worth, with quadratic work still small."""
+TILE = 32
+"""Tokens a tile holds where the chunk does not limit it: the quickest of 16 to 128 where it was measured."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def free_of_chunks(spec: MirasSpec) -> bool:
         spec.architecture.is_linear
         and spec.bias.residual_is_constant
         and not spec.algorithm.changes_error
+        and not spec.algorithm.settles
         and spec.retention.link_is_identity
         and spec.read != "anchor"
     )
@@ -118,6 +119,8 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     ]
     if channels and (spec.algorithm.slots or spec.algorithm.lr_is_row or spec.algorithm.window > 1 or pairs > 1):
         return "a decay per channel has no matrix form together with slots, windows or several pairs a token"
+    if channels and spec.gates["log_decay"].per == "entry":
+        return "a decay per entry has no matrix form"
     if channels and spec.retention.link_at == "chunk":
         return "a decay per channel has no matrix form under a frozen normaliser"
     return None
@@ -133,6 +136,7 @@ def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     if (
         not algorithm.direction_is_identity
         or algorithm.changes_error
+        or algorithm.settles
         or algorithm.lr_is_row
         or algorithm.window > 1
         or pairs > 1
@@ -157,6 +161,8 @@ def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link"
     if not spec.algorithm.direction_is_identity or spec.algorithm.lr_is_row or spec.algorithm.window > 1:
         return f"algorithm {spec.algorithm.name!r} is not a linear filter of one gradient a token"
+    if spec.algorithm.settles:
+        return f"algorithm {spec.algorithm.name!r} acts at chunk ends"
     if pairs > 1:
         return "several pairs a token are written at once"
     if any(spec.gates[g].per == "value" for g in ("lr", "log_decay") if g in spec.gates):
@@ -172,6 +178,7 @@ def picard(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link"
     if spec.retention.gradient_at == "decayed":
         return "the gradient is taken at a decayed state"
-    if spec.algorithm.lr_is_row or spec.algorithm.window > 1 or pairs > 1 or spec.algorithm.linear_only:
+    plain = not (spec.algorithm.lr_is_row or spec.algorithm.linear_only or spec.algorithm.settles)
+    if not plain or spec.algorithm.window > 1 or pairs > 1:
         return f"algorithm {spec.algorithm.name!r} is not a plain filter of one gradient a token"
     return factored(spec, shapes, pairs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from miras.architectures import FastWeight
+from miras.gates import channels
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -55,7 +56,12 @@ class Inputs(NamedTuple):
 
 def mean_channel(gate: Tensor) -> Tensor:
     """A gate per head from one per channel: weights without that axis take the mean (of logs, for decays)."""
-    return gate.mean(-1) if gate.dim() == 4 else gate
+    return gate.flatten(3).mean(-1) if gate.dim() > 3 else gate
+
+
+def per_channel(gate: Tensor) -> Tensor:
+    """A gate ``[B, H, P]`` or ``[B, H, P, D]``, broadcastable to ``[B, H, P, D]``."""
+    return gate[..., None] if gate.dim() == 3 else gate
 
 
 def algorithm_gates(spec: MirasSpec, x: Inputs) -> Weights:
@@ -63,6 +69,13 @@ def algorithm_gates(spec: MirasSpec, x: Inputs) -> Weights:
     own = spec.algorithm.gates
     token = {g: t if g in own and g != "lr" else mean_channel(t) for g, t in x.token.items()}
     return token | {g: mean_channel(t)[..., :: x.pairs] for g, t in x.pair.items() if g in own}
+
+
+def energy(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Squared norms in ``dtype``; of narrower numbers in one pass, without a copy."""
+    if x.dtype == dtype:
+        return x.square().sum(-1)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square()
 
 
 def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
@@ -76,11 +89,11 @@ def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
         gain = torch.full_like(x.q[..., 0], gain, dtype=lr.dtype)
     curvature = spec.bias.curvature + spec.algorithm.changes_error  # delta gradient descent adds |x W|^2 / 2
     mass = gain * (spec.chunk_size / spec.step_bound)  # [B, H, T]
-    energy = spec.architecture.features(x.k.to(lr.dtype)).square().sum(-1)  # [B, H, P]
+    squares = energy(spec.architecture.features(x.k), lr.dtype)  # [B, H, P]
     if spec.algorithm.pair_gates >= {"lr"}:
-        load = energy * mass.repeat_interleave(n, 2) * curvature
+        load = squares * mass.repeat_interleave(n, 2) * curvature
     else:
-        load = energy.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
+        load = squares.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
     lr = lr / (1 + lr * (load[..., None] if lr.dim() == 4 else load))
     where = x.pair if "lr" in x.pair else x.token
     where = where | {"lr": lr}
@@ -99,7 +112,7 @@ def micro_steps(spec: MirasSpec, x: Inputs) -> Inputs:
     if "log_decay" in token:
         first = torch.arange(x.length * n, device=x.q.device) % n == 0
         decay = token["log_decay"]
-        token["log_decay"] = torch.where(first if decay.dim() == 3 else first[:, None], decay, 0.0)
+        token["log_decay"] = torch.where(first.view(-1, *[1] * (decay.dim() - 3)), decay, 0.0)
     return x._replace(q=x.q.repeat_interleave(n, 2), token=token)
 
 
@@ -133,6 +146,6 @@ def initial_state(
         )
         for g in names:
             per = spec.gates[g].per if g in spec.gates else "head"
-            width = {"head": (), "key": (d_key,), "value": (d_value,)}[per]
+            width = channels(d_key, d_value)[per]
             extra[f"replay.{g}"] = like.new_zeros(batch, heads, tokens, *width)
     return MemoryState(dict(memory), slots, dict(memory), (0,) * batch, extra)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.problem import Inputs, algorithm_gates, per_channel
 from miras.engine.weights import (
     Plain,
     Shapes,
@@ -21,6 +21,7 @@ from miras.engine.weights import (
     opened,
     token_link,
 )
+from miras.pullback import vjp
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -116,31 +117,32 @@ def _gradients(
     for p in range(k.shape[2]):
         kp, vp = k.narrow(2, p, 1), v.narrow(2, p, 1)
         gates = {g: pair[g].narrow(2, p, 1) for g in bias.gates}
-        gates = {g: x[..., None] if x.dim() == 3 else x for g, x in gates.items()}
+        gates = {g: per_channel(x) for g, x in gates.items()}
         features = architecture.features(kp)
 
-        def loss(w: Weights, kp: Tensor = kp, vp: Tensor = vp, gates: Weights = gates) -> Tensor:
-            return bias.loss(architecture.forward(Plain(w), kp), vp, **gates).sum()
+        def loss(w: Weights, kp: Tensor = kp, vp: Tensor = vp, gates: Weights = gates) -> tuple[Tensor, tuple[()]]:
+            return bias.loss(architecture.forward(Plain(w), kp), vp, **gates), ()
 
-        def answer(w: Weights, kp: Tensor = kp) -> Tensor:
-            return architecture.forward(Plain(w), kp)
+        def answer(w: Weights, kp: Tensor = kp) -> tuple[Tensor, tuple[()]]:
+            return architecture.forward(Plain(w), kp), ()
 
         if bias.residual_is_gradient and not algorithm.implicit:
-            g = torch.func.grad(loss)(anchor)
+            lost, pull, _ = vjp(loss, anchor)
+            g = pull(torch.ones_like(lost))
         else:
-            prediction, pull = torch.func.vjp(answer, anchor)[:2]
+            prediction, pull, _ = vjp(answer, anchor)
             step = (
-                pair["lr"].narrow(2, p, 1)[..., None] * features.square().sum(-1, keepdim=True)
+                per_channel(pair["lr"].narrow(2, p, 1)) * features.square().sum(-1, keepdim=True)
                 if algorithm.implicit
                 else prediction
             )
-            (g,) = pull(algorithm.error(bias, prediction, vp, step, gates))
+            g = pull(algorithm.error(bias, prediction, vp, step, gates))
         if algorithm.needs_matrices:
             g = g | _adjusted(spec, shapes, anchor, kp, g)
         if architecture.is_linear:
             gain, extra = algorithm.write(features, heads, extra)
             if gain is not features:  # the same error, written along another key
-                prediction = answer(anchor)
+                prediction, _ = answer(anchor)
                 error = algorithm.error(bias, prediction, vp, prediction, gates)
                 g = {name: gain.mT @ error for name in g}
         for n in g:

@@ -88,7 +88,10 @@ def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> 
     phases = (phase % spec.chunk_size,) * state.batch
     if phase not in spec.boundaries:
         return state._replace(phase=phases)
-    memory, extra = state.memory, state.extra
+    memory, slots, extra = state.memory, state.slots, state.extra
+    if spec.algorithm.settles:
+        last = max(b for b in (0, *spec.boundaries) if b < phase)
+        memory, slots = _settled(spec, shapes, state, phase - last)
     if not spec.retention.link_is_identity:
         threshold = extra.get("threshold")
         memory = {
@@ -98,14 +101,31 @@ def advance(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> 
     if "threshold" in extra:
         kept = torch.zeros_like(extra["threshold"]) if spec.retention.accumulates_threshold else extra["threshold"]
         extra = extra | {"threshold": kept, "threshold_anchor": kept}
-    return state._replace(memory=memory, anchor=memory, extra=extra, phase=phases)
+    return state._replace(memory=memory, slots=slots, anchor=memory, extra=extra, phase=phases)
+
+
+def _settled(spec: MirasSpec, shapes: Shapes, state: MemoryState, steps: int) -> tuple[Weights, Weights]:
+    """Memory and slots after what the algorithm does once a chunk."""
+    memory, slots = dict(state.memory), dict(state.slots)
+    for n, weight in shapes.items():
+        update, slots[n] = spec.algorithm.settle(slots[n], steps, len(weight.shape))
+        if update is not None:
+            around = context(n, weight, state.anchor, state.extra, None, tokens=False)
+            memory[n] = memory[n] - spec.retention.pull(update, around)
+    return memory, slots
 
 
 def opened(spec: MirasSpec, state: MemoryState) -> MemoryState:
-    """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous."""
+    """At a boundary the anchor *is* the memory; saying so keeps the gradients of the initial state unambiguous.
+
+    Slots that do not outlive a chunk are zero there.
+    """
     if state.phase[0] != 0 and state.phase[0] != spec.anchor_lag:
         return state
     memory, slots = state.memory, state.slots
+    if spec.algorithm.settles:
+        kept = spec.algorithm.lasting
+        slots = {n: torch.cat([s[:, :, :kept], torch.zeros_like(s[:, :, kept:])], 2) for n, s in slots.items()}
     if spec.step_bound is not None and not spec.is_affine:
         memory, slots = ({n: limited(w) for n, w in weights.items()} for weights in (memory, slots))
     return state._replace(memory=memory, slots=slots, anchor=memory)
@@ -206,23 +226,31 @@ class PerToken:
 
 
 def gate_on(weight: FastWeight, gate: Tensor, per: str) -> Tensor:
-    """A gate ``[B, H, T]`` or ``[B, H, T, D]`` shaped to multiply that weight, ``[B, H, T, *broadcastable]``.
+    """A gate ``[B, H, T]`` or ``[B, H, T, *channels]`` shaped to multiply that weight, ``[B, H, T, *broadcastable]``.
 
     Channels act on the axis of the weight that is the key's or the value's; a weight without it takes the mean.
     """
+    if per == "weight":
+        gate = gate[..., weight.index]
     matrix = weight.kind == "dense"
+    if per == "entry" and gate.dim() == 5 and weight.kind != "tensor":
+        if weight.reads_key and weight.writes_value:
+            return gate if matrix else gate.diagonal(dim1=-2, dim2=-1)
+        per = "key" if weight.reads_key else "value"
+        gate = gate.mean(-1 if per == "key" else -2)
     if gate.dim() == 4 and weight.kind != "tensor":
         if per == "key" and weight.reads_key:
             return gate[..., None] if matrix else gate
         if per == "value" and weight.writes_value:
             return gate[..., None, :] if matrix else gate
-    gate = gate.mean(-1) if gate.dim() == 4 else gate
+    gate = gate.flatten(3).mean(-1) if gate.dim() > 3 else gate
     return gate.reshape(*gate.shape, *[1] * len(weight.shape))
 
 
 def has_channel(weight: FastWeight, per: str) -> bool:
     """Whether a gate per channel acts on that weight channel by channel."""
-    return weight.kind != "tensor" and ((per == "key" and weight.reads_key) or (per == "value" and weight.writes_value))
+    key, value = per in ("key", "entry") and weight.reads_key, per in ("value", "entry") and weight.writes_value
+    return weight.kind != "tensor" and (key or value)
 
 
 def decay_on(spec: MirasSpec, weight: FastWeight, token: Weights) -> Tensor:

@@ -16,7 +16,7 @@ from miras.algorithms import QHM, Algorithm, Momentum, Nesterov
 from miras.engine.chunked import bias_gates
 from miras.engine.coefficients import Coefficients
 from miras.engine.coefficients import coefficients as general_coefficients
-from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.problem import Inputs, algorithm_gates, energy
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
 from miras.kernels.table import Dims, Kernel, interpreted, triton_runs
@@ -42,6 +42,8 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link"
     if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
+    if algorithm.settles:
+        return f"algorithm {algorithm.name!r} settles its slots at the end of a chunk"
     if algorithm.slots > 3:
         return f"algorithm {algorithm.name!r} keeps {algorithm.slots} slots; there is room for 3"
     if algorithm.state(1, torch.zeros(1, 1)):
@@ -154,16 +156,16 @@ def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, sol
     solve = solve and not _free(spec)
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     lr, value, slope, gate = x.pair["lr"], x.v, None, None
-    bias = residuals.AFFINE
-    if solve or _written_by_algorithm(spec):
-        step = (lr * keys.to(lr.dtype).square().sum(-1))[..., None]
+    if _written_by_algorithm(spec):
+        bias, step = residuals.AFFINE, (lr * energy(keys, lr.dtype))[..., None]
         slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
-        slope = slope[..., 0].expand_as(lr).to(lr.dtype)
-        if _written_by_algorithm(spec):
-            gate, value = slope, offset.to(value.dtype)
-    if not _written_by_algorithm(spec):
+        slope = gate = slope[..., 0].expand_as(lr).to(lr.dtype)
+        value = offset.to(value.dtype)
+    else:
         bias = residuals.remember(spec.bias)
         gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
+        if solve:
+            slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype)
     start = state.memory[name].unsqueeze(2)
     start = torch.cat([start, state.slots[name]], 2) if name in state.slots else start
     inverse = x.pair.get("inverse_bound")

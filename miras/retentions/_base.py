@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from miras.gates import Gate, Per
+from miras.gates import Gate, Measure
 from miras.registry import Component, Registry
 
 Axis = Literal["in", "out", "all"]
@@ -102,7 +102,7 @@ class Retention(Component, ABC):
 retentions: Registry[Retention] = Registry("retention", Retention)
 
 
-def decay_gate(per: Per) -> dict[str, Gate]:
+def decay_gate(per: Measure) -> dict[str, Gate]:
     """The gate of the recurrence, $\\log\\alpha_t$, which starts by keeping 99% a token."""
     return {"log_decay": Gate("log_sigmoid", init=0.99, per=per)}
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from miras.gates import Gate, Per
-from miras.retentions._base import Retention, check_choice, check_per, decay_gate, retentions
+from miras.gates import Gate, Measure
+from miras.retentions._base import Retention, check_choice, decay_gate, retentions
 
 
 @retentions.register("none")
@@ -31,16 +31,17 @@ class L2Decay(Retention):
     reached. Source: MIRAS (arXiv 2504.13173) §3.2, Titans (2501.00663) Eq. 13.
 
     Args:
-        per: one decay per head, or per key channel (GLA, KDA), or per value channel.
+        per: one decay per head, or per key channel (GLA, KDA), or per value channel, or per entry, that is one for each
+            pair of them (Mamba, decaying fast weights).
         gradient_at: ``anchor`` measures the surprise before forgetting (Titans); ``decayed`` after
             (Gated DeltaNet).
     """
 
-    per: Per = "head"
+    per: Measure = "head"
     gradient_at: Literal["anchor", "decayed"] = "anchor"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        check_per(self)
+        check_choice(self, "per", "head", "key", "value", "entry")
         check_choice(self, "gradient_at", "anchor", "decayed")
 
     @property

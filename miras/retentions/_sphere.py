@@ -28,9 +28,8 @@ from miras.retentions._base import (
 class WeightNorm(Retention):
     r"""Every slice keeps the length it started with, $W_t=\|W_0\|\,A_t/\|A_t\|$: LaCT.
 
-    A slice that starts at zero stays within ``eps`` of it. LaCT has no decay: pass the gate as 0,
-    the log of 1. Source: LaCT (arXiv 2505.23884), official code, which adds 1e-5 to the norm; with
-    the floor here normalising twice is the same as once.
+    A slice that starts at zero stays within ``eps`` of it. Source: LaCT (arXiv 2505.23884), official
+    code, which adds 1e-5 to the norm; with the floor here normalising twice is the same as once.
 
     Args:
         axis: ``in`` normalises the weights into one unit (LaCT), ``out`` those out of one, ``all``
@@ -39,6 +38,7 @@ class WeightNorm(Retention):
             ``pre`` from the accumulator, whose growing length slows it down.
         link_at: ``token`` reads $\mathrm{link}(A_t)$; ``chunk`` divides by the norms of the anchor.
         eps: floor > 0 of all lengths.
+        decays: whether there is a decay at all; LaCT has none.
         per: one decay per head, key channel or value channel.
     """
 
@@ -48,6 +48,7 @@ class WeightNorm(Retention):
     form: Literal["post", "pre"] = "post"
     link_at: Literal["token", "chunk"] = "token"  # type: ignore[assignment]
     eps: float = 1e-6
+    decays: bool = True
     per: Per = "head"
 
     def __post_init__(self) -> None:
@@ -56,10 +57,12 @@ class WeightNorm(Retention):
         check_choice(self, "link_at", "token", "chunk")
         check_positive(self, "eps")
         check_per(self)
+        if not self.decays and self.per != "head":
+            raise ValueError(f"weight_norm with decays=False has no decay per {self.per}; leave per at 'head'")
 
     @property
     def gates(self) -> Mapping[str, Gate]:
-        return decay_gate(self.per)
+        return decay_gate(self.per) if self.decays else {}
 
     def start(self, memory: Tensor, dims: int) -> Tensor:
         return inverse_norm(memory, slice_dims(self.axis, dims), self.eps).reciprocal()

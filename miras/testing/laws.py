@@ -6,7 +6,6 @@ A law that does not apply to a spec raises `Inapplicable` with the reason. Preco
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from collections.abc import Iterable
 from dataclasses import replace
@@ -92,9 +91,8 @@ def every_path_is_the_reference(problem: Problem) -> None:
 def amplifies(spec: MirasSpec) -> bool:
     """Whether rounding grows inside one step: Newton-Schulz (by the inverse of the smallest singular values), conjugate
     gradients and Cholesky factors (by their condition), and root finding."""
-    return (
-        not spec.algorithm.direction_is_identity or spec.algorithm.linear_only or spec.retention.name == "f_divergence"
-    )
+    turns = not spec.algorithm.direction_is_identity or spec.algorithm.settles
+    return turns or spec.algorithm.linear_only or spec.retention.name == "f_divergence"
 
 
 def path_tolerance(spec: MirasSpec, path: Path, dtype: torch.dtype) -> float:
@@ -211,7 +209,7 @@ def a_small_step_lowers_the_loss(problem: Problem) -> None:
         raise Inapplicable("no true gradient or no monotone link")
     if spec.algorithm.linear_only or spec.algorithm.changes_error or spec.algorithm.window > 1 or problem.k.dim() == 5:
         raise Inapplicable(f"algorithm {spec.algorithm.name!r} does not step along the gradient of one pair")
-    if not spec.algorithm.direction_is_identity or spec.retention.gradient_at == "decayed":
+    if not spec.algorithm.direction_is_identity or spec.algorithm.settles or spec.retention.gradient_at == "decayed":
         raise Inapplicable("the direction is not the gradient's")
     first = replace(
         problem.slice(0, 1),
@@ -221,12 +219,13 @@ def a_small_step_lowers_the_loss(problem: Problem) -> None:
     for quiet in ("log_decay", "threshold"):
         if quiet in gates:
             gates[quiet] = torch.zeros_like(gates[quiet])
-    first = replace(first, gates=gates, q=first.k, spec=replace(spec, read="after"))
+    one = replace(spec, read="after", chunk_size=1, anchor_lag=0)  # the state after it is at a boundary, committed
+    first = replace(first, gates=gates, q=first.k, spec=one)
     memory = AssociativeMemory(first.spec)
     _, state = first.run()
     before, after = (
         memory.surprise(first.k, first.k, first.v, gates, s._replace(phase=(0,) * s.batch))
-        for s in (first.state, _at_boundary(first.spec, state))
+        for s in (first.state, state)
     )
     scale = before.abs().clamp_min(1e-3)
     assert ((after - before) / scale <= 1e-9).all(), f"the loss rose from {before} to {after}"
@@ -339,8 +338,3 @@ def _widths(spec: MirasSpec, dims: dict[str, torch.Size]) -> tuple[int, int]:
             if all(tuple(shapes[n].shape) == tuple(s) for n, s in dims.items()):
                 return d_key, d_value
     raise AssertionError(f"no widths give the shapes {dims}")
-
-
-def _at_boundary(spec: MirasSpec, state: MemoryState) -> MemoryState:
-    """The state as if its chunk had just ended."""
-    return state if math.gcd(*state.phase) == 0 else state._replace(anchor=state.memory, phase=(0,) * state.batch)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from miras.associative import AssociativeMemory
 from miras.engine.plan import Path
-from miras.gates import Gate
+from miras.gates import Gate, channels
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -99,7 +99,7 @@ def problem(
     q = unit(normal(batch, length, heads, d_key))
     k = unit(normal(batch, length, heads, *n, d_key))
     v = scale * normal(batch, length, heads, *n, d_value)
-    widths = {"head": (), "key": (d_key,), "value": (d_value,)}
+    widths = channels(d_key, d_value, len(spec.architecture.shapes(d_key, d_value)))
     gates = {
         name: random_gate(
             gate, normal(batch, length, heads, *(n if name in spec.pair_gates else ()), *widths[gate.per])

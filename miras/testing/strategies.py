@@ -30,8 +30,9 @@ SMALL: dict[str, Any] = {
     "size": 3,
     "dim": 6,
     "degree": 2,
+    "limit": 3.0,
 }
-"""Values of fields that set a size: enough to be generic, small enough to be fast."""
+"""Values of fields that set a size: enough to be generic, small enough to be fast (and, for exponents, to keep digits)."""
 
 NEEDED: dict[str, dict[str, Any]] = {"from_module": {"factory": small_module}}
 """Fields without a default."""

@@ -20,9 +20,13 @@ FULL = {**MLP, "bias": True, "affine": True}
 LOW = {"name": "low_rank", "rank": 2}
 MODULE = {"name": "from_module", "factory": small_module}
 KEY, VALUE = {"name": "l2", "per": "key"}, {"name": "l2", "per": "value"}
+ENTRY = {"name": "l2", "per": "entry"}
 LATE = {"name": "l2", "gradient_at": "decayed"}
 MOMENTUM2 = {"name": "momentum", "order": 2}
 MUON = {"name": "muon", "steps_ns": 2}
+LACT = {"name": "chunk_step", "newton_schulz": "lact", "per": "weight"}
+NORMED = {"name": "weight_norm", "decays": False}
+DEEP = {"name": "on_features", "inner": {"name": "gated_mlp", "expansion": 1}, "residual": True}
 WIDE = {"d_key": 3, "d_value": 5}
 TALL = {"d_key": 5, "d_value": 3}
 PAIRS = {"pairs": 2}
@@ -100,6 +104,15 @@ def cases() -> list[Case]:
         c("EFMP", {"length": 70, **ONE}, retention=KEY, **FREE),
         c("FMP", WIDE, retention=VALUE),
         c("FMP", {}, algorithm={"name": "gd", "per": "value"}, bias="huber"),
+        c("FM", WIDE, algorithm={"name": "implicit", "per": "value"}, retention="none"),
+        c("EFMP", {}, bias="feedback", retention=KEY, algorithm={"name": "multi_step", "per": "key"}),
+        c("EFM", TALL, bias="feedback", algorithm="implicit", retention=LATE, **FREE),
+        c("M", WIDE, retention=ENTRY),
+        c("M", TALL, retention={**ENTRY, "gradient_at": "decayed"}, algorithm="momentum", read="previous"),
+        c("M", {"length": 5, **PAIRS, **WIDE}, retention={**ENTRY, "gradient_at": "decayed"}, chunk_size=3),
+        c("M", {"length": 4}, architecture=FULL, retention=ENTRY, algorithm="multi_step", chunk_size=3),
+        c("M", {"length": 4}, architecture="vector", retention={**ENTRY, "gradient_at": "decayed"}, chunk_size=2),
+        c("M", {"length": 4, **WIDE}, architecture=Mixed(), retention=ENTRY, chunk_size=3),
         # free of chunks
         c("EFM", {"length": 150, **ONE, **TALL}, 3, bias="dot", chunk_size=5, **FREE),
         c("EFM", {"length": 70, **ONE}, 3, bias="dot", algorithm="momentum", chunk_size=4, read="previous"),
@@ -132,6 +145,14 @@ def cases() -> list[Case]:
         c("FM", {}, architecture="vector", retention=KEY, chunk_size=3, read="previous"),
         c("FM", {"length": 40, **ONE}, retention=KEY, chunk_size=40, gates={"log_decay": 60}, **FREE),
         c("FM", {"length": 20, **ONE}, algorithm="momentum", chunk_size=20, gates={"log_decay": 60, "log_momentum": 60}),
+        c("FM", {}, 1, algorithm="mini_batch", chunk_size=3),
+        c("FM", WIDE, 2, architecture=FULL | {"residual": False}, algorithm="mini_batch", chunk_size=4, anchor_lag=1),
+        c("FM", {}, algorithm="mini_batch", bias="dot", **FREE),
+        c("FM", {"length": 8}, 2, algorithm="chunk_step", chunk_size=3, anchor_lag=1),
+        c("FM", {"length": 6}, architecture=FULL, algorithm=LACT, chunk_size=3, read="anchor"),
+        c("M", {"length": 6}, architecture="slots", retention="orthogonal", algorithm="chunk_step", chunk_size=2),
+        c("FM", {"length": 6, **WIDE}, architecture=LOW, retention=NORMED, algorithm=LACT, chunk_size=3, read="anchor"),
+        c("FM", {"length": 5}, architecture=DEEP, algorithm="momentum", chunk_size=2),
         # two matrices
         c("FMU", {"length": 8}, 1, architecture=MLP, algorithm="momentum", chunk_size=3),
         c("FMU", {"length": 5, **WIDE}, architecture=BARE, bias="huber", algorithm=MOMENTUM2, chunk_size=2, **FREE),

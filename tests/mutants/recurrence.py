@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.algorithms._muon import NS_LACT, NS_QUINTIC, newton_schulz
 from miras.architectures import FastWeight
 from miras.retentions import Context
 from miras.testing import Problem
@@ -48,6 +49,7 @@ class Row:
         self.memory, self.anchor, self.extra = state.memory, state.anchor, dict(state.extra)
         self.slots = {n: list(state.slots[n]) if state.slots else [] for n in state.memory}
         self.phase = state.phase[row]
+        self.steps = self.phase - max((b for b in (0, *p.spec.boundaries) if b <= self.phase), default=0)
         self.tau, self.tau_anchor = state.extra.get("threshold"), state.extra.get("threshold_anchor")
         lists = {n[7:]: list(x) for n, x in self.extra.items() if n.startswith("replay.")}
         self.past = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
@@ -55,6 +57,15 @@ class Row:
     def on(self, name: str, gate: Tensor, per: str) -> Tensor:
         """A gate as a factor of a weight."""
         weight = self.shapes[name]
+        if per == "weight":
+            return gate[list(self.shapes).index(name)]
+        if per == "entry" and weight.kind != "tensor":
+            if weight.reads_key and weight.writes_value:
+                return gate if weight.kind == "dense" else gate.diagonal()
+            if weight.reads_key:
+                return gate.mean(1)[:, None]
+            if weight.writes_value:
+                return gate.mean(0)
         if gate.dim() and weight.kind != "tensor":
             if per == "key" and weight.reads_key:
                 return gate[:, None] if weight.kind == "dense" else gate
@@ -88,7 +99,7 @@ class Row:
     def gain(self, gates: Weights, algorithm: Any) -> Tensor | float:
         """The sum of an algorithm's impulse response."""
         match algorithm.name:
-            case "momentum" | "nesterov" | "muon":
+            case "momentum" | "nesterov" | "muon" | "chunk_step":
                 return 1 / (1 - gates["log_momentum"].exp()) ** getattr(algorithm, "order", 1)
             case "aggmo":
                 return sum(1 / (1 - b) for b in algorithm.betas) / len(algorithm.betas)
@@ -109,7 +120,7 @@ class Row:
         target = pair["v"].expand_as(y)
         loss = bias.loss(y, target, **gates).sum()
         if algorithm.implicit:
-            scalar = (y * bias.implicit(y, target, step.reshape(1, 1, 1, 1), **gates).detach()).sum()
+            scalar = (y * bias.implicit(y, target, step.reshape(1, 1, 1, -1), **gates).detach()).sum()
         elif bias.residual_is_gradient:
             scalar = loss
         else:
@@ -144,7 +155,10 @@ class Row:
         """One inner step from some pairs, and the read after (or before) it."""
         spec, algorithm, retention = self.spec, self.spec.algorithm, self.spec.retention
         if self.phase in (0, spec.anchor_lag):
-            self.anchor = self.memory
+            self.anchor, self.steps = self.memory, 0
+            last = {"mini_batch": 0, "chunk_step": 1}.get(algorithm.name)
+            for s in self.slots.values() if last is not None else ():
+                s[last:] = [torch.zeros_like(x) for x in s[last:]]
         anchored = self.link(self.anchor, self.tau_anchor)
         kept = {n: torch.ones(()) for n in self.memory}
         if "log_decay" in gates:
@@ -200,7 +214,10 @@ class Row:
         y = self.solved(q, pairs[0], weights, gates) if algorithm.reads_through_query else self.forward(weights, q)
 
         self.phase += 1
+        self.steps += 1
         if self.phase in spec.boundaries:
+            if algorithm.name == "chunk_step":
+                self.once_a_chunk()
             self.memory = {n: retention.commit(a, self.context(n, self.tau)) for n, a in self.memory.items()}
             self.anchor = self.memory
             if self.tau is not None and retention.accumulates_threshold:
@@ -208,6 +225,15 @@ class Row:
             self.tau_anchor = self.tau
         self.phase %= spec.chunk_size
         return y, surprise
+
+    def once_a_chunk(self) -> None:
+        """The chunk's gradient and its mean momentum times the old, in one step."""
+        for n, (old, gradient, carried) in self.slots.items():
+            new = gradient + carried / self.steps
+            turn = {"none": None, "muon": NS_QUINTIC, "lact": NS_LACT}[self.spec.algorithm.newton_schulz]  # type: ignore[attr-defined]
+            update = new if turn is None or new.dim() != 2 else newton_schulz(new, 5, turn)
+            self.memory = self.memory | {n: self.memory[n] - self.spec.retention.pull(update, self.context(n, None))}
+            self.slots[n] = [new, torch.zeros_like(old), torch.zeros_like(old)]
 
     def later(self, q: Tensor) -> Tensor:
         """What a query without a token reads."""
@@ -256,6 +282,11 @@ def filtered(a: Any, s: list[Tensor], g: Tensor, gates: Weights) -> tuple[Tensor
             return torch.stack([c * x for c, x in zip(a.taps, line[::-1], strict=True)]).sum(0), line[1:]
         case "muon":
             return mu * s[0] + g, [mu * s[0] + g]
+        case "mini_batch":
+            total = s[0] + g
+            return gates["reader"] * total - s[1], [total, gates["reader"] * total]
+        case "chunk_step":
+            return torch.zeros_like(g), [s[0], s[1] + g, s[2] + mu * s[0]]
         case "omega":
             return filtered(a.inner, s, g, gates)
         case _:

@@ -1,0 +1,166 @@
+"""Every way of computing attention equals a mask, and its state holds exactly what is still visible."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from titans.attention import Attention, AttentionSpec, attend, banded, rotated
+from titans.place import Place
+
+DIM = 16
+SPECS: dict[str, dict[str, Any]] = {
+    "global": {},
+    "window": {"window": 5},
+    "window of one": {"window": 1},
+    "segment": {"segment": 6},
+    "grouped": {"window": 5, "kv_heads": 2},
+    "one group": {"segment": 4, "kv_heads": 1},
+    "no positions": {"window": 7, "theta": None},
+    "everything": {"window": 6, "kv_heads": 2, "qk_norm": True, "gate": True},
+}
+specs = pytest.mark.parametrize("name", SPECS)
+prefixes = pytest.mark.parametrize("prefix", [0, 3])
+
+
+def make(name: str) -> Attention:
+    torch.manual_seed(0)
+    return Attention(DIM, AttentionSpec(heads=4, **SPECS[name])).double()
+
+
+def tokens(batch: int, length: int, seed: int = 1) -> Tensor:
+    return torch.randn(batch, length, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def naive(attention: Attention, x: Tensor, prefix: Tensor | None) -> Tensor:
+    """All scores, a mask, a softmax."""
+    spec, n = attention.spec, x.shape[1]
+    i, j = torch.arange(n)[:, None], torch.arange(n)[None]
+    mask = j <= i
+    if spec.window:
+        mask = mask & (i - j < spec.window)
+    if spec.segment:
+        mask = mask & (i // spec.segment == j // spec.segment)
+    q, (k, v) = attention.queries(x), attention.keys_values(x)
+    turn = [rotated(z, torch.arange(n)[None], spec.theta) for z in (q, k)]
+    repeats = spec.heads // attention.groups
+    k, v = (z.repeat_interleave(repeats, 2) for z in (turn[1], v))
+    scores = torch.einsum("bihd,bjhd->bhij", turn[0], k).masked_fill(~mask, -torch.inf)
+    if prefix is not None:
+        kp, vp = (z.repeat_interleave(repeats, 2)[0] for z in attention.keys_values(prefix[None]))
+        scores = torch.cat([torch.einsum("bihd,jhd->bhij", q, kp), scores], -1)
+        v = torch.cat([vp.expand(len(x), *vp.shape), v], 1)
+    weights = torch.softmax(scores / attention.width**0.5, -1)
+    return attention.mix(x, torch.einsum("bhij,bjhd->bihd", weights, v))
+
+
+@specs
+@prefixes
+@pytest.mark.parametrize("length", [1, 4, 5, 6, 23])
+def test_equals_a_mask(name: str, prefix: int, length: int):
+    attention, x = make(name), tokens(2, length)
+    p = tokens(1, prefix, seed=2)[0] if prefix else None
+    y, state = attention(x, attention.start(2), Place.of((0, 0), length), prefix=p)
+    torch.testing.assert_close(y, naive(attention, x, p), rtol=1e-12, atol=1e-12)
+    past = attention.spec.past
+    assert state["k"].shape[1] == (length if past is None else past)
+
+
+cuts = st.lists(st.integers(0, 17), min_size=3, max_size=3).map(sorted)
+
+
+@specs
+@prefixes
+@given(rows=st.tuples(cuts, cuts))
+@settings(max_examples=8)
+def test_any_split_and_any_padding(name: str, prefix: int, rows: tuple[list[int], ...]):
+    """Rows are cut at different places and padded on the right of every call."""
+    attention, x = make(name), tokens(2, 17)
+    p = tokens(1, prefix, seed=2)[0] if prefix else None
+    whole = naive(attention, x, p)
+    state, got = attention.start(2), torch.zeros_like(whole)
+    for begins, ends in pairwise([(0, 0), *zip(*rows, strict=True), (17, 17)]):
+        lengths = tuple(e - b for b, e in zip(begins, ends, strict=True))
+        if not max(lengths):
+            continue
+        part = tokens(2, max(lengths), seed=3)
+        for row, (b, n) in enumerate(zip(begins, lengths, strict=True)):
+            part[row, :n] = x[row, b : b + n]
+        y, state = attention(part, state, Place(begins, lengths, max(lengths)), prefix=p)
+        for row, (b, n) in enumerate(zip(begins, lengths, strict=True)):
+            got[row, b : b + n] = y[row, :n]
+    torch.testing.assert_close(got, whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["window", "segment"])
+def test_blocks_have_the_gradients_of_the_mask(name: str):
+    attention, x = make(name), tokens(2, 23).requires_grad_()
+    fast, _ = attention(x, attention.start(2), Place.of((0, 0), 23))
+    loss = torch.linspace(-1, 1, fast.numel(), dtype=fast.dtype).view_as(fast)
+    inputs = [x, *attention.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((fast * loss).sum(), inputs),
+        torch.autograd.grad((naive(attention, x, None) * loss).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_memory_of_a_window_is_linear():
+    """No tensor of the blockwise form has T x T elements."""
+    spec, n = AttentionSpec(heads=1, window=8), 512
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    q, k, v = torch.randn(3, 1, n, 1, 4)
+    k, v = (torch.cat([torch.zeros(1, 8, 1, 4), z], 1) for z in (k, v))
+    with Watch():
+        banded(spec, q, (k, v), torch.arange(n)[None], torch.arange(-8, n)[None], None)
+    assert largest <= 4 * n * 16
+
+
+def test_prefix_has_no_position():
+    """Far along a sequence, a window sees its prefix as it does at the start."""
+    attention, x, p = make("window"), tokens(1, 9), tokens(1, 2, seed=2)[0]
+    near, _ = attention(x, attention.start(1), Place.of((0,), 9), prefix=p)
+    far, _ = attention(x, attention.start(1), Place.of((10**6,), 9), prefix=p)
+    torch.testing.assert_close(near[:, 5:], far[:, 5:], rtol=1e-8, atol=1e-8)
+
+
+def test_one_attend_for_all():
+    q, k, v = torch.randn(3, 2, 7, 4, 8, dtype=torch.float64)
+    mask = torch.ones(7, 7, dtype=torch.bool).tril()[None]
+    torch.testing.assert_close(attend(q, k, v, mask), attend(q, k, v, causal=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"heads": 4, "kv_heads": 3}, "kv_heads must divide heads"),
+        ({"window": 3, "segment": 3}, "not both"),
+        ({"window": 0}, "at least 1"),
+        ({"heads": 0}, "heads"),
+    ],
+)
+def test_refused(fields: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        AttentionSpec(**fields)
+
+
+def test_odd_heads_are_refused():
+    with pytest.raises(ValueError, match="even width"):
+        Attention(12, AttentionSpec(heads=4))

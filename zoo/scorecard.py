@@ -1,0 +1,193 @@
+"""What chunks change, and what a small layer recalls: figures for every entry, measured, never typed.
+
+``python -m zoo.scorecard [NAME ...]`` measures the entries (all, if none is named) on one CPU thread and writes
+`SCORECARD`, from which the documentation makes its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from miras.spec import MirasSpec
+from zoo._catalogue import ENTRIES, load
+
+SCORECARD = Path(__file__).with_name("scorecard.json")
+"""Where the figures are kept."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures of one entry.
+
+    Attributes:
+        distance: for chunk sizes, how far answers are from those of the token recurrence, relative to these; only of
+            entries whose answers depend on chunks.
+        recall: share of queries that the recommended form answers right, in sequences never trained on, after thirty
+            seconds of training on one CPU; None where that is too short.
+        steps: training steps in that time.
+    """
+
+    distance: dict[int, float] = field(default_factory=dict[int, float])
+    recall: float | None = None
+    steps: int = 0
+
+
+# --- Chunks ---------------------------------------------------------------------------------------------------------
+
+TOKENS = 256
+CHUNKS = (4, 16, 64)
+
+
+def distance(name: str) -> dict[int, float]:
+    """How far the published form in chunks is from the recurrence token by token, on random inputs at initial gates."""
+    x = torch.randn(2, TOKENS, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = answers(name, x, 1)
+    found = {chunk: float((answers(name, x, chunk) - exact).norm() / exact.norm()) for chunk in CHUNKS}
+    return {chunk: d for chunk, d in found.items() if d > 1e-6}
+
+
+@torch.no_grad()
+def answers(name: str, x: Tensor, chunk: int) -> Tensor:
+    """What the memory of a layer answers, whose parameters are the same for every chunk size."""
+    torch.manual_seed(0)
+    around = {"output_norm": False, "output_gate": False}
+    layer: Any = load(name, dim=x.shape[-1], heads=2, around=around, **in_chunks(ENTRIES[name].spec, chunk)).double()
+    nn.init.eye_(layer.out.weight)
+    return layer(x)[0]
+
+
+def in_chunks(spec: MirasSpec, chunk: int) -> dict[str, Any]:
+    """Overrides for chunks of this size; token by token every link is that of the token."""
+    changes: dict[str, Any] = {"chunk_size": chunk, "anchor_lag": min(spec.anchor_lag, chunk - 1)}
+    if chunk == 1 and spec.retention.link_at == "chunk":
+        changes["retention"] = {"link_at": "token"}
+    return changes
+
+
+# --- Recall ---------------------------------------------------------------------------------------------------------
+
+PAIRS, SYMBOLS, DIM, BATCH = 8, 32, 64, 32
+SECONDS, EVERY, ENOUGH = 30.0, 50, 0.995
+"""Training stops after so many seconds of one CPU, or, looked at so often, where the share of right answers is enough."""
+
+
+def recall(name: str) -> tuple[float | None, int]:
+    """Accuracy of associative recall after training, and the steps it took: pairs of symbols, then every key again.
+
+    None where the time is not enough for a first look.
+    """
+    torch.manual_seed(0)
+    model = Recaller(name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    generator, held_out = torch.Generator().manual_seed(1), sequences(4 * BATCH, torch.Generator().manual_seed(2))
+    best, step, end = None, 0, time.process_time() + SECONDS
+    while time.process_time() < end:
+        step += 1
+        tokens, wanted = sequences(BATCH, generator)
+        loss = F.cross_entropy(model(tokens).flatten(0, 1), wanted.flatten())
+        if not loss.isfinite():
+            return best, step
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % EVERY == 0:
+            best = max(best or 0.0, accuracy(model, *held_out))
+            if best >= ENOUGH:
+                break
+    return best, step
+
+
+def sequences(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Tokens ``[B, 4 PAIRS]``: a key and its value, ..., then keys in another order, each before a blank; and the values."""
+    keys = torch.rand(batch, SYMBOLS, generator=generator).argsort(1)[:, :PAIRS]
+    values = torch.randint(SYMBOLS, (batch, PAIRS), generator=generator)
+    order = torch.rand(batch, PAIRS, generator=generator).argsort(1)
+    context = torch.stack([keys, SYMBOLS + values], -1).flatten(1)
+    asked = torch.stack([keys.gather(1, order), torch.full_like(keys, 2 * SYMBOLS)], -1).flatten(1)
+    return torch.cat([context, asked], 1), values.gather(1, order)
+
+
+class Recaller(nn.Module):
+    """One layer of memory between an embedding and a classifier."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        spec = ENTRIES[name].point("recommended")
+        chunk = min(spec.chunk_size, PAIRS)
+        options = {"chunk_size": chunk, "anchor_lag": min(spec.anchor_lag, chunk - 1)}
+        self.embed = nn.Embedding(2 * SYMBOLS + 1, DIM)
+        self.norm = nn.RMSNorm(DIM)
+        self.memory = load(name, dim=DIM, heads=2, form="recommended", around={"conv": 4}, **options)
+        self.classify = nn.Sequential(nn.RMSNorm(DIM), nn.Linear(DIM, SYMBOLS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the answer at every key that is asked for, ``[B, PAIRS, SYMBOLS]``."""
+        x = self.embed(tokens)
+        x = x + self.memory(self.norm(x))[0]
+        return self.classify(x[:, 2 * PAIRS :: 2])
+
+
+@torch.no_grad()
+def accuracy(model: Recaller, tokens: Tensor, wanted: Tensor) -> float:
+    """Share of answers that are right."""
+    return float((model(tokens).argmax(-1) == wanted).double().mean())
+
+
+# --- The file -------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path = SCORECARD) -> dict[str, Score]:
+    """The figures measured so far."""
+    if not path.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return {
+        name: Score({int(c): d for c, d in score["distance"].items()}, score["recall"], score["steps"])
+        for name, score in stored.items()
+    }
+
+
+def write(scores: dict[str, Score], path: Path = SCORECARD) -> None:
+    """Keeps figures, in the order of the zoo, with as many digits as mean something."""
+    rows = {
+        name: asdict(scores[name])
+        | {
+            "distance": {c: float(f"{d:.2g}") for c, d in scores[name].distance.items()},
+            "recall": None if (share := scores[name].recall) is None else round(share, 3),
+        }
+        for name in ENTRIES
+        if name in scores
+    }
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, entry by entry, and keeps what is done."""
+    parser = argparse.ArgumentParser(prog="python -m zoo.scorecard", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries to measure; all if none is named")
+    names = parser.parse_args(arguments).names or list(ENTRIES)
+    torch.set_num_threads(1)
+    scores = read()
+    for name in names:
+        begun = time.perf_counter()
+        share, steps = recall(name)
+        scores[name] = Score(distance(name), share, steps)
+        write(scores)
+        sys.stdout.write(f"{name:<22}{share} after {steps} steps, {time.perf_counter() - begun:.0f} s\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
