@@ -20,7 +20,7 @@ pytest.importorskip("triton")
 
 import interpreter
 
-from miras import MirasSpec
+from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
