@@ -94,9 +94,9 @@ def _type(name: str) -> str:
 
 def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Resources]:
     """All kernels of a matrix memory of d x d."""
-    from miras.kernels import _ops, _pull, _scan, residuals
+    from miras.kernels import _launches, _pull, _scan, residuals
 
-    x = _ops.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
     found = residuals.recall(residuals.remember(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound
@@ -115,7 +115,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
-        _, shared = _ops._launch(x, rowwise and kernel in ("scan", "reverse"), kernel)
+        _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "reverse"), kernel)
         constants = {
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
@@ -130,7 +130,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
             compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
         )
     if solve:
-        _, shared = _ops._launch(x, False, "scan")
+        _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
         constants |= {"LEVELS": 6, "PRECISION": "tf32"}
         out.append(
