@@ -22,6 +22,7 @@ HALF = frozenset(
     ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
 )
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
+UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT", "first", "count", "total")
 LIMIT = 227 * 1024
 """Bytes of shared memory that a program can have."""
 
@@ -57,11 +58,7 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
-    aligned = [
-        n
-        for n, t in signature.items()
-        if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))
-    ]
+    aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in UNALIGNED)]
     attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
