@@ -52,7 +52,10 @@ def page(browser: Any) -> Iterator[Any]:
     page.wrong = []
     page.on("console", lambda m: page.wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.on("request", lambda r: page.wrong.append(r.url) if not r.url.startswith(("file:", "data:", "blob:", "about:")) else None)
+    page.on(
+        "request",
+        lambda r: page.wrong.append(r.url) if not r.url.startswith(("file:", "data:", "blob:", "about:")) else None,
+    )
     page.on("requestfailed", lambda r: page.wrong.append(r.url))
     yield page
     context.close()
@@ -102,7 +105,9 @@ def test_explorer_by_keyboard(site: Path, page: Any) -> None:
     assert page.locator("#result a", has_text="DeltaNet").count()
     names: dict[str, Any] = {}
     exec(page.locator("#spec-Python").inner_text(), names)
-    assert names["spec"] == MirasSpec(architecture="matrix", bias="l2", retention="none", algorithm="gd", chunk_size=1)
+    assert names["spec"] == MirasSpec.make(
+        architecture="matrix", bias="l2", retention="none", algorithm="gd", chunk_size=1
+    )
     address = page.url
     page.goto("about:blank")
     page.goto(address)
@@ -115,7 +120,7 @@ def test_explorer_says_why_not(site: Path, page: Any) -> None:
     page.locator("#pick-architecture").select_option("mlp")
     page.locator("#pick-algorithm").select_option("newton")
     with pytest.raises(ValueError) as reason:
-        MirasSpec(architecture="mlp", algorithm="newton")
+        MirasSpec.make(architecture="mlp", algorithm="newton")
     assert str(reason.value) in page.locator("#verdict").inner_text()
 
 
@@ -130,7 +135,8 @@ CONTRAST = """
   const walker = document.createTreeWalker(document.querySelector(".md-container"), NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const e = walker.currentNode.parentElement, style = getComputedStyle(e), box = e.getBoundingClientRect();
-    if (!walker.currentNode.data.trim() || box.width < 2 || box.height < 2 || style.visibility === "hidden" || style.opacity === "0") continue;
+    if (!walker.currentNode.data.trim() || box.width < 2 || box.height < 2) continue;
+    if (style.visibility === "hidden" || style.opacity === "0") continue;
     if (e.closest(".headerlink, option, .md-top, [hidden], .katex-mathml, .md-clipboard")) continue;
     const ground = behind(e), ink = over(parse(style.color), ground), a = luminance(ink) + 0.05, b = luminance(ground) + 0.05;
     const ratio = Math.max(a, b) / Math.min(a, b);

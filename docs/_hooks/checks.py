@@ -59,9 +59,9 @@ def formulas(site: Path) -> None:
     """KaTeX renders every formula of the site and of the explorer. Without node, braces at least must match."""
     found = {html.unescape(f) for page in site.rglob("*.html") for f in FORMULA.findall(page.read_text())}
     found |= {item["rule"] for axis in AXES for item in design.data()["axes"][axis]}
-    if shutil.which("node"):
-        if wrong := _render(sorted(found), site / "assets/katex/katex.min.js"):
-            raise PluginError("formulas that do not render:\n" + "\n".join(wrong))
+    wrong = _render(sorted(found), site / "assets/katex/katex.min.js") if shutil.which("node") else []
+    if wrong:
+        raise PluginError("formulas that do not render:\n" + "\n".join(wrong))
     for formula in found:
         if (plain := re.sub(r"\\[{}]", "", formula)).count("{") != plain.count("}"):
             raise PluginError(f"a formula whose braces do not match: {formula}")
@@ -73,5 +73,7 @@ def _render(formulas: list[str], katex: Path) -> list[str]:
         "for (const f of JSON.parse(require('fs').readFileSync(0))) {"
         "try { katex.renderToString(f, {throwOnError: true, strict: 'error'}) } catch (e) { console.log(f + ': ' + e.message) } }"
     )
-    done = subprocess.run(["node", "-e", script], input=json.dumps(formulas), text=True, capture_output=True, check=True)
+    done = subprocess.run(
+        ["node", "-e", script], input=json.dumps(formulas), text=True, capture_output=True, check=True
+    )
     return done.stdout.splitlines()

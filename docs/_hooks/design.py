@@ -80,30 +80,30 @@ def _tables() -> dict[str, Any]:
 
 def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """Bytes of state and FLOPs a token of everything that some path computes, for every width."""
-    known: dict[Any, list[tuple[int, int]]] = {}
+    known: dict[Any, list[explain.Explanation]] = {}
     states = np.zeros((*plans.shape[: len(AXES)], len(WIDTHS)), dtype=int)
     flops = np.zeros((*plans.shape, len(WIDTHS)), dtype=int)
     for where, answer in np.ndenumerate(plans):
-        if (path := paths[answer]) is None:
-            continue
         names, (c, r) = where[: len(AXES)], where[len(AXES) :]
-        key = (path, c, *_matters(names))
-        if key not in known:
-            core = AssociativeMemory(MirasSpec(**_parts(names), chunk_size=CHUNKS[c], read=READS[r]))
-            said = [explain.explain(core, width, width, 1) for width in WIDTHS]
-            known[key] = [(e.state_bytes, e.flops_per_token) for e in said]
-        states[names], flops[where] = zip(*known[key], strict=True)
+        if path := paths[answer]:
+            of_state, of_flops = _state_of(names), (names[0], names[3], path, c)
+            for key in {of_state, of_flops} - known.keys():
+                core = AssociativeMemory(MirasSpec(**_parts(names), chunk_size=CHUNKS[c], read=READS[r]))
+                known[key] = [explain.explain(core, width, width, 1) for width in WIDTHS]
+            states[names] = [said.state_bytes for said in known[of_state]]
+            flops[where] = [said.flops_per_token for said in known[of_flops]]
     return states, flops
 
 
 @functools.cache
-def _matters(where: tuple[int, ...]) -> tuple[Any, ...]:
-    """What costs depend on: of a retention what it keeps, of a bias what is replayed with a pair."""
-    architecture, bias, retention, algorithm = where
+def _state_of(where: tuple[int, ...]) -> tuple[Any, ...]:
+    """What a state depends on: of a retention what it keeps, of a bias what is replayed with a pair."""
     parts = _parts(where)
-    keeps = type(parts["retention"]).start is not Retention.start or "threshold" in parts["retention"].gates
-    replays = parts["algorithm"].window > 1
-    return architecture, bias if replays else None, retention if keeps or replays else None, algorithm
+    architecture, bias, retention, algorithm = parts.values()
+    keeps = type(retention).start is not Retention.start or "threshold" in retention.gates
+    affine = bias.residual_is_affine and retention.link_is_identity
+    replayed = (affine, *bias.gates) if algorithm.window > 1 else None
+    return architecture, algorithm, replayed, retention if keeps else None
 
 
 @functools.cache
@@ -123,7 +123,9 @@ def _said(axis: str, name: str) -> Any:
     component = AXES[axis].build(name)
     said = {n: getattr(component, n) for n in dir(AXES[axis].base) if n[0] != "_" and n not in ("name", *FOR_LAWS)}
     plain = {n: value for n, value in said.items() if isinstance(value, bool | int | str)}
-    return frozenset(plain.items()), frozenset((n, g.per) for n, g in component.gates.items() if n in ("lr", "log_decay"))
+    return frozenset(plain.items()), frozenset(
+        (n, g.per) for n, g in component.gates.items() if n in ("lr", "log_decay")
+    )
 
 
 def _answer(parts: dict[str, Any], chunk: int, read: Any) -> dict[str, Any]:

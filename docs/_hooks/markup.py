@@ -24,7 +24,9 @@ def _row(cells: Sequence[str], anchor: str) -> str:
     return f"<tr{f' id={anchor}-{name}' if anchor else ''}>{''.join(f'<td>{_cell(cell)}</td>' for cell in cells)}</tr>"
 
 
-SPAN = re.compile(r"``(?P<long>.+?)``|`(?P<code>.+?)`|\$(?P<math>.+?)\$|\[(?P<text>[^\]]+)\]\((?P<link>[^)]+)\)", re.DOTALL)
+SPAN = re.compile(
+    r"``(?P<long>.+?)``|`(?P<code>.+?)`|\$(?P<math>.+?)\$|\[(?P<text>[^\]]+)\]\((?P<link>[^)]+)\)", re.DOTALL
+)
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import zoo
 from _hooks.markup import table
 from _hooks.tables import score_cells, summary
-from miras import AssociativeMemory, Memory, Surroundings, citations, explain
-from miras.cli._describe import claims, fields, gate, gates
+from miras import AssociativeMemory, Memory, MirasSpec, Surroundings, citations, explain
+from miras.cli._describe import claims, gate, gates
 from miras.spec import AXES
 from zoo import scorecard as figures
 
@@ -42,7 +43,11 @@ def _axis(axis: str) -> str:
 def _component(axis: str, name: str) -> str:
     registry, cls = AXES[axis], AXES[axis][name]
     summary(cls)  # or the build ends
-    held = [f"`{claim}`" + ("" if said == "yes" else f" ({said})") for claim, said in claims(cls, registry.base) if said != "no"]
+    held = [
+        f"`{claim}`" + ("" if said == "yes" else f" ({said})")
+        for claim, said in claims(cls, registry.base)
+        if said != "no"
+    ]
     rows = [[f"`{n}`", *gate(g)] for n, g in gates(cls).items()]
     return "\n\n".join(
         [
@@ -50,9 +55,7 @@ def _component(axis: str, name: str) -> str:
             f"::: {registry.base.__module__.rpartition('.')[0]}.{cls.__name__}\n"
             "    options: {show_root_heading: false, show_root_toc_entry: false, members: false, show_bases: false}",
             *([table(["gate", "per", "at first", "range"], rows)] if rows else []),
-            f"**Claims:** {', '.join(held) or 'none'}. **Fields:** "
-            + (", ".join(f"`{f} = {default}`" for f, default, _ in fields(cls)) or "none")
-            + ".",
+            f"**Claims:** {', '.join(held) or 'none'}.",
         ]
     )
 
@@ -60,7 +63,12 @@ def _component(axis: str, name: str) -> str:
 def zoo_pages() -> dict[str, str]:
     """Markdown by path, a memory a page."""
     scores = figures.read()
-    return {f"zoo/{name}.md": _entry(entry, family, scores.get(name)) for family, es in zoo.FAMILIES.items() for entry in es for name in [entry.name]}
+    return {
+        f"zoo/{name}.md": _entry(entry, family, scores.get(name))
+        for family, es in zoo.FAMILIES.items()
+        for entry in es
+        for name in [entry.name]
+    }
 
 
 def _entry(entry: zoo.Entry, family: str, score: figures.Score | None) -> str:
@@ -76,11 +84,14 @@ def _entry(entry: zoo.Entry, family: str, score: figures.Score | None) -> str:
     ]
     if entry.recommended:
         changes = ", ".join(f"`{n} = {v!r}`" for n, v in entry.recommended.items())
-        parts.append(f"`form=\"recommended\"` changes {changes}.")
+        parts.append(f'`form="recommended"` changes {changes}.')
     parts.append(f"## How it is computed\n\n{_computed(entry)}")
     if score:
         columns = [*(f"chunks of {c}" for c in figures.CHUNKS), "recall", "steps"]
-        parts.append(f"## Score card\n\n{table(columns, [score_cells(score)])}\nWhat these mean: [the zoo](../zoo.md#what-chunks-change-and-what-it-recalls).")
+        parts.append(
+            f"## Score card\n\n{table(columns, [score_cells(score)])}\n"
+            "What these mean: [the zoo](../zoo.md#what-chunks-change-and-what-it-recalls)."
+        )
     parts += [f"## Neighbours\n\n{_neighbours(entry.name)}", f"## Citation\n\n```bibtex\n{entry.bibtex}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -91,13 +102,19 @@ def _coordinates(entry: zoo.Entry) -> str:
         component = getattr(spec, axis)
         built = ", ".join(f"`{f} = {v!r}`" for f, v in registry.to_dict(component).items() if f != "name")
         lines.append(f"| {axis} | [`{component.name}`](../components/{axis}.md#{component.name}) | {built} |")
-    numbers = ", ".join(f"`{f.name} = {getattr(spec, f.name)!r}`" for f in dataclasses.fields(spec) if f.name not in AXES)
+    numbers = ", ".join(
+        f"`{f.name} = {getattr(spec, f.name)!r}`" for f in dataclasses.fields(spec) if f.name not in AXES
+    )
     return "\n".join(lines) + f"\n\nNumbers: {numbers}.\n\n{_surroundings(entry.around)}"
 
 
 def _surroundings(around: Surroundings) -> str:
     plain = Surroundings()
-    changed = [f"`{f.name} = {v!r}`" for f in dataclasses.fields(around) if (v := getattr(around, f.name)) != getattr(plain, f.name)]
+    changed = [
+        f"`{f.name} = {v!r}`"
+        for f in dataclasses.fields(around)
+        if (v := getattr(around, f.name)) != getattr(plain, f.name)
+    ]
     return f"Around it, where its layer is not the default one: {', '.join(changed)}." if changed else ""
 
 
@@ -105,10 +122,16 @@ def _paste(entry: zoo.Entry) -> str:
     return "\n\n".join(
         [
             f"```python\nimport zoo\n\nlayer = zoo.load({entry.name!r}, dim=256, heads=4)\n```",
-            f"The memory alone:\n\n```python\nfrom miras import MirasSpec\n\nspec = {entry.spec!r}\n```",
+            f"The memory alone:\n\n```python\nfrom miras import MirasSpec\n\nspec = {_lines(entry.spec)}\n```",
             f'??? note "The same as JSON"\n\n    ```json\n    {json.dumps(entry.spec.to_dict())}\n    ```',
         ]
     )
+
+
+def _lines(spec: MirasSpec) -> str:
+    """Its repr, a field a line."""
+    fields: Any = ast.parse(repr(spec)).body[0]
+    return "".join(["MirasSpec(\n", *(f"    {ast.unparse(field)},\n" for field in fields.value.keywords), ")"])
 
 
 def _computed(entry: zoo.Entry) -> str:
@@ -118,13 +141,16 @@ def _computed(entry: zoo.Entry) -> str:
     said = explain.explain(AssociativeMemory(entry.spec), WIDTH, WIDTH, 1)
     rows = [[f"**{said.plan.path}**", "runs it"], *([path, reason] for path, reason in said.plan.refused.items())]
     listed = "\n".join(f"| {path} | {reason} |" for path, reason in rows)
-    cost = f"One head of width {WIDTH}: a state of {said.state_bytes / 1024:.3g} KiB, {said.flops_per_token / 1e6:.3g} MFLOP a token, forward."
+    size, work = said.state_bytes / 1024, said.flops_per_token / 1e6
+    cost = f"One head of width {WIDTH}: a state of {size:.3g} KiB, {work:.3g} MFLOP a token, forward."
     return f"| path | |\n|---|---|\n{listed}\n\n{cost} {steps}"
 
 
 def _neighbours(name: str) -> str:
     near = zoo.neighbours(name)
-    lines = [f"- [{zoo.ENTRIES[other].title}](../zoo/{other}.md): {_differs(axes)}" for other, axes in near.published.items()]
+    lines = [
+        f"- [{zoo.ENTRIES[other].title}](../zoo/{other}.md): {_differs(axes)}" for other, axes in near.published.items()
+    ]
     new: dict[str, list[str]] = {}
     for axis, component in near.unexplored:
         new.setdefault(axis, []).append(f"`{component}`")

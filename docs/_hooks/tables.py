@@ -135,7 +135,13 @@ def bibliography() -> str:
     for entry in zoo.ENTRIES.values():
         made.setdefault(entry.paper, []).append(f"[`{entry.name}`](zoo/{entry.name}.html)")
     rows = (
-        [f"`{paper.key}`", paper.title, str(paper.year), f"[{number}]({citations.url(number)})", "\n".join(made.get(number, []))]
+        [
+            f"`{paper.key}`",
+            paper.title,
+            str(paper.year),
+            f"[{number}]({citations.url(number)})",
+            "\n".join(made.get(number, [])),
+        ]
         for number, paper in sorted(citations.PAPERS.items(), key=lambda item: item[1].year, reverse=True)
     )
     return table(["key", "title", "year", "arXiv", "in the zoo"], rows)
@@ -152,6 +158,5 @@ def figure(name: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    t.__name__: t
-    for t in (components, refused, laws, paths, entries, scorecard, tied, bibliography, changelog, figure)
+    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied, bibliography, changelog, figure)
 }

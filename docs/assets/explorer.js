@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const place = document.getElementById("explorer");
+  const place = document.getElementById("picker");
   if (!place) return;
   const choice = {
     architecture: "mlp", bias: "huber", retention: "l2", algorithm: "momentum", chunk: 16, read: "after", width: 64,
@@ -69,7 +69,7 @@
     if (found.reason) return [element("p", { className: "no", id: "verdict" }, `Does not combine: ${found.reason}.`)];
     return [
       table([
-        ["published as", ...named(found.published)],
+        ["published with these", ...named(found.published)],
         ["path", element("strong", { id: "verdict" }, found.path)],
         ...Object.entries(found.refused).map(([path, why]) => [path, `no: ${why}`]),
         ["state", `${size(found.state)} a head and row, float32`],
