@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
 from miras.gates import Gate, channels
+from miras.kernels import Dims
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -29,8 +31,8 @@ class AssociativeMemory:
 
     Args:
         spec: what is computed.
-        path: forces an engine (``reference``, ``materialised``, ``factored``, ``fused``, ``exact``) instead of the planned one, or asks
-            for ``picard``. Never changes a number beyond rounding.
+        path: forces an engine (``kernel``, ``exact``, ``fused``, ``factored``, ``materialised``, ``reference``) instead of the
+            planned one, or asks for ``picard``. Never changes a number beyond rounding.
         tolerance: of ``picard``: relative change at which its sweeps stop.
 
     Example:
@@ -56,10 +58,13 @@ class AssociativeMemory:
         shapes = self.spec.architecture.shapes(d_key, d_value)
         return {n: w._replace(index=i) for i, (n, w) in enumerate(shapes.items())}
 
-    def plan(self, d_key: int, d_value: int, pairs: int = 1) -> Plan:
-        """Which engine runs, and why not a faster one."""
-        shapes = self.shapes(d_key, d_value)
-        return plan(self.spec, shapes, 1 if self.spec.algorithm.steps > 1 else pairs, self.path, self.tolerance)
+    def plan(
+        self, d_key: int, d_value: int, pairs: int = 1, where: tuple[torch.device, torch.dtype] | None = None
+    ) -> Plan:
+        """Which engine runs, and why not a faster one; kernels only if device and dtype of the inputs are given."""
+        # compilers trace the function itself: they warn of caches
+        make = _plan if torch.compiler.is_compiling() else _remembered_plan
+        return make(self, d_key, d_value, pairs, where)
 
     def random_memory(self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None) -> Weights:
         """A raw random start of every fast weight, ``[H, *weight]``: never zero, never uniform, different in every head."""
@@ -131,10 +136,10 @@ class AssociativeMemory:
             )
         if not q.shape[0] * q.shape[1]:
             return v.new_zeros(*q.shape[:3], v.shape[-1]), state
-        planned = self.plan(q.shape[-1], v.shape[-1], pairs)
+        planned = self.plan(q.shape[-1], v.shape[-1], pairs, (q.device, v.dtype))
         with _full_precision(q.device):
-            x = _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates)
-            x = bounded(self.spec, x)
+            operands = v.dtype if planned.path == "kernel" else dtype
+            x = inputs(self.spec, q.to(operands), k.to(operands), v.to(operands), gates, dtype)
 
             def go(part: Inputs, before: MemoryState) -> tuple[Tensor, MemoryState]:
                 y, after = run(self.spec, shapes, planned, before, micro_steps(self.spec, part))
@@ -157,7 +162,7 @@ class AssociativeMemory:
         path: Path = "materialised" if "factored" in planned.refused else "factored"
         dtype = next(iter(state.memory.values())).dtype
         with _full_precision(q.device):
-            x = bounded(self.spec, _inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates))
+            x = inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates, dtype)
             shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
             loss = losses(self.spec, shapes, frozen, state, micro_steps(self.spec, x))
         return loss.unflatten(2, (q.shape[1], -1)).sum(-1).transpose(1, 2)
@@ -188,8 +193,33 @@ class AssociativeMemory:
         return self.initial_state(raw, rows, d_key, d_value, pairs)
 
 
-def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float]) -> Inputs:
-    """Engine layout: heads before tokens, pairs flattened into tokens."""
+def _plan(
+    memory: AssociativeMemory, d_key: int, d_value: int, pairs: int, where: tuple[torch.device, torch.dtype] | None
+) -> Plan:
+    spec, shapes = memory.spec, memory.shapes(d_key, d_value)
+    pairs = 1 if spec.algorithm.steps > 1 else pairs
+    return plan(spec, shapes, pairs, memory.path, memory.tolerance, Dims(d_key, d_value), where)
+
+
+_remembered_plan = lru_cache(_plan)
+
+
+def inputs(
+    spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], dtype: torch.dtype
+) -> Inputs:
+    """What engines take: heads before tokens, gates in ``dtype``, learning rates under the step bound."""
+    return bounded(spec, _inputs(spec, q, k, v, gates, dtype))
+
+
+def _inputs(
+    spec: MirasSpec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Mapping[str, Tensor | float],
+    dtype: torch.dtype | None = None,
+) -> Inputs:
+    """Engine layout: heads before tokens, pairs flattened into tokens; gates in ``dtype``, or that of q."""
     declared = spec.gates
     if missing := declared.keys() - gates.keys():
         raise ValueError(
@@ -207,7 +237,7 @@ def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str
         of_pair = name in spec.pair_gates
         n = (pairs,) if of_pair and pairs > 1 else ()
         shape = (batch, length, heads, *n, *widths[gate.per])
-        tensor = _broadcast(name, gate, gates[name], shape, n, q)
+        tensor = _broadcast(name, gate, gates[name], shape, n, q, dtype or q.dtype)
         tensor = tensor.movedim(2, 1)
         (pair if of_pair else token)[name] = tensor.flatten(2, 3) if n else tensor
     flat = (lambda t: t.movedim(2, 1).flatten(2, 3)) if k.dim() == 5 else (lambda t: t.movedim(2, 1))
@@ -215,9 +245,15 @@ def _inputs(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str
 
 
 def _broadcast(
-    name: str, gate: Gate, value: Tensor | float, shape: tuple[int, ...], n: tuple[int, ...], like: Tensor
+    name: str,
+    gate: Gate,
+    value: Tensor | float,
+    shape: tuple[int, ...],
+    n: tuple[int, ...],
+    like: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
     if n and tensor.dim() == len(shape) - 1:
         tensor = tensor.unsqueeze(3)  # the same gate for all pairs of a token
     if tensor.dim() not in (0, len(shape)) or any(a not in (1, b) for a, b in zip(tensor.shape, shape, strict=False)):

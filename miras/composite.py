@@ -39,6 +39,10 @@ class Composite(AssociativeMemory):
         """The inner loss of the main memory, as far as the given keys and values are its own."""
         return self.main.surprise(q, k, v, gates, state.part(self.main_part, self.spec.chunk_size))
 
+    def width(self, d_key: int, d_value: int) -> int:
+        """Channels of an answer, for keys and values of these widths."""
+        return d_value
+
     @abstractmethod
     def run(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor], state: MemoryState
@@ -70,7 +74,7 @@ class Composite(AssociativeMemory):
         outputs, states = [], []
         for row in range(batch):
             keep = torch.ones_like(q[row, :, 0, 0], dtype=torch.bool) if mask is None else mask[row]
-            y, after = v.new_zeros(length, *q.shape[2:3], v.shape[-1]), state.select([row])
+            y, after = v.new_zeros(length, q.shape[2], self.width(q.shape[-1], v.shape[-1])), state.select([row])
             if keep.any():
                 cut = {g: x[row : row + 1, keep] for g, x in tensors.items()}
                 some, after = self.run(q[row, keep][None], k[row, keep][None], v[row, keep][None], cut, after)

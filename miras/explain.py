@@ -34,10 +34,10 @@ class Explanation:
     flops_per_token: int
 
     def __str__(self) -> str:
-        rows = [("path", f"{self.plan.path}, {self.plan.tile} tokens at a time")]
+        path = self.plan.path if self.plan.kernel is None else f"kernel {self.plan.kernel.name!r}"
+        rows = [("path", f"{path}, {self.plan.tile} tokens at a time")]
         rows += [(path, f"no: {reason}") for path, reason in self.plan.refused.items()]
         rows += [
-            ("kernel", "no: this version has none; every path is PyTorch"),
             ("state", f"{_size(self.state_bytes)} a row ({self.heads} heads, float32)"),
             ("peak", f"{_size(self.segment_bytes)} a row in one segment, before autograd"),
             ("cost", f"{self.flops_per_token / 1e6:.3g} MFLOP a token, forward"),
@@ -45,10 +45,17 @@ class Explanation:
         return "\n".join(f"{name:<13} {text}" for name, text in rows)
 
 
-def explain(core: AssociativeMemory, d_key: int, d_value: int, heads: int, pairs: int = 1) -> Explanation:
-    """Explains ``core`` on heads of these widths."""
+def explain(
+    core: AssociativeMemory,
+    d_key: int,
+    d_value: int,
+    heads: int,
+    pairs: int = 1,
+    where: tuple[torch.device, torch.dtype] | None = None,
+) -> Explanation:
+    """Explains ``core`` on heads of these widths, for inputs of that device and dtype."""
     core = core.main
-    spec, shapes, plan = core.spec, core.shapes(d_key, d_value), core.plan(d_key, d_value, pairs)
+    spec, shapes, plan = core.spec, core.shapes(d_key, d_value), core.plan(d_key, d_value, pairs, where)
     with torch.device("meta"):
         raw = {n: torch.empty(1, *w.shape) for n, w in shapes.items()}
     state = core.initial_state(raw, 1, d_key, d_value, pairs)
@@ -68,16 +75,17 @@ def _cost(spec: MirasSpec, plan: Plan, shapes: Shapes, name: str, pairs: int) ->
     weight, n = shapes[name], plan.tile
     size, slots = math.prod(weight.shape), spec.algorithm.slots
     p = n * pairs + spec.algorithm.window - 1
-    if plan.path == "reference":
+    path = plan.around if plan.path == "kernel" else plan.path
+    if path == "reference":
         return (2 + slots) * size, (8 + 4 * slots) * size
-    if plan.path == "materialised" or weight.kind != "dense":
+    if path == "materialised" or weight.kind != "dense":
         # every token's gradient, filtered sum and weight; sums over the segment for decay and filter
         return (p + 2 * n) * size, 2 * size * (3 + p / n + n + (p if slots or p > n else 0)).__ceil__()
     i, o = weight.shape
     # forward and pull-back at the anchor, carried part of the read, write of memory and slots; then inside the segment
     carried = 2 * i * o * (2 + 2 * (1 + slots)) * max(1, p // n)
     inside = 2 * p * (i + o) + 2 * n * p // max(n, 1)
-    solve = n * o if plan.path == "exact" else 0
+    solve = n * o if path == "exact" else 0
     return n * p + (n + p) * (i + o) + (1 + slots) * size, carried + inside + solve
 
 

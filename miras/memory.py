@@ -135,6 +135,7 @@ class Memory(nn.Module):
         *,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
+        views: tuple[Tensor, Tensor, Tensor] | None = None,
         path: Path | None = None,
     ) -> tuple[Tensor, MemoryState]:
         """Reads and writes a sequence.
@@ -144,6 +145,7 @@ class Memory(nn.Module):
             state: what an earlier call returned; None starts from the learned memory.
             mask: ``[B, T]`` bool, False for tokens to skip (padding on either side, or anywhere).
             cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row; the state then has N rows.
+            views: ``[B, T, dim]`` each, what queries, keys and values are projected from if not from x.
             path: forces an engine for this call.
 
         Returns:
@@ -151,6 +153,8 @@ class Memory(nn.Module):
         """
         self._check(x)
         if cu_seqlens is not None:
+            if views is not None:
+                raise ValueError("pass views or cu_seqlens, not both")
             return self._packed(x, state, cu_seqlens, path, mask)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
@@ -162,7 +166,7 @@ class Memory(nn.Module):
             raise ValueError("the state is of another memory: one of the two has a convolution (Surroundings.conv)")
         if not x.shape[0] * x.shape[1]:
             return x, state
-        tokens, tail = self.project(x, state, mask)
+        tokens, tail = self.project(x, state, mask, views)
         y, after = self.stream(tokens, state, tail, mask, path)
         return self.emit(x, y), after
 
@@ -180,9 +184,20 @@ class Memory(nn.Module):
         """The learned numbers of every tie."""
         return [dict(p.items()) for p in self.ties]  # type: ignore[operator]
 
-    def project(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tokens, Tensor | None]:
+    def project(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        mask: Tensor | None = None,
+        views: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> tuple[Tokens, Tensor | None]:
         """Queries, keys, values and gates as the first tie takes them, and the convolution's tail after the sequence."""
-        line, tail = self._convolve(self.qkv(x), state, slice(None), mask)
+        if views is None:
+            line = self.qkv(x)
+        else:
+            weights = self.qkv.weight.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
+            line = torch.cat([F.linear(z, w) for z, w in zip(views, weights, strict=True)], -1)
+        line, tail = self._convolve(line, state, slice(None), mask)
         q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
         k, v = self._split(pairs)
         return Tokens(self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x)), tail
@@ -211,7 +226,7 @@ class Memory(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         """The memory behind its ties on what was projected; the state after it keeps ``tail``."""
         core = self.core if path is None else self.core.on(path)
-        inner = _without_tail(state)
+        inner = without_tail(state)
         y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
         if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
             y = y * mask[..., None, None]
@@ -219,7 +234,7 @@ class Memory(nn.Module):
 
     def read(self, state: MemoryState, q: Tensor) -> Tensor:
         """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
-        y = self.core.read(_without_tail(state), q, self.d_value)
+        y = self.core.read(without_tail(state), q, self.d_value)
         nothing = Tokens(q, torch.zeros_like(q), torch.zeros_like(q), {})
         for tie, numbers in reversed(list(zip(self.around.ties, self.tied, strict=True))):
             y = tie.after(y, nothing, numbers)
@@ -237,11 +252,13 @@ class Memory(nn.Module):
         state = self.initial_state(x.shape[0]) if state is None else state
         tokens, _ = self.project(x, state)
         tokens = given(self.around.ties, tokens, self.tied)
-        return {"surprise": self.core.surprise(*tokens, _without_tail(state)), **tokens.gates}
+        return {"surprise": self.core.surprise(*tokens, without_tail(state)), **tokens.gates}
 
     def explain(self) -> Explanation:
         """Which path runs, why not a faster one, and what a token costs. Print it."""
-        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs)
+        weight = self.qkv.weight
+        where = (weight.device, weight.dtype)
+        return explain(self.core, self.head_dim, self.d_value, self.heads, self.around.pairs, where)
 
     def extra_repr(self) -> str:
         """The spec, one axis a line."""
@@ -312,7 +329,8 @@ class Memory(nn.Module):
         return y[keep].unsqueeze(0), after
 
 
-def _without_tail(state: MemoryState) -> MemoryState:
+def without_tail(state: MemoryState) -> MemoryState:
+    """The state of the pure memory inside a layer's."""
     return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class MirasSpec:
         """A spec from names, mappings or objects; the same as the constructor, for readers and type checkers."""
         return cls(**fields)
 
-    @property
+    @cached_property
     def gates(self) -> dict[str, Gate]:
         """The gates of all four components by name."""
         gathered: dict[str, Gate] = {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from miras.registry import hint
 from miras.ties import Tie, ties
 
 
@@ -53,6 +55,22 @@ class Surroundings:
             raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping of the fields, with which the constructor makes an equal object."""
+        """A JSON-ready mapping; `from_dict` gives back equal surroundings."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"ties": [ties.to_dict(tie) for tie in self.ties]}
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Surroundings:
+        """The surroundings a mapping describes. Ties are mappings of their ``name`` and their fields.
+
+        Example:
+            >>> around = Surroundings(conv=2, ties=(ties.build("normalised"),))
+            >>> Surroundings.from_dict(around.to_dict()) == around
+            True
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        if unknown := [name for name in mapping if name not in known]:
+            raise ValueError(
+                f"surroundings have no field {unknown[0]!r}{hint(unknown[0], known)} (have: {', '.join(known)})"
+            )
+        return cls(**mapping)

@@ -63,4 +63,4 @@ def test_readme_lists_every_component():
 
 def test_docstrings_are_collected_once():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
-    assert "--doctest-modules" in options["addopts"] and options["testpaths"] == ["tests", "miras", "zoo"]
+    assert "--doctest-modules" in options["addopts"] and options["testpaths"] == ["tests", "miras", "titans", "zoo"]

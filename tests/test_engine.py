@@ -79,5 +79,5 @@ def test_sweeps_end_early_when_steps_are_small_and_never_late() -> None:
 def test_a_path_that_does_not_claim_a_spec_says_why() -> None:
     with pytest.raises(ValueError, match="path 'exact' cannot compute this spec: chunk_size is 16"):
         AssociativeMemory(MirasSpec(), "exact").plan(4, 4)
-    with pytest.raises(ValueError, match="path must be one of exact, fused"):
+    with pytest.raises(ValueError, match="path must be one of kernel, exact, fused"):
         AssociativeMemory(MirasSpec(), "warp").plan(4, 4)  # type: ignore[arg-type]

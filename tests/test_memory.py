@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from miras import AssociativeMemory, Memory, MemoryState, MirasSpec, Surroundings, from_module
 from miras.testing import problem, relative
 from miras.testing.laws import compare, tensors
-from miras.ties import Normalised
+from miras.ties import Normalised, Tokens
 
 DIM, HEADS, B, T = 8, 2, 3, 9
 MLP = {"name": "mlp", "expansion": 2}
@@ -540,3 +540,16 @@ def test_ties_answer_a_read_as_they_answer_the_token():
     whole, tail = memory.project(x, state)
     y, after = memory.stream(whole, state, tail)
     torch.testing.assert_close(memory.read(after, whole.q)[:, -1], y[:, -1])
+
+
+def test_views():
+    """Queries, keys and values of three sequences, gates and output gate of a fourth."""
+    memory, x = layer(pairs=2), tokens()
+    views = (tokens() + 1, tokens() * 2, tokens() - 1)
+    state = memory.initial_state(B)
+    got, _ = memory.project(x, state, views=views)
+    q, k, v = (getattr(memory.project(z, state)[0], name) for z, name in zip(views, "qkv", strict=True))
+    torch.testing.assert_close(got, Tokens(q, k, v, memory.gates(x)))
+    torch.testing.assert_close(memory(x, views=(x, x, x))[0], memory(x)[0])
+    with pytest.raises(ValueError, match="views or cu_seqlens"):
+        memory(x[:1], views=views, cu_seqlens=torch.tensor([0, T]))

@@ -93,7 +93,12 @@ def test_a_wrong_tie_is_refused(tie: Any, fields: dict[str, Any], says: str):
 @pytest.mark.parametrize("name", zoo.names())
 def test_what_surrounds_a_memory_survives_json(name: str):
     around = zoo.ENTRIES[name].around
-    assert Surroundings(**json.loads(json.dumps(around.to_dict()))) == around
+    assert Surroundings.from_dict(json.loads(json.dumps(around.to_dict()))) == around
+
+
+def test_an_unknown_field_gets_a_hint():
+    with pytest.raises(ValueError, match="surroundings have no field 'convolution'"):
+        Surroundings.from_dict({"convolution": 4})
 
 
 def test_an_unknown_tie_gets_a_hint():

@@ -247,6 +247,28 @@ def test_hybrids_and_longterm_tokens():
         assert torch.equal(made(other)[:, :9], made(x)[:, :9])
 
 
+def test_views():
+    """At first every memory looks at its own input; what it learns to look at, it sees in pieces too."""
+    kinds, x = ("memory", "mag", "swa", "hybrid", "mac", "mal"), text()
+    made, plain = model(*kinds, views=True, longterm=2), model(*kinds, longterm=2)
+    mixtures = {n: p for n, p in made.named_parameters() if n.endswith("views")}
+    assert {n: tuple(p.shape) for n, p in mixtures.items()} == {f"layers.{i}.views": (3, i + 1) for i in (1, 3, 5)}
+    close(made(x), plain(x))
+    for made.checkpointing in (False, True):
+        made.zero_grad()
+        made(x, return_loss=True).backward()
+        assert all(p.grad is not None and (p.grad != 0).all() for p in mixtures.values())
+    with torch.no_grad():
+        for p in mixtures.values():
+            p += 0.3 * torch.randn(p.shape)
+        whole = made(x)
+        assert not torch.allclose(whole, plain(x))
+        close(streamed(made, x, chunk=8, singles=4), whole)
+        other = x.clone()
+        other[:, 9] = (other[:, 9] + 1) % V
+        assert torch.equal(made(other)[:, :9], whole[:, :9])
+
+
 def test_value_residual():
     """Later attentions take half of their values from the first, which the memory in between does not have."""
     made = model("memory", "global", "mac", "mal", attention={"heads": 2, "value_residual": True})
@@ -451,3 +473,18 @@ def test_importing_titans_is_light():
 
 def test_what_is_exported_exists():
     assert all(hasattr(titans, name) for name in titans.__all__)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["swa", "memory", "mac"])
+def test_compiles_in_one_graph(kind: str):
+    """Logits, loss and gradients, without a break."""
+    made, x = model(kind, dtype=torch.float32), text(2, 13)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    close(compiled(x), made(x), 1e-5)
+    grads = []
+    for one in (made, compiled):
+        made.zero_grad()
+        one(x, return_loss=True).backward()
+        grads.append([p.grad for p in made.parameters()])
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)

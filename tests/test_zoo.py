@@ -68,6 +68,16 @@ def test_linear_attention_is_attention_with_a_kernel(kind: str, normalised: bool
     close({"y": row(y)}, {"y": torch.stack(wanted)}, 1e-12)
 
 
+@pytest.mark.parametrize("depth", [3, 4])
+@settings(max_examples=settings().max_examples // 4)
+@given(length=st.integers(1, 7), seed=seeds)
+def test_titans_may_be_deeper(depth: int, length: int, seed: int):
+    point = small(zoo.spec("titans_lmm", architecture={"depth": depth}), 3)
+    p, leaves = problem(point, length=length, seed=seed).leaves()
+    y, state = p.run()
+    same({"y": row(y)} | memory(p, state), transcribed(p, LITERALS["titans_lmm"]), leaves, 1e-10)
+
+
 @pytest.mark.parametrize("name", zoo.names())
 @pytest.mark.parametrize("form", ["paper", "recommended"])
 def test_an_entry_is_a_layer(name: str, form: Form):

@@ -16,9 +16,11 @@ import zoo
 from miras import AssociativeMemory, MemoryState, MirasSpec
 from miras.composite import Composite
 from miras.nonparametric import KernelRegression
+from miras.ties import Tokens
 from zoo.modules import TNT
 from zoo.modules.hope import ROLES, SelfModifying
 from zoo.modules.tnt import Shards
+from zoo.modules.trellis import Coded, TwoPasses
 
 BATCH, HEADS, WIDTH = 2, 2, 4
 MLP = {"name": "mlp", "expansion": 2}
@@ -35,8 +37,13 @@ def given_tokens(g: torch.Generator, length: int) -> dict[str, Tensor]:
 
 
 def raw_start(core: AssociativeMemory, g: torch.Generator) -> dict[str, Tensor]:
-    raw = core.random_memory(HEADS, WIDTH, WIDTH, g)
+    raw = core.random_memory(HEADS, WIDTH, coded(core), g)
     return {n: (w.double() + 0.1 * normal(g, *w.shape)).detach().requires_grad_() for n, w in raw.items()}
+
+
+def coded(core: AssociativeMemory) -> int:
+    """Channels of the values that a core takes."""
+    return 2 * WIDTH if isinstance(core, TwoPasses) else WIDTH
 
 
 def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -78,6 +85,25 @@ def test_shards_are_tnt(length: int, seed: int):
 
 @few
 @given(length=lengths, seed=seeds)
+def test_two_passes_are_trellis(length: int, seed: int):
+    g = torch.Generator().manual_seed(seed)
+    core, x = TwoPasses(zoo.spec("trellis", chunk_size=3)), given_tokens(g, length)
+    lr, decay = (torch.sigmoid(normal(g, BATCH, length, HEADS)).detach().requires_grad_() for _ in range(2))
+    code = normal(g, HEADS, WIDTH, WIDTH)
+    raw = {n: normal(g, HEADS, WIDTH, WIDTH) for n in ("keys.w", "values.w")}
+    start = core.initial_state(raw, BATCH, WIDTH, 2 * WIDTH)
+    tokens = Coded().before(Tokens(**x, gates={"lr": lr, "log_decay": decay.log()}), {"code": code})
+    y, state = core(*tokens, start)
+    given_ = {n: row(z) for n, z in x.items()} | {"lr": row(lr[..., None]), "decay": row(decay[..., None])}
+    memories = {"S_k": raw["keys.w"].expand(BATCH, -1, -1, -1), "S_v": raw["values.w"].expand(BATCH, -1, -1, -1)}
+    wanted, end = others.trellis(**given_, **memories, code=code, chunk=3)
+    got = {"S_k": state.memory["keys.w"], "S_v": state.memory["values.w"]}
+    leaves = x | {"lr": lr, "decay": decay, "code": code} | raw
+    same({"y": row(y)} | got, {"y": torch.stack(wanted)} | end, leaves, 1e-10)
+
+
+@few
+@given(length=lengths, seed=seeds)
 def test_self_modifying_memories_are_hope(length: int, seed: int):
     g = torch.Generator().manual_seed(seed)
     spec = zoo.spec("hope", architecture={"expansion": 2}, chunk_size=3)
@@ -105,6 +131,7 @@ def test_self_modifying_memories_are_hope(length: int, seed: int):
 CORES: dict[str, AssociativeMemory] = {
     "softmax_attention": KernelRegression(zoo.spec("softmax_attention")),
     "tnt": Shards(zoo.spec("tnt", architecture=MLP, chunk_size=5), local=(1, 2), period=4),
+    "trellis": TwoPasses(zoo.spec("trellis", chunk_size=3)),
     "hope": SelfModifying(zoo.spec("hope", architecture={"expansion": 2}, chunk_size=3), levels=(2, 5)),
 }
 
@@ -116,8 +143,11 @@ def test_splits_masks_and_rows(name: str, length: int, seed: int, cut: int):
     """A sequence cut anywhere is the whole; skipped tokens are as if they were not there."""
     g = torch.Generator().manual_seed(seed)
     core, x = CORES[name], given_tokens(g, length)
+    x["v"] = normal(g, BATCH, length, HEADS, coded(core))
     gates = {n: 0.1 * torch.sigmoid(normal(g, BATCH, length, HEADS)) for n in ("lr",) if name != "hope"}
-    start = core.initial_state(raw_start(core, g), BATCH, WIDTH, WIDTH)
+    if name == "trellis":
+        gates["log_decay"] = -gates["lr"]
+    start = core.initial_state(raw_start(core, g), BATCH, WIDTH, coded(core))
 
     def run(of: Any, state: MemoryState, **how: Any) -> tuple[Tensor, MemoryState]:
         return core(**{n: of(z) for n, z in x.items()}, gates={n: of(z) for n, z in gates.items()}, state=state, **how)
@@ -172,3 +202,35 @@ def test_attention_is_the_limit_of_its_recurrence():
         y, _ = AssociativeMemory(spec)(x["q"] * scale, x["k"] * scale, values, {"lr": 1.0})
         far.append((y[..., :-1] / y[..., -1:] - wanted).norm().item())
     assert far[0] > far[1] > far[2] and far[2] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["tnt", "trellis"])
+def test_a_layer_says_what_surprised_its_main_memory(name: str):
+    layer: Any = zoo.load(name, dim=8, heads=2)
+    assert layer.inspect(torch.randn(1, 5, 8))["surprise"].shape == (1, 5, 2)
+
+
+@pytest.mark.parametrize("name, says", [("hope", "make their own keys"), ("softmax_attention", "has no inner loss")])
+def test_a_layer_without_an_inner_loss_says_so(name: str, says: str):
+    layer: Any = zoo.load(name, dim=8, heads=2)
+    with pytest.raises(ValueError, match=says):
+        layer.inspect(torch.randn(1, 5, 8))
+
+
+@pytest.mark.parametrize("name", ["tnt", "trellis", "hope", "softmax_attention"])
+def test_every_number_of_a_layer_learns(name: str):
+    layer: Any = zoo.load(name, dim=8, heads=2).double()
+    y, state = layer(torch.randn(2, 40, 8, dtype=torch.float64))
+    total = y.square().sum() + sum(w.square().sum() for w in state.memory.values())
+    total.backward()
+    for parameter, weight in layer.named_parameters():
+        assert not weight.numel() or (weight.grad is not None and weight.grad.any()), parameter
+
+
+def test_documents_packed_into_a_row_are_separate():
+    layer: Any = zoo.load("softmax_attention", dim=8, heads=2).double()
+    x = torch.randn(1, 7, 8, dtype=torch.float64)
+    y, state = layer(x, cu_seqlens=torch.tensor([0, 3, 7]))
+    assert state.batch == 2
+    for a, b in ((0, 3), (3, 7)):
+        torch.testing.assert_close(y[:, a:b], layer(x[:, a:b])[0])

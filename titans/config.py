@@ -51,6 +51,8 @@ class TitansConfig:
         tied: whether the head is the transposed embedding.
         initializer: standard deviation of the embedding.
         longterm: learned tokens that stand in front of every segment of the stream (see `titans.longterm`).
+        views: whether memories (but those of ``mac``) take queries, keys and values each from a learned mixture of the
+            streams in front of all layers so far: what to look for, where and what may come from different depths.
 
     Example:
         >>> config = TitansConfig(vocabulary=256, dim=32, layers=("mac", "swa"), memory={"bias": "huber"})
@@ -72,12 +74,17 @@ class TitansConfig:
     tied: bool = True
     initializer: float = 0.02
     longterm: int = 0
+    views: bool = False
 
     def __post_init__(self) -> None:
-        for name, cls in (("memory", MirasSpec), ("around", Surroundings), ("attention", AttentionSpec)):
+        for name, cls, build in (
+            ("memory", MirasSpec, MirasSpec.from_dict),
+            ("around", Surroundings, Surroundings.from_dict),
+            ("attention", AttentionSpec, lambda fields: AttentionSpec(**fields)),
+        ):
             value = getattr(self, name)
             if isinstance(value, Mapping):
-                object.__setattr__(self, name, MirasSpec.from_dict(value) if cls is MirasSpec else cls(**value))
+                object.__setattr__(self, name, build(value))
             elif not isinstance(value, cls):
                 raise ValueError(
                     f"{name} must be a {cls.__name__} or a mapping of its fields, got {type(value).__name__}"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from miras import Memory
-from miras.state import MemoryState
+from miras import Memory, MemoryState
+from miras.memory import without_tail
+from miras.ties import Tokens, given
 from titans.model import TitansLM
 
 if TYPE_CHECKING:
@@ -86,14 +87,14 @@ class _Listening:
             del memory.stream
 
     def _noting(self, memory: Memory, stream: Any, notes: list[dict[str, Tensor]]) -> Any:
-        def noted(q: Tensor, k: Tensor, v: Tensor, gates: dict[str, Tensor], state: MemoryState, *rest: Any) -> Any:
-            y, after = stream(q, k, v, gates, state, *rest)
-            bare = state._replace(extra={n: x for n, x in state.extra.items() if n != "conv"})
-            note = {"surprise": memory.core.surprise(q, k, v, gates, bare)}
-            note["error"] = _after(memory, k, v, gates, after)
+        def noted(tokens: Tokens, state: MemoryState, *rest: Any) -> Any:
+            y, after = stream(tokens, state, *rest)
+            written = given(memory.around.ties, tokens, memory.tied)
+            note = {"surprise": memory.core.surprise(*written, without_tail(state))}
+            note["error"] = _left(memory, written, without_tail(after))
             squares = [w.flatten(2).square().sum(-1) for w in after.memory.values()]
             note["norm"] = torch.stack(squares).sum(0).sqrt()[:, None]
-            for gate, value in gates.items():
+            for gate, value in written.gates.items():
                 value = value.exp() if gate.startswith("log_") else value
                 note[f"gate {gate.removeprefix('log_')}"] = value.flatten(3).mean(-1) if value.dim() > 3 else value
             notes.append({n: x[0].float() for n, x in note.items()})
@@ -102,17 +103,19 @@ class _Listening:
         return noted
 
 
-def _after(memory: Memory, k: Tensor, v: Tensor, gates: dict[str, Tensor], state: MemoryState) -> Tensor:
+def _left(memory: Memory, written: Tokens, state: MemoryState) -> Tensor:
     """The inner loss of the pairs just written, ``[B, T, H]``; NaN where a memory cannot be read without a write."""
+    _, k, v, gates = written
     if memory.spec.algorithm.reads_through_query:
         return torch.full(k.shape[:3], torch.nan)
-    keys, values = (z.movedim(3, 0) if z.dim() == 5 else z[None] for z in (k, v))
+    many = k.dim() == 5
     losses: list[Tensor] = []
-    for i, (key, value) in enumerate(zip(keys, values, strict=True)):
-        own = {g: gates[g] for g in memory.spec.bias.gates}
-        own = {g: x[:, :, :, i] if memory.around.pairs > 1 else x for g, x in own.items()}
+    for i in range(k.shape[3] if many else 1):
+        key, value = (z[:, :, :, i] if many else z for z in (k, v))
+        own = {g: gates[g][:, :, :, i] if many else gates[g] for g in memory.spec.bias.gates}
         own = {g: x[..., None] if memory.spec.gates[g].per == "head" else x for g, x in own.items()}
-        losses.append(memory.spec.bias.loss(memory.read(state, key), value.to(key.dtype), **own))
+        answer = memory.core.read(state, key, value.shape[-1])
+        losses.append(memory.spec.bias.loss(answer, value.to(answer.dtype), **own))
     return torch.stack(losses).sum(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,9 +62,10 @@ class Layer(nn.Module):
         config: of the model.
         kind: a name of `KINDS`.
         first: whether no attention before this layer looks at the stream, whose values it could mix in.
+        index: how many layers come before.
     """
 
-    def __init__(self, config: TitansConfig, kind: str, first: bool = False):
+    def __init__(self, config: TitansConfig, kind: str, first: bool = False, index: int = 0):
         super().__init__()
         self.kind, self.shares = kind, config.attention.value_residual and not first
         self.offers = config.attention.value_residual and first and looks_at_stream(kind)
@@ -71,6 +73,8 @@ class Layer(nn.Module):
         self.mixers = nn.ModuleList(MIXERS[name](config) for name in KINDS[kind])
         self.mlp = SwiGLU(config.dim, config.width)
         self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
+        looks_back = config.views and index > 0 and not {"mac", *ATTENTION} & {KINDS[kind][0]}
+        self.views = nn.Parameter(one_hot(index + 1)) if looks_back else None
 
     def start(self, batch: int) -> tuple[State, ...]:
         """The states of the mixers before the first token."""
@@ -88,14 +92,31 @@ class Layer(nn.Module):
         values = place.values
         for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
             z = norm(x)
+            views = self._views(x, place, norm) if mixer is self.mixers[0] else None
             if self.offers and hasattr(mixer, "attention"):
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]
-            y, state = mixer(z, state, place)
+            y, state = mixer(z, state, place._replace(views=views))
             x = x + y
             after.append(state)
         return x + self.mlp(self.norms[-1](x)), tuple(after), values
+
+    def _views(self, x: Tensor, place: Place, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What queries, keys and values are taken from: mixtures of the streams in front of the layers so far."""
+        if self.views is None:
+            return None
+        q, k, v = (norm(z) for z in torch.tensordot(self.views, torch.stack([*place.before, x]), 1))
+        return q, k, v
+
+
+def one_hot(count: int) -> Tensor:
+    """Weights of queries, keys and values on streams, ``[3, count]``: all on the last."""
+    return torch.eye(count)[-1:].repeat(3, 1)
 
 
 def looks_at_stream(kind: str) -> bool:
     """Whether a layer of that kind has an attention whose values are those of the stream."""
     return not set(KINDS[kind]) <= {"lmm", "memory", "mal"}
+
+
+ATTENTION = ("swa", "segment", "global")
+"""Mixers without a memory."""

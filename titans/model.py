@@ -55,7 +55,7 @@ class TitansLM(nn.Module):
         self.embedding = nn.Embedding(self.config.vocabulary, self.config.dim)
         kinds = self.config.layers
         begin = next((i for i, kind in enumerate(kinds) if looks_at_stream(kind)), len(kinds))
-        self.layers = nn.ModuleList(Layer(self.config, kind, i <= begin) for i, kind in enumerate(kinds))
+        self.layers = nn.ModuleList(Layer(self.config, kind, i <= begin, i) for i, kind in enumerate(kinds))
         self.norm = RMSNorm(self.config.dim)
         self.head = None if self.config.tied else nn.Linear(self.config.dim, self.config.vocabulary, bias=False)
         longterm = self.config.longterm
@@ -168,11 +168,12 @@ class TitansLM(nn.Module):
     def _through(self, x: Tensor, states: LayerStates | None, place: Place) -> tuple[Tensor, LayerStates]:
         after: list[tuple[State, ...]] = []
         for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
+            here = x
             if self.checkpointing and torch.is_grad_enabled():
                 x, state, values = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
             else:
                 x, state, values = layer(x, state, place)
-            place = place._replace(values=values)
+            place = place._replace(values=values, before=(*place.before, here) if self.config.views else ())
             after.append(state)
         return x, tuple(after)
 

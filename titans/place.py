@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Place(NamedTuple):
-    """Positions of a call's tokens. In every row the tokens that count are the first ones.
+    """Positions of a call's tokens, and what layers hand on about them. In every row the tokens that count come first.
 
     Attributes:
         seen: how many tokens each row has seen before this call.
@@ -22,12 +22,16 @@ class Place(NamedTuple):
         tokens: T.
         values: what the first attention of the model took these tokens' values to be, ``[B, T, G, D]``, where later
             ones mix them in (`AttentionSpec.value_residual`).
+        before: the stream in front of every layer so far, ``[B, T, dim]``, where later ones look back (`TitansConfig.views`).
+        views: what a layer's memory takes its queries, keys and values from, if not from its input.
     """
 
     seen: tuple[int, ...]
     lengths: tuple[int, ...]
     tokens: int
     values: Tensor | None = None
+    before: tuple[Tensor, ...] = ()
+    views: tuple[Tensor, Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, seen: tuple[int, ...], tokens: int) -> Place:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from miras import MirasSpec, Surroundings
-from miras.ties import ClosedLoop, EraseWrite
+from miras.ties import ClosedLoop, Diagonal, EraseWrite
 from zoo._entry import Entry
 
 
@@ -90,7 +90,23 @@ ENTRIES: tuple[Entry, ...] = (
         r"\epsilon_t=\frac{\beta_t}{1+\beta_t\|k_t\|^2}",
         spec=_spec(retention="none", algorithm={"name": "implicit", "per": "value"}, chunk_size=1),
         around=Surroundings(qk_norm=False, zero_start=True),
-        note="The exact solution of Theorem 3.1, with one beta for every value channel. The released kernel keeps the diagonal "
-        "of k k' only, which is another recurrence. algorithm={'per': 'head'} is much faster: a triangular solve.",
+        note="The exact solution of Theorem 3.1, with one beta for every value channel. algorithm={'per': 'head'} is much "
+        "faster: a triangular solve.",
+    ),
+    Entry(
+        name="longhorn_diagonal",
+        title="Longhorn, as trained",
+        paper="2407.14207",
+        recurrence=r"W_{t,oi}=(1-\epsilon_{t,o}k_{t,i}^2)W_{t-1,oi}+\epsilon_{t,o}v_{t,o}k_{t,i},\quad "
+        r"\epsilon_t=\frac{\beta_t}{1+\beta_t\|k_t\|^2}",
+        spec=_spec(
+            bias="dot",
+            retention={"name": "l2", "per": "entry"},
+            algorithm={"name": "gd", "per": "value"},
+            chunk_size=16,
+        ),
+        around=Surroundings(qk_norm=False, zero_start=True, ties=(Diagonal(),)),
+        note="Of k k' the released kernel keeps the diagonal, which makes the step a decay of every entry, and the memory "
+        "Hebbian; chunks change nothing but speed.",
     ),
 )

@@ -3,7 +3,7 @@
 from miras import MirasSpec, Surroundings
 from miras.ties import Constant
 from zoo._entry import Entry
-from zoo.modules import TNT, Hope, OwnGates, SoftmaxAttention
+from zoo.modules import TNT, Coded, Hope, OwnGates, SoftmaxAttention, Trellis
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -52,6 +52,28 @@ ENTRIES: tuple[Entry, ...] = (
         "chunk size are choices made here. Slots can only grow, so there is no decay. Recommended: bounded steps.",
     ),
     Entry(
+        name="trellis",
+        title="Trellis",
+        paper="2512.23852",
+        recurrence=r"S^k_t=\alpha_tS^k_{t-1}-\eta_t(S^k_{t-1}k_t-\hat k_t)k_t^\top,\ c_t=\phi(S^k_tk_t),\quad "
+        r"S^v_t=\alpha_tS^v_{t-1}-\eta_t(S^v_{t-1}c_t-v_t)c_t^\top,\quad y_t=S^v_t\phi(S^k_tq_t)",
+        spec=MirasSpec.make(
+            architecture="matrix",
+            bias="l2",
+            retention="l2",
+            algorithm={"name": "gd", "max_lr": 0.1},
+            chunk_size=16,
+            step_bound=None,
+        ),
+        around=Surroundings(ties=(Coded(),)),
+        recommended={"algorithm": {"max_lr": 1.0}, "step_bound": 1.0},
+        note="The paper's Eq. 13-14 in the reading of a public implementation; we have not seen them in print. phi is SiLU "
+        "scaled to the root of its width. There, the first pass maps the layer's input to the key; here it maps the key of a "
+        "head to a learned map of it. Rates, decays, the number of slots (that of the key's channels) and the chunk size are "
+        "choices made here. Recommended: bounded steps.",
+        build=Trellis,
+    ),
+    Entry(
         name="tnt",
         title="TNT",
         paper="2511.07343",
@@ -91,7 +113,8 @@ ENTRIES: tuple[Entry, ...] = (
         around=Surroundings(ties=(OwnGates(),)),
         recommended={"step_bound": 1.0},
         note="The factor on the right of Eq. 88 is undefined for a memory of two layers; here every matrix forgets along its own "
-        "input, at the anchor. All five memories have one chunk size, where the paper has one for the main memory and one for "
+        "input, at the anchor. With the squared loss the erasure acts twice, as in Eq. 93; bias='dot' is Eq. 92, whose sign is "
+        "wrong in print. All five memories have one chunk size, where the paper has one for the main memory and one for "
         "the rest; momentum, which its ablation mentions, is in no equation. Rates and decays are the squashed mean of the "
         "channels of their memory's answer. The paper leaves open what error a level of the continuum memory accumulates: "
         "here that of the token's value. Two levels of 64 and 512 tokens; zoo.modules.Hope takes others. "

@@ -32,7 +32,7 @@ ENTRIES: tuple[Entry, ...] = (
             step_bound=None,
         ),
         recommended={"architecture": {"residual": True, "norm": True}, "bias": {"half": True}, "step_bound": 1.0},
-        note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes one to four layers. "
+        note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes two to four layers, one is titans_linear. "
         "Width, activation, chunk size and gates are not in the paper. Eq. 32 prints the new memory on the right and "
         "Eq. 17 uses x for both key and value; meant are the old one, and k and v. Recommended: the memory answers "
         "x + LN(...), without which nothing bounds its gradient, and every step is bounded.",
@@ -75,7 +75,8 @@ ENTRIES: tuple[Entry, ...] = (
         note=LEARNED
         + " In chunks the norm is that of their start (§5.4); retention={'link_at': 'token'} with chunk_size=1 is "
         "Eq. 24-25. The learning rate stands in Eq. 24 and again in 25: it is used once. The norm is that of each matrix, with "
-        "a floor of 0.1. As printed the link lacks an elementwise power and is no minimiser, and decay makes the memory "
+        "a floor of 0.1; the exponent 4 stands where the paper's derivation has the dual one. "
+        "As printed the link lacks an elementwise power and is no minimiser, and decay makes the memory "
         "larger, for the link has degree -1 in the accumulator. Recommended: the exact link, of degree one, with the mean in "
         "place of the sum, so that the size of the matrix does not matter; the gradient of a loss; bounded steps.",
     ),

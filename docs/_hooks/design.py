@@ -19,6 +19,8 @@ from _hooks.tables import summary
 from miras import AssociativeMemory, MirasSpec, explain
 from miras.cli._describe import fields
 from miras.engine.plan import plan
+from miras.kernels import Dims, choose
+from miras.kernels.residuals import supported
 from miras.retentions import Retention
 from miras.spec import AXES
 
@@ -65,17 +67,21 @@ def rule(axis: str, name: str) -> str:
 
 
 def _tables() -> dict[str, Any]:
-    """Plans by (axes, chunk, read), bytes of state by (axes, width), FLOPs a token by (axes, chunk, read, width)."""
+    """Plans by (axes, chunk, read); by width too, what kernels say and FLOPs a token; bytes of state by (axes, width)."""
     alike, shape = [_classes(axis) for axis in AXES], [len(names) for names in NAMES.values()]
     answers: dict[str, int] = {}
     plans = np.zeros((*shape, len(CHUNKS), len(READS)), dtype=int)
+    kernels = np.zeros((*plans.shape, len(WIDTHS)), dtype=int)
     for where in product(*(sorted(set(classes)) for classes in alike)):
         for (c, chunk), (r, read) in product(enumerate(CHUNKS), enumerate(READS)):
-            answer = json.dumps(_answer(_parts(where), chunk, read))
-            plans[(*where, c, r)] = answers.setdefault(answer, len(answers))
-    plans, listed = plans[np.ix_(*alike)], [json.loads(answer) for answer in answers]
-    states, flops = _costs(plans, [answer.get("path") for answer in listed])
-    return {"answers": listed, "plans": _merged(plans), "states": _merged(states), "flops": _merged(flops)}
+            answer, said = _answer(_parts(where), chunk, read)
+            plans[(*where, c, r)] = answers.setdefault(json.dumps(answer), len(answers))
+            kernels[(*where, c, r)] = [answers.setdefault(json.dumps(reason), len(answers)) for reason in said]
+    everywhere, listed = np.ix_(*alike), [json.loads(answer) for answer in answers]
+    plans = plans[everywhere]
+    states, flops = _costs(plans, [answer.get("path") if isinstance(answer, dict) else None for answer in listed])
+    tables = {"plans": plans, "kernels": kernels[everywhere], "states": states, "flops": flops}
+    return {"answers": listed} | {name: _merged(table) for name, table in tables.items()}
 
 
 def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,30 +129,32 @@ def _said(axis: str, name: str) -> Any:
     component = AXES[axis].build(name)
     said = {n: getattr(component, n) for n in dir(AXES[axis].base) if n[0] != "_" and n not in ("name", *FOR_LAWS)}
     plain = {n: value for n, value in said.items() if isinstance(value, bool | int | str)}
-    return frozenset(plain.items()), frozenset(
-        (n, g.per) for n, g in component.gates.items() if n in ("lr", "log_decay")
-    )
+    measures = {(n, gate.per) for n, gate in component.gates.items() if n in ("lr", "log_decay")}
+    kernels = supported(component) is None if axis == "bias" else None
+    return frozenset(plain.items()), frozenset(measures), kernels
 
 
-def _answer(parts: dict[str, Any], chunk: int, read: Any) -> dict[str, Any]:
-    """The path and why not another, or why not at all. The names of components are left open."""
+def _answer(parts: dict[str, Any], chunk: int, read: Any) -> tuple[dict[str, Any], list[str]]:
+    """The path and why not another, or why not at all; and why no kernel, for every width. Names are left open."""
     try:
         spec = MirasSpec(**parts, chunk_size=chunk, read=read)
     except ValueError as reason:
-        return {"reason": _open(str(reason), parts)}
-    planned = plan(spec, _shapes(spec.architecture))
-    return {"path": planned.path, "refused": {path: _open(why, parts) for path, why in planned.refused.items()}}
+        return {"reason": _open(str(reason), parts)}, [""] * len(WIDTHS)
+    planned = plan(spec, _shapes(spec.architecture, WIDTHS[0]))
+    refused = {path: _open(why, parts) for path, why in planned.refused.items() if path != "kernel"}
+    kernels = [choose(spec, _shapes(spec.architecture, d), 1, Dims(d, d), None) for d in WIDTHS]
+    return {"path": planned.path, "refused": refused}, [_open(str(why), parts) for why in kernels]
 
 
 @functools.cache
-def _shapes(architecture: Any) -> Any:
-    return architecture.shapes(WIDTHS[0], WIDTHS[0])
+def _shapes(architecture: Any, width: int) -> Any:
+    return architecture.shapes(width, width)
 
 
 def _open(text: str, parts: dict[str, Any]) -> str:
     for axis, component in parts.items():
         text = text.replace(f"{axis} {component.name!r}", f"{{{axis}}}")
-    return re.sub(r"chunk_size is \d+", "chunk_size is {chunk}", text)
+    return re.sub(r"chunk_size (is )?\d+", r"chunk_size \1{chunk}", text)
 
 
 def _merged(table: np.ndarray) -> dict[str, Any]:

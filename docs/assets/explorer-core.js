@@ -18,9 +18,10 @@ function answer(design, choice) {
   const filled = (text) =>
     text.replace(/\{(\w+)\}/g, (_, what) => (what === "chunk" ? `${choice.chunk}` : `${what} '${choice[what]}'`));
   if (found.reason) return { reason: filled(found.reason) };
+  const refused = { kernel: design.answers[lookup(design.kernels, [...parts, chunk, read, width])], ...found.refused };
   return {
     path: found.path,
-    refused: Object.fromEntries(Object.entries(found.refused).map(([path, why]) => [path, filled(why)])),
+    refused: Object.fromEntries(Object.entries(refused).map(([path, why]) => [path, filled(why)])),
     published: design.published[AXES.map((axis) => choice[axis]).join("|")] ?? [],
     state: lookup(design.states, [...parts, width]),
     flops: lookup(design.flops, [...parts, chunk, read, width]),

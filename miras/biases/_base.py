@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,11 +31,26 @@ class AttentionalBias(Component, ABC):
     """Claims that the residual does not depend on the prediction (so neither do chunks)."""
     has_implicit: ClassVar[bool] = False
     """Claims that `implicit` solves the proximal step."""
+    triton_residual: ClassVar[Any] = None
+    """The residual for kernels, ``@triton.jit (p, v, gate, constants) -> d``, tiles ``[tokens, channels]`` in float32.
+
+    ``gate`` is that of the only gate (``[tokens, 1]``, or ``[tokens, channels]`` if it is per value channel; 0.0 without
+    one), ``constants`` is `triton_constants`. None runs in PyTorch.
+    """
+    triton_vjp: ClassVar[Any] = None
+    """Its pull-back, ``@triton.jit (p, v, gate, d, constants) -> (dp, dv, dgate)``, each a tile like ``d``."""
+    triton_rowwise: ClassVar[bool] = False
+    """Whether a channel's residual depends on the other channels of its token."""
 
     @property
     def gates(self) -> Mapping[str, Gate]:
         """The gates this bias wants."""
         return {}
+
+    @property
+    def triton_constants(self) -> tuple[float, ...]:
+        """Numbers for the Triton functions, compiled in."""
+        return ()
 
     @property
     def curvature(self) -> float:

@@ -41,8 +41,12 @@ class Recipe:
 
 def available() -> bool:
     """Whether autograd is the plain one: compilers and ``torch.func`` trace the factored path instead."""
-    functorch = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
-    return not functorch and not torch.compiler.is_compiling()
+    return outside_functorch() and not torch.compiler.is_compiling()
+
+
+def outside_functorch() -> bool:
+    """Whether no transform of ``torch.func`` is at work."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
@@ -56,7 +60,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     def flat(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.flatten(0, 1)
 
-    stacks = [_stack(state, n).flatten(0, 1) for n in ("w_1", "w_2")]
+    stacks = [stack(state, n).flatten(0, 1) for n in ("w_1", "w_2")]
     lr, inverse = x.pair["lr"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, lr, inverse, c.carry, c.pairs, c.slots, c.end_mix, c.end_pairs]
     extra = [flat(g) for g in bias_gates(spec, x.pair).values()]
@@ -72,7 +76,8 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return y, state._replace(memory=memory, slots=slots, anchor=memory)
 
 
-def _stack(state: MemoryState, name: str) -> Tensor:
+def stack(state: MemoryState, name: str) -> Tensor:
+    """Memory and slots of one weight, ``[B, H, J, in, out]``."""
     memory = state.memory[name].unsqueeze(2)
     return torch.cat([memory, state.slots[name]], 2) if name in state.slots else memory
 

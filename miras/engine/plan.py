@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
+
 from miras.architectures import MLP
 from miras.engine.weights import Shapes, has_channel
+from miras.kernels import Dims, Kernel, choose, claimed
 from miras.spec import MirasSpec
 
-Path = Literal["exact", "fused", "factored", "materialised", "reference", "picard"]
+Path = Literal["kernel", "exact", "fused", "factored", "materialised", "reference", "picard"]
 PATHS: tuple[Path, ...] = get_args(Path)
 
 TILE = 32
@@ -18,16 +21,33 @@ TILE = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """A path, the tokens it takes at a time, and for every faster path the reason it cannot be used."""
+    """A path, the tokens it takes at a time, and for every faster path the reason it cannot be used.
+
+    Attributes:
+        path: the engine.
+        tile: the tokens it takes at a time.
+        refused: for every path that cannot compute the spec, why.
+        tolerance: of ``picard``.
+        kernel: the kernel of path ``kernel``.
+        around: the path of tokens that path ``kernel`` leaves over.
+    """
 
     path: Path
     tile: int
     refused: dict[Path, str] = field(default_factory=dict[Path, str])
     tolerance: float = 0.0
+    kernel: Kernel | None = None
+    around: Path = "factored"
 
 
 def plan(
-    spec: MirasSpec, shapes: Shapes, pairs: int = 1, path: Path | None = None, tolerance: float | None = None
+    spec: MirasSpec,
+    shapes: Shapes,
+    pairs: int = 1,
+    path: Path | None = None,
+    tolerance: float | None = None,
+    dims: Dims | None = None,
+    where: tuple[torch.device, torch.dtype] | None = None,
 ) -> Plan:
     """The first path, from the fastest, that claims the spec; or the one asked for, if it does.
 
@@ -37,8 +57,12 @@ def plan(
         pairs: (key, value) pairs a token.
         path: forces a path; ``picard`` is never chosen unasked.
         tolerance: of ``picard``.
+        dims: widths of a head.
+        where: device and dtype of the inputs; kernels are chosen only if both are given.
     """
+    found = choose(spec, shapes, pairs, dims, where, path == "kernel") if dims else "the widths are not known"
     reasons: dict[Path, str | None] = {
+        "kernel": found if isinstance(found, str) else None,
         "exact": exact(spec, shapes, pairs),
         "fused": fused(spec, shapes, pairs),
         "factored": factored(spec, shapes, pairs),
@@ -56,10 +80,11 @@ def plan(
         chosen = path
     else:
         chosen = next(p for p in PATHS if not reasons[p])
-    tile = TILE if chosen in ("exact", "picard") else spec.chunk_size
-    if tolerance is None:
-        tolerance = 0.0
-    return Plan(chosen, tile, {p: r for p, r in reasons.items() if r}, tolerance)
+    around: Path = next(p for p in PATHS[1:] if not reasons[p])
+    by_tiles = (around if chosen == "kernel" else chosen) in ("exact", "picard")
+    best = found if isinstance(found, Kernel) and chosen == "kernel" else None
+    refused: dict[Path, str] = {p: r for p, r in reasons.items() if r}
+    return Plan(chosen, TILE if by_tiles else spec.chunk_size, refused, tolerance or 0.0, best, around)
 
 
 def free_of_chunks(spec: MirasSpec) -> bool:
@@ -72,6 +97,11 @@ def free_of_chunks(spec: MirasSpec) -> bool:
         and spec.retention.link_is_identity
         and spec.read != "anchor"
     )
+
+
+def kernel(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """A Triton kernel of the table in `miras.kernels` computes the spec, on a device and in a dtype that fit it."""
+    return claimed(spec, shapes, pairs)
 
 
 def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:

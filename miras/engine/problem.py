@@ -33,6 +33,10 @@ class Inputs(NamedTuple):
     def pairs(self) -> int:
         return self.k.shape[2] // max(self.length, 1)
 
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """Queries, keys and values in another dtype."""
+        return self._replace(q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
+
     def split(self, lengths: list[int]) -> list[Inputs]:
         """Consecutive stretches of tokens with their pairs. One split of each tensor: its gradient is one concatenation."""
         pairs = [n * self.pairs for n in lengths]
@@ -73,16 +77,16 @@ def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
         return x
     n = x.pairs
     gain = spec.algorithm.gain(algorithm_gates(spec, x))
+    lr = x.pair["lr"] if "lr" in x.pair else x.token["lr"]
     if not isinstance(gain, Tensor):
-        gain = torch.full_like(x.q[..., 0], gain)
+        gain = torch.full_like(x.q[..., 0], gain, dtype=lr.dtype)
     curvature = spec.bias.curvature + spec.algorithm.changes_error  # delta gradient descent adds |x W|^2 / 2
     mass = gain * (spec.chunk_size / spec.step_bound)  # [B, H, T]
-    energy = spec.architecture.features(x.k).square().sum(-1)  # [B, H, P]
+    energy = spec.architecture.features(x.k.to(lr.dtype)).square().sum(-1)  # [B, H, P]
     if spec.algorithm.pair_gates >= {"lr"}:
         load = energy * mass.repeat_interleave(n, 2) * curvature
     else:
         load = energy.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
-    lr = x.pair["lr"] if "lr" in x.pair else x.token["lr"]
     lr = lr / (1 + lr * (load[..., None] if lr.dim() == 4 else load))
     where = x.pair if "lr" in x.pair else x.token
     where = where | {"lr": lr}

@@ -5,7 +5,9 @@ Shapes: B batch, H heads, T tokens, D channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,12 +27,16 @@ from miras.engine.coefficients import Coefficients
 from miras.engine.plan import Plan
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes, advance, opened
+from miras.kernels import Dims
+from miras.kernels.trust import trusted
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
 
 def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """Outputs ``[B, H, T, D_value]`` and the state after them, for rows that are all in the same phase."""
+    if plan.path == "kernel":
+        return _kernel(spec, shapes, plan, state, x)
     if plan.path == "reference":
         return reference.run(spec, shapes, state, x)
     if plan.path == "exact":
@@ -48,16 +54,45 @@ def run(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inpu
     return torch.cat(outputs, 2) if len(outputs) != 1 else outputs[0], state
 
 
+def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """By the planned kernel; whatever it leaves over, in the dtype of the state on the path around it."""
+    assert plan.kernel is not None
+    around = replace(plan, path=plan.around)
+
+    def rest(state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+        y, after = run(spec, shapes, around, state, x.to(next(iter(state.memory.values())).dtype))
+        return y.to(x.v.dtype), after
+
+    dims = Dims(x.q.shape[-1], x.v.shape[-1])
+    if not fused.outside_functorch() or not trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype):
+        return rest(state, x)
+    kernel = partial(plan.kernel.run, spec, shapes)
+    return _whole_chunks(spec, state, x, kernel, rest) if plan.kernel.whole_chunks else kernel(state, x)
+
+
 def _fused(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
-    """Whole chunks by the written-out pass; what comes before the first and after the last, factored."""
+    """Whole chunks by the written-out pass, the rest factored."""
     around = replace(plan, path="factored")
+    return _whole_chunks(spec, state, x, partial(fused.run, spec, shapes), partial(run, spec, shapes, around))
+
+
+Stretch = Callable[[MemoryState, Inputs], tuple[Tensor, MemoryState]]
+
+
+def _whole_chunks(
+    spec: MirasSpec, state: MemoryState, x: Inputs, chunks: Stretch, rest: Stretch
+) -> tuple[Tensor, MemoryState]:
+    """Whole chunks on one path, what comes before the first and after the last on another."""
     head = min(-state.phase[0] % spec.chunk_size, x.length)
     body = (x.length - head) // spec.chunk_size * spec.chunk_size
-    before, chunks, after = x.split([head, body, x.length - head - body])
-    y_before, state = run(spec, shapes, around, state, before) if head else (before.v, state)
-    y_chunks, state = fused.run(spec, shapes, state, chunks) if body else (chunks.v, state)
-    y_after, state = run(spec, shapes, around, state, after) if after.length else (after.v, state)
-    return torch.cat([y_before, y_chunks, y_after], 2), state
+    if body == x.length:
+        return chunks(state, x)
+    outputs: list[Tensor] = []
+    for part, go in zip(x.split([head, body, x.length - head - body]), (rest, chunks, rest), strict=True):
+        if part.length:
+            y, state = go(state, part)
+            outputs.append(y)
+    return torch.cat(outputs, 2) if len(outputs) != 1 else outputs[0], state
 
 
 def segment(plan: Plan, seg: Segment) -> tuple[Tensor, MemoryState]:

@@ -10,6 +10,8 @@ TOLERANCE: dict[str, dict[torch.dtype, float]] = {
     "factored": {torch.float64: 1e-9, torch.float32: 1e-3},
     "fused": {torch.float64: 1e-9, torch.float32: 1e-3},
     "exact": {torch.float64: 1e-9, torch.float32: 1e-3},
+    # float32 without tf32; the others round operands once a product, states stay float32
+    "kernel": {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     # sweeps stop at a relative change of 1e-10, and the gradient solves as far
     "picard": {torch.float64: 1e-7, torch.float32: 1e-3},
 }

@@ -130,3 +130,24 @@ class Complement(Tie):
 
     def before(self, x: Tokens, p: Parameters) -> Tokens:
         return x._replace(k=-torch.expm1(x.gates["log_decay"]))
+
+
+@ties.register("diagonal")
+@dataclass(frozen=True)
+class Diagonal(Tie):
+    r"""What a proximal step of the squared error erases, channel by channel of the key.
+
+    $\epsilon_{t,o}=\beta_{t,o}/(1+\beta_{t,o}\|k_t\|^2)$ is the learning rate of every value channel $o$, and
+    $1-\epsilon_{t,o}k_{t,i}^2$, the diagonal of $I-\epsilon kk^\top$, the decay of every entry. Source: Longhorn
+    (arXiv 2407.14207), the form it trains with.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"log_decay"})
+
+    def before(self, x: Tokens, p: Parameters) -> Tokens:
+        beta, square = x.gates["lr"][..., None, :], x.k.square()[..., None]
+        norm = square.sum(-2, keepdim=True)
+        # 1 - b k_i^2 / (1 + b |k|^2) = (1 + b (|k|^2 - k_i^2)) / (1 + b |k|^2), which cannot cancel
+        log_decay = torch.log1p(beta * (norm - square).clamp_min(0)) - torch.log1p(beta * norm)
+        lr = (beta / (1 + beta * norm))[..., 0, :]
+        return x._replace(gates=x.gates | {"lr": lr, "log_decay": log_decay})

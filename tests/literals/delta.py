@@ -47,6 +47,16 @@ def longhorn(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remember
     return y, {"W": W}
 
 
+def longhorn_diagonal(q: Tensor, k: Tensor, v: Tensor, W: Tensor, lr: Tensor) -> Remembered:
+    """Longhorn as it is trained: 1 - e k^2, channel by channel, for I - e k k."""
+    y = []
+    for t in range(len(q)):
+        epsilon = lr[t] / (1 + lr[t] * (k[t] @ k[t].mT))
+        W = (1 - k[t].mT ** 2 @ epsilon) * W + k[t].mT @ (epsilon * v[t])
+        y.append(q[t] @ W)
+    return y, {"W": W}
+
+
 def rwkv7(
     q: Tensor, k: Tensor, v: Tensor, W: Tensor, decay: Tensor, erase: Tensor, xi: Tensor, c: Tensor
 ) -> Remembered:
@@ -88,4 +98,5 @@ LITERALS: dict[str, Callable[..., Remembered]] = {
     "comba": comba,
     "deltaproduct": delta_product,
     "longhorn": longhorn,
+    "longhorn_diagonal": longhorn_diagonal,
 }

@@ -37,6 +37,26 @@ def lattice(q: Tensor, k: Tensor, v: Tensor, A: Weights, lr: Tensor, M: Model, c
     return y, {"A": {"slots": s}}
 
 
+def trellis(
+    q: Tensor, k: Tensor, v: Tensor, code: Tensor, S_k: Tensor, S_v: Tensor, lr: Tensor, decay: Tensor, chunk: int
+) -> Remembered:
+    """Trellis (2512.23852) as a public implementation reads it: compress keys, then learn values from what became of them."""
+    y, before = [], (S_k, S_v)
+    for t in range(len(q)):
+        if t % chunk == 0:
+            before = S_k, S_v
+        S_k = decay[t] * S_k - lr[t] * k[t].mT @ (k[t] @ before[0] - k[t] @ code)
+        c = unit_silu(k[t] @ S_k)
+        S_v = decay[t] * S_v - lr[t] * c.mT @ (c @ before[1] - v[t])
+        y.append(unit_silu(q[t] @ S_k) @ S_v)
+    return y, {"S_k": S_k, "S_v": S_v}
+
+
+def unit_silu(z: Tensor) -> Tensor:
+    z = z * torch.sigmoid(z)
+    return z / z.norm(dim=-1, keepdim=True) * z.shape[-1] ** 0.5
+
+
 def tnt(
     q: Tensor,
     k: Tensor,
@@ -116,6 +136,7 @@ def delta_gradient(W: Weights, anchor: Weights, key: Tensor, wanted: Tensor, lr:
 LITERALS: dict[str, Callable[..., Remembered]] = {
     "softmax_attention": softmax_attention,
     "lattice": partial(lattice, M=slots),
+    "trellis": trellis,
     "tnt": partial(tnt, M=mlp),
     "hope": hope,
 }

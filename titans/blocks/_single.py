@@ -33,7 +33,7 @@ class LMM(Mixer):
 
     def forward(self, x: Tensor, state: State, place: Place) -> tuple[Tensor, State]:
         """Writes and reads."""
-        y, after = self.memory(x, memory_of(state), mask=place.mask(x.device))
+        y, after = self.memory(x, memory_of(state), mask=place.mask(x.device), views=place.views)
         return y, {"memory": after}
 
 

@@ -3,5 +3,6 @@
 from zoo.modules.attention import SoftmaxAttention
 from zoo.modules.hope import Hope, OwnGates
 from zoo.modules.tnt import TNT
+from zoo.modules.trellis import Coded, Trellis
 
-__all__ = ["TNT", "Hope", "OwnGates", "SoftmaxAttention"]
+__all__ = ["TNT", "Coded", "Hope", "OwnGates", "SoftmaxAttention", "Trellis"]

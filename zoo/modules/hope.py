@@ -88,6 +88,11 @@ class SelfModifying(Composite):
         cycle = math.lcm(chunk, *self.levels)
         return y, MemoryState.together(states, ((seen + length) % cycle,) * state.batch)
 
+    def surprise(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], state: MemoryState
+    ) -> Tensor:
+        raise ValueError("memories that make their own keys and values have no loss of the ones they are given")
+
     def _piece(
         self, q: Tensor, x_key: Tensor, x_value: Tensor, state: MemoryState
     ) -> tuple[Tensor, Tensor, Tensor, MemoryState]:

@@ -1,0 +1,159 @@
+"""Compiles every kernel for compute capability 9.0, with no GPU: registers, spills, shared memory, matrix instructions.
+
+    python -m benchmarks.sm90 [--dims 64 128]
+
+It also looks for what Triton 3.4-3.7.0 miscompiles on Hopper: a transposed accumulator that feeds a matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HALF = frozenset(
+    ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
+)
+HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
+LIMIT = 227 * 1024
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the assembler says of a kernel."""
+
+    name: str
+    registers: int
+    spills: int  # bytes stored a thread
+    shared: int  # bytes
+    wgmma: int
+    mma: int
+    transposed: int  # accumulators that are transposed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:<58} {self.registers:>4} registers {self.spills:>5} B spilled {self.shared / 1024:6.1f} KiB shared"
+            f" {self.wgmma:>4} wgmma {self.mma:>4} mma {self.transposed:>2} transposed"
+        )
+
+
+def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str, str]) -> Resources:
+    """One kernel; ``types`` are those of arguments that are not compiled in."""
+    import triton
+    import triton.backends.nvidia.compiler as nvidia
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
+    signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
+    aligned = [
+        n
+        for n, t in signature.items()
+        if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))
+    ]
+    attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    tools = Path(nvidia.__file__).parent / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        ptx, cubin = Path(folder, "k.ptx"), Path(folder, "k.cubin")
+        ptx.write_text(built.asm["ptx"])
+        cubin.write_bytes(built.asm["cubin"])
+        said = subprocess.run(
+            [tools / "ptxas", "-v", "--gpu-name=sm_90a", ptx, "-o", "/dev/null"], capture_output=True, text=True
+        ).stderr
+        code = subprocess.run([tools / "nvdisasm", "-c", cubin], capture_output=True, text=True).stdout
+    registers = re.findall(r"Used (\d+) registers", said)
+    spills = re.findall(r"(\d+) bytes spill stores", said)
+    return Resources(
+        name,
+        int(registers[-1]),
+        int(spills[-1]),
+        built.metadata.shared,
+        len(re.findall(r"\bHGMMA[.\s]", code)),
+        len(re.findall(r"\bHMMA[.\s]", code)),
+        len(re.findall(r"tt\.trans %\S+ .*?#mma\w*>.*", built.asm["ttgir"])),
+    )
+
+
+def _type(name: str) -> str:
+    if name in HALF or name in HALF_GRADIENTS:
+        return "*bf16"
+    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|COUNT|BHT", name):
+        return "i32"
+    return "*fp32"
+
+
+def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Resources]:
+    """All kernels of a matrix memory of d x d."""
+    from miras.kernels import _ops, _pull, _scan, residuals
+
+    x = _ops.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    found = residuals.recall(residuals.remember(bias))
+    gate = 1 if bias.gates else 0
+    rowwise = found.rowwise or bound
+    title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}"
+    absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
+    absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
+    absent |= set() if gate else {"gate", "d_gate"}
+    out = []
+    flags = {"BOUND": bound, "SOLVE": solve, "GATE": gate, "CONSTANTS": found.constants}
+    forward = {"READ": True, "CHECK": True, "SAVE": False, "RESIDUAL": found.residual}
+    again = {"READ": False, "CHECK": False, "SAVE": True, "RESIDUAL": found.residual}
+    for name, function, kernel, more in (
+        ("forward", _scan.scan, "scan", forward),
+        ("states", _scan.scan, "scan", again),
+        ("reverse", _scan.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
+        ("readers", _pull.readers, "readers", {"KEYS": False}),
+        ("writers", _pull.writers, "writers", {}),
+    ):
+        _, shared = _ops._launch(x, rowwise and kernel in ("scan", "reverse"), kernel)
+        constants = {
+            n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
+        }
+        missing = {n: None for n in absent if n in function.arg_names}
+        if name == "states":
+            missing |= {"o": None, "end": None, "checkpoints": None}
+        if name == "readers":
+            missing |= {"slope": None, "d_slope": None}
+        if name == "forward":
+            missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
+        out.append(
+            compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
+        )
+    if solve:
+        _, shared = _ops._launch(x, False, "scan")
+        constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
+        constants |= {"LEVELS": 6, "PRECISION": "tf32"}
+        out.append(
+            compile(f"inverse  {title}", _pull.inverse, constants, {n: _type(n) for n in _pull.inverse.arg_names})
+        )
+    return out
+
+
+def main() -> None:
+    """Prints one line a kernel."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dims", type=int, nargs="*", default=[64, 128])
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    import triton
+
+    from miras.biases import L2, Huber
+
+    print("triton", triton.__version__)
+    for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
+        for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
+            for row in matrix(d, bias, slots, bound, solve):
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

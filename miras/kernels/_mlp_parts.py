@@ -1,0 +1,191 @@
+"""Pieces the kernels of the perceptron share: activations, the error at its output, and meetings between programs.
+
+A head's hidden width is cut into tiles, one program each, which hold their part of the weights for the whole sequence and
+meet a few times a chunk: to add up what a product over the hidden width left in parts, each some rows, and to read all rows
+of what follows from the sums. Programs number themselves in the order they start, so the tiles of a head that waits have
+all started or are next: there is no deadlock.
+"""
+
+import triton
+import triton.language as tl
+
+DENSITY = tl.constexpr(0.3989422804014327)  # of the normal distribution at zero
+TANH_SCALE = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
+TANH_CUBIC = tl.constexpr(0.044715)
+TINY = tl.constexpr(1e-30)
+LINE = tl.constexpr(32)  # integers of a cache line: counters of two heads do not share one
+
+
+@triton.jit
+def gelu(z):
+    """Value, slope and curvature, as of every activation here.
+
+    The tail of the normal distribution is the density times a polynomial of ``1 / (1 + c |z|)``, wrong by 8e-8 at most
+    (Abramowitz and Stegun 7.1.26), because an error function takes longer than the products around it.
+    """
+    bell = tl.exp(-0.5 * z * z)
+    t = 1 / (1 + 0.23164189 * tl.abs(z))
+    tail = bell * t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))))
+    below = tl.where(z < 0, tail, 1 - tail)
+    density = DENSITY * bell
+    return z * below, below + z * density, density * (2 - z * z)
+
+
+@triton.jit
+def gelu_tanh(z):
+    square = z * z
+    gate = tl.sigmoid(z * (TANH_SCALE * (1 + TANH_CUBIC * square)))
+    inner = TANH_SCALE * (1 + 3 * TANH_CUBIC * square)
+    rise = gate * (1 - gate)
+    curve = rise * (2 * inner + z * (1 - 2 * gate) * inner * inner + 6 * TANH_SCALE * TANH_CUBIC * square)
+    return z * gate, gate + z * rise * inner, curve
+
+
+@triton.jit
+def silu(z):
+    gate = tl.sigmoid(z)
+    rise = gate * (1 - gate)
+    return z * gate, gate + z * rise, rise * (2 + z * (1 - 2 * gate))
+
+
+@triton.jit
+def relu(z):
+    on = tl.where(z > 0, 1.0, 0.0)
+    return z * on, on, on * 0
+
+
+@triton.jit
+def relu2(z):
+    on = tl.where(z > 0, 1.0, 0.0)
+    return z * z * on, 2 * z * on, 2 * on
+
+
+@triton.jit
+def tanh(z):
+    h = 2 * tl.sigmoid(2 * z) - 1
+    return h, 1 - h * h, -2 * h * (1 - h * h)
+
+
+@triton.jit
+def identity(z):
+    return z, z * 0 + 1, z * 0
+
+
+@triton.jit
+def dot(a, b, total=None):
+    """``total + a b``, without rounding float32 operands to tf32."""
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
+def load_gate(gate, token, channel, here, GATE: tl.constexpr):
+    """The bias's gate of some rows: none, one a token, or one a token and channel."""
+    g = 0.0
+    if GATE == 1:
+        g = tl.load(gate + token, mask=here, other=1.0)[:, None]
+    if GATE == 2:
+        g = tl.load(gate + channel, mask=here[:, None], other=1.0)
+    return g
+
+
+@triton.jit
+def mean(x):
+    return (tl.sum(x, 1) / x.shape[1])[:, None]
+
+
+@triton.jit
+def error(
+    o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr
+):
+    """The error at the output of the second matrix, and what its derivative needs: normed output, scale, error."""
+    y = o
+    scale = tl.full([o.shape[0], 1], 1.0, tl.float32)
+    if NORM:
+        centred = o - mean(o)
+        scale = tl.rsqrt(mean(centred * centred) + EPS)
+        y = centred * scale
+    answer = y
+    if RESIDUAL:
+        answer += k
+    e = BIAS(answer, v, gate, P)
+    u = e
+    if NORM:
+        u = (e - mean(e) - y * mean(e * y)) * scale
+    return u, y, scale, e
+
+
+@triton.jit
+def error_vjp(
+    d, u, y, scale, e, k, v, gate, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr
+):
+    """Gradients of `error` with respect to o, to the answer (so to k, where there is a residual), to v and to the gate."""
+    d_e = d
+    if NORM:
+        d_e = (d - mean(d) - y * mean(d * y)) * scale
+    answer = y
+    if RESIDUAL:
+        answer += k
+    d_answer, d_v, d_gate = VJP(answer, v, gate, d_e, P)
+    d_o = d_answer
+    if NORM:
+        d_y = d_answer - scale * (d * mean(e * y) + e * mean(d * y))
+        d_o = (d_y - mean(d_y) - y * mean(d_y * y)) * scale - scale * y * mean(d * u)
+    return d_o, d_answer, d_v, d_gate
+
+
+@triton.jit
+def layer_norm_vjp(d, x, EPS: tl.constexpr):
+    """The gradient at the input of the layer norm of the answers."""
+    centred = x - mean(x)
+    scale = tl.rsqrt(mean(centred * centred) + EPS)
+    y = centred * scale
+    return (d - mean(d) - y * mean(d * y)) * scale
+
+
+@triton.jit
+def arrive(arrivals):
+    """What this program has stored may be read by those that wait."""
+    tl.debug_barrier()
+    tl.atomic_add(arrivals, 1, sem="release")
+
+
+@triton.jit
+def wait(arrivals, count):
+    """Until that many programs have arrived."""
+    while tl.atomic_add(arrivals, 0, sem="acquire") < count:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def add_up(parts, at, stride, here, TILES: tl.constexpr):
+    """The sum of what all tiles stored, in their order, where there is something."""
+    total = tl.load(parts + at, mask=here, other=0.0, cache_modifier=".cg")
+    for tile in tl.static_range(1, TILES):
+        total += tl.load(parts + tile * stride + at, mask=here, other=0.0, cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def bounded_rate(lr, inverse, square):
+    """The learning rate divided by one plus the norm of its step; ``square`` is that of the gradient's norm."""
+    return lr / (1 + tl.sqrt(square + TINY) * lr * inverse)
+
+
+@triton.jit
+def bounded_vjp(d_rate, lr, inverse, square):
+    """Gradients of `bounded_rate` with respect to the rate, to its bound, and to half of ``square``."""
+    norm = tl.sqrt(square + TINY)
+    damp = 1 + norm * lr * inverse
+    shrink = d_rate / (damp * damp)
+    return shrink, -shrink * lr * lr * norm, -shrink * lr * lr * inverse / norm
+
+
+@triton.jit
+def load_rates(lr, squares, token, local, rc, C: tl.constexpr, BOUND: tl.constexpr):
+    """The rates of first and second matrix, bounded by the scan."""
+    s1 = tl.load(lr + token)
+    s2 = s1
+    if BOUND:
+        s1, s2 = tl.load(squares + (local * 5 + 3) * C + rc), tl.load(squares + (local * 5 + 4) * C + rc)
+    return s1, s2

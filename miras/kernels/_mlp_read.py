@@ -1,0 +1,69 @@
+"""What queries read, all chunks at once, from the weights and errors that the scan left.
+
+Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
+"""
+
+import triton
+import triton.language as tl
+
+from miras.kernels._mlp_parts import dot, load_rates, mean
+
+
+@triton.jit(do_not_specialize=["first", "count", "total"])
+def read(
+    q, k, lr, rows, pairs,  # [b, total C, ...]
+    seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
+    out, answer,  # before norm and residual, and after, [b, total C, O]
+    first, count, total,
+    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
+    J: tl.constexpr = 2 if SLOT else 1
+    DT = k.dtype.element_ty
+    b = (tl.program_id(0) // count).to(tl.int64)
+    n = tl.program_id(0) % count
+    chunk, local = b * total + first + n, b * count + n
+    ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
+    token = chunk * C + rc
+    ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
+    cc = chunk * C * C + rc[:, None] * C + rc[None, :]
+
+    qq, kk = tl.load(q + ci), tl.load(k + ci)
+    u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
+    s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+    p1 = (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT)
+    row0 = tl.load(rows + chunk * J * C + rc)[:, None]
+    if SLOT:
+        row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
+        y1 = tl.zeros([C, O], tl.float32)
+    y0 = tl.zeros([C, O], tl.float32)
+    scores = tl.zeros([C, C], tl.float32)
+    for f in range(0, F, BF):
+        at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
+        at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
+        a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
+        h, slope, curve = ACT(dot(kk, a1))
+        u1 = (dot(u2, a2) * slope).to(DT)
+        zr = row0 * dot(qq, a1)
+        if SLOT:
+            zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
+        hr, slope_r, curve_r = ACT(dot(p1, u1, zr))
+        hrd = hr.to(DT)
+        scores = dot(hrd, tl.trans(h.to(DT)), scores)
+        y0 = dot(hrd, tl.trans(a2), y0)
+        if SLOT:
+            y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
+    y = row0 * y0
+    if SLOT:
+        y += row1 * y1
+    y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
+    if out is not None:
+        tl.store(out + co, y)
+    if NORM:
+        centred = y - mean(y)
+        y = centred * tl.rsqrt(mean(centred * centred) + EPS)
+    if RESIDUAL:
+        y += tl.load(q + ci).to(tl.float32)
+    tl.store(answer + co, y)

@@ -1,0 +1,185 @@
+"""Backward through the writes: gradients of the weights travel from the last chunk to the first, in registers.
+
+Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
+"""
+
+import triton
+import triton.language as tl
+
+from miras.kernels._mlp_parts import (
+    LINE,
+    add_up,
+    arrive,
+    bounded_vjp,
+    dot,
+    error,
+    error_vjp,
+    load_gate,
+    load_rates,
+    wait,
+)
+
+
+@triton.jit
+def clipped(x, LIMIT: tl.constexpr):
+    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+
+
+@triton.jit(do_not_specialize=["first", "count", "total"])
+def reverse(
+    k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
+    seen2, kept_o, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
+    h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates, sent,
+    d_w1, d_w2,  # of the stacks after the last chunk; then of those before the first
+    late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
+    d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
+    parts, norms, tickets,  # what tiles tell each other
+    first, count, total,
+    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
+    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    EPS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor."""
+    TILES: tl.constexpr = F // BF
+    J: tl.constexpr = 2 if SLOT else 1
+    DT = k.dtype.element_ty
+    ticket = tl.atomic_add(tickets, 1)
+    b = (ticket // TILES).to(tl.int64)
+    tile = ticket % TILES
+    arrivals = tickets + (1 + b) * LINE
+    ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
+    at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
+    ci, co, cf = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :], rc[:, None] * F + rf[None, :]
+    rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
+    here = rr < C
+    ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
+    SENT: tl.constexpr = C * max(I, O)
+    parts += b * TILES * C * O
+    norms += b * 2 * TILES * C
+    met = 0
+
+    e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
+    if SLOT:
+        f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
+
+    for back in range(count):
+        n = count - 1 - back
+        chunk, local = b * total + first + n, b * count + n
+        token = chunk * C + rc
+        wide = local * C * F + cf
+        s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+
+        # the writes, before what the other tiles add
+        kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
+        row0 = tl.load(into + chunk * J * C + rc)[:, None]
+        e1d, e2d = e1.to(DT), e2.to(DT)
+        tl.store(late1 + local * J * I * F + at1, e1d)
+        tl.store(late2 + local * J * F * O + at2, e2d)
+        du1, dh = row0 * dot(kk, e1d), row0 * dot(u2, e2d)
+        if SLOT:
+            row1 = tl.load(into + chunk * J * C + C + rc)[:, None]
+            f1d, f2d = f1.to(DT), f2.to(DT)
+            tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
+            tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
+            du1 += row1 * dot(kk, f1d)
+            dh += row1 * dot(u2, f2d)
+        hh = tl.load(h_ + wide)
+        if BOUND:
+            hf, kf = hh.to(tl.float32), kk.to(tl.float32)
+            u1 = tl.load(u1_ + wide).to(tl.float32)
+            tl.store(norms + tile * C + rc, tl.sum(u1 * du1, 1))
+            tl.store(norms + (TILES + tile) * C + rc, tl.sum(hf * dh, 1))
+            arrive(arrivals)
+            met += TILES
+            wait(arrivals, met)
+            rate, bound = tl.load(lr + token), tl.load(inverse + token)
+            h_square, u1_square = tl.load(squares + local * 5 * C + rc), tl.load(squares + (local * 5 + 1) * C + rc)
+            u2_square, k_square = tl.load(squares + (local * 5 + 2) * C + rc), tl.sum(kf * kf, 1)
+            d_s1 = tl.load(d_rates + local * 2 * C + rc) + add_up(norms, rc, C, rc < C, TILES)
+            d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rc) + add_up(norms + TILES * C, rc, C, rc < C, TILES)
+            d_lr, d_bound, d_square = bounded_vjp(d_s1, rate, bound, k_square * u1_square)
+            du1 = du1 * s1[:, None] + (d_square * k_square)[:, None] * u1
+            d_lr, d_bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
+            dh = dh * s2[:, None] + (d_square * u2_square)[:, None] * hf
+        else:
+            du1 *= s1[:, None]
+            dh *= s2[:, None]
+        du1 += tl.load(d_u1 + wide).to(tl.float32)
+        slope = tl.load(slope_ + wide).to(tl.float32)
+        d_pulled = (du1 * slope).to(DT)
+        part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
+        if SLOT:
+            part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
+        a2 = tl.load(seen2 + local * J * F * O + at2)
+        tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
+        arrive(arrivals)
+        met += TILES
+
+        # what does not wait for the others: mixing, and what the queries sent
+        dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * slope
+        m00 = tl.load(mix + chunk * J * J)
+        if SLOT:
+            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
+            m11 = tl.load(mix + chunk * 4 + 3)
+            x1, x2 = m01 * e1 + m11 * f1, m01 * e2 + m11 * f2
+            e1, e2 = m00 * e1 + m10 * f1, m00 * e2 + m10 * f2
+            f1, f2 = x1, x2
+        else:
+            e1, e2 = m00 * e1, m00 * e2
+        dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
+        told = sent + local * 2 * J * SENT
+        e1 = dot(tl.trans(tl.load(told + ci)), dzr, e1)
+        e2 = dot(tl.trans(tl.load(told + J * SENT + co)), hr, e2)
+        if SLOT:
+            f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
+            f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
+        e2 = dot(tl.trans(u2), d_pulled, e2)
+
+        # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
+        k_row = tl.load(k + chunk * C * I + ri_at, mask=here[:, None], other=0.0).to(tl.float32)
+        v_row = tl.load(v + chunk * C * O + ro_at, mask=here[:, None], other=0.0).to(tl.float32)
+        o_row = tl.load(kept_o + local * C * O + ro_at, mask=here[:, None], other=0.0)
+        g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
+        u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        du2 = tl.load(d_u2 + local * C * O + ro_at, mask=here[:, None], other=0.0)
+        if BOUND:
+            rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
+            bound = tl.load(inverse + chunk * C + rr, mask=here, other=0.0)
+            h_square = tl.load(squares + local * 5 * C + rr, mask=here, other=0.0)
+            u2_square = tl.load(squares + (local * 5 + 2) * C + rr, mask=here, other=0.0)
+            d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rr, mask=here, other=0.0)
+            d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
+            d_lr, d_bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
+            du2 += (d_square * h_square)[:, None] * u_row
+        wait(arrivals, met)
+        du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
+        d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
+        tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
+        arrive(arrivals)
+        met += TILES
+        tl.store(d_v + chunk * C * O + ro_at, dv, mask=here[:, None])
+        if GATE == 1:
+            tl.store(d_gate + chunk * C + rr, tl.sum(dg, 1), mask=here)
+        if GATE == 2:
+            tl.store(d_gate + chunk * C * O + ro_at, dg, mask=here[:, None])
+        if RESIDUAL:
+            near = tl.load(d_k + chunk * C * I + ri_at, mask=here[:, None], other=0.0)
+            tl.store(d_k + chunk * C * I + ri_at, near + d_answer, mask=here[:, None])
+
+        wait(arrivals, met)
+        d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
+        dzd = (dz + dot(d_od, a2) * slope).to(DT)
+        tl.store(dz_ + wide, dzd)
+        e1 = dot(tl.trans(kk), dzd, e1)
+        e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if BOUND:
+            e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
+            if SLOT:
+                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
+
+    tl.store(d_w1 + b * J * I * F + at1, e1)
+    tl.store(d_w2 + b * J * F * O + at2, e2)
+    if SLOT:
+        tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
+        tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)

@@ -1,0 +1,127 @@
+"""Through the chunks of a sequence: weights stay in registers, one tile of the hidden width a program.
+
+Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
+"""
+
+import triton
+import triton.language as tl
+
+from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
+
+
+@triton.jit(do_not_specialize=["first", "count", "total"])
+def scan(
+    k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
+    w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
+    w1_stride, w2_stride, end1_stride, end2_stride,
+    seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
+    parts, norms, tickets,  # what tiles tell each other
+    first, count, total,
+    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    EPS: tl.constexpr,
+):  # fmt: skip
+    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed."""
+    TILES: tl.constexpr = F // BF
+    J: tl.constexpr = 2 if SLOT else 1
+    DT = k.dtype.element_ty
+    ticket = tl.atomic_add(tickets, 1)
+    b = (ticket // TILES).to(tl.int64)
+    tile = ticket % TILES
+    arrivals = tickets + (1 + b) * LINE
+    ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
+    at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
+    ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
+    rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
+    here = rr < C
+    ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
+    parts += b * TILES * C * O
+    norms += b * 2 * TILES * C
+    met = 0
+
+    a1, a2 = tl.load(w1 + b * w1_stride + at1), tl.load(w2 + b * w2_stride + at2)
+    if SLOT:
+        m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
+
+    for n in range(count):
+        chunk, local = b * total + first + n, b * count + n
+        token = chunk * C + rc
+        kk = tl.load(k + chunk * C * I + ci)
+        a1d, a2d = a1.to(DT), a2.to(DT)
+        h, slope, curve = ACT(dot(kk, a1d))
+        hd = h.to(DT)
+        tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
+        if BOUND:
+            tl.store(norms + tile * C + rc, tl.sum(h * h, 1))
+        arrive(arrivals)
+        met += TILES
+
+        # what does not wait for the others
+        tl.store(seen1 + local * J * I * F + at1, a1d)
+        tl.store(seen2 + local * J * F * O + at2, a2d)
+        m00 = tl.load(mix + chunk * J * J)
+        if SLOT:
+            tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
+            tl.store(seen2 + (local * J + 1) * F * O + at2, m2.to(DT))
+            m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
+            m11 = tl.load(mix + chunk * 4 + 3)
+            x1, x2 = m10 * a1 + m11 * m1, m10 * a2 + m11 * m2
+            a1, a2 = m00 * a1 + m01 * m1, m00 * a2 + m01 * m2
+            m1, m2 = x1, x2
+        else:
+            a1, a2 = m00 * a1, m00 * a2
+        k_row = tl.load(k + chunk * C * I + ri_at, mask=here[:, None], other=0.0).to(tl.float32)
+        v_row = tl.load(v + chunk * C * O + ro_at, mask=here[:, None], other=0.0).to(tl.float32)
+        g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
+
+        wait(arrivals, met)
+        o = add_up(parts, ro_at, C * O, here[:, None], TILES)
+        u2, y, scale, e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
+        tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
+        if BOUND:
+            tl.store(squares + local * 5 * C + rr, add_up(norms, rr, C, here, TILES), mask=here)
+            tl.store(squares + (local * 5 + 2) * C + rr, tl.sum(u2 * u2, 1), mask=here)
+        arrive(arrivals)
+        met += TILES
+        s1 = tl.load(lr + token)
+        s2 = s1
+        row0 = tl.load(into + chunk * J * C + rc)
+        if SLOT:
+            row1 = tl.load(into + chunk * J * C + C + rc)
+
+        wait(arrivals, met)
+        u2d = tl.load(kept_u2 + local * C * O + co, cache_modifier=".cg")
+        u1 = dot(u2d, a2d) * slope
+        if BOUND:
+            bound = tl.load(inverse + token)
+            tl.store(norms + (TILES + tile) * C + rc, tl.sum(u1 * u1, 1))
+            arrive(arrivals)
+            met += TILES
+            wait(arrivals, met)
+            h_square = tl.load(squares + local * 5 * C + rc, cache_modifier=".cg")
+            u2_square = tl.load(squares + (local * 5 + 2) * C + rc, cache_modifier=".cg")
+            u1_square = add_up(norms + TILES * C, rc, C, rc < C, TILES)
+            kf = kk.to(tl.float32)
+            s1, s2 = (
+                bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square),
+                bounded_rate(s2, bound, h_square * u2_square),
+            )
+            if tile == 0:
+                tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
+                tl.store(squares + (local * 5 + 3) * C + rc, s1)
+                tl.store(squares + (local * 5 + 4) * C + rc, s2)
+        kt, ut, hf = tl.trans(kk), tl.trans(u2d), hd.to(tl.float32)
+        a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), a1)
+        a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), a2)
+        if SLOT:
+            m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m1)
+            m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
+
+    if end1 is not None:
+        tl.store(end1 + b * end1_stride + at1, a1)
+        tl.store(end2 + b * end2_stride + at2, a2)
+        if SLOT:
+            tl.store(end1 + b * end1_stride + I * F + at1, m1)
+            tl.store(end2 + b * end2_stride + F * O + at2, m2)

@@ -1,0 +1,68 @@
+"""Memories of two matrices with an activation between: whole chunks that share an anchor.
+
+Shapes: B batch, H heads, T tokens in N chunks of C, J = 1 + K memory and slots, I, F and O key, hidden and value width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from miras.architectures import MLP
+from miras.engine import fused
+from miras.engine.chunked import bias_gates
+from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.weights import Shapes
+from miras.kernels import matrix, residuals
+from miras.kernels.table import Dims, Kernel, triton_runs
+from miras.spec import MirasSpec
+from miras.state import MemoryState
+
+SIZES = (16, 32, 64)
+"""Chunks and widths of a head whose tiles fit into a program."""
+
+
+def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """What the written-out PyTorch path covers, in sizes that fill a tile, with at most one slot."""
+    from miras.engine import plan
+
+    if reason := plan.fused(spec, shapes, pairs):
+        return reason
+    if spec.algorithm.slots > 1:
+        return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots; there is room for one"
+    if spec.chunk_size not in SIZES:
+        return f"chunk_size {spec.chunk_size} is not one of {SIZES}"
+    return residuals.supported(spec.bias)
+
+
+def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
+    """Widths that fill a tile."""
+    if reason := triton_runs(device, dtype):
+        return reason
+    if dims.key not in SIZES or dims.value not in SIZES:
+        return f"a head is {dims.key} x {dims.value}, not of widths {SIZES}"
+    if dtype == torch.float32 and max(dims) > 32:
+        return f"products of heads of {max(dims)} in float32 take more registers than there are; bfloat16 and float16 do not"
+    return None
+
+
+def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """A whole number of chunks from a boundary."""
+    from miras.kernels import _mlp_ops
+
+    assert isinstance(spec.architecture, MLP)
+    batch, heads = x.q.shape[:2]
+    readers = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
+    stacks = [fused.stack(state, n) for n in ("w_1", "w_2")]
+    gate = next(iter(bias_gates(spec, x.pair).values()), None)
+    tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *readers[:4], *stacks, gate]
+    given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
+    recipe = _mlp_ops.remember(spec.architecture, spec.bias, spec.chunk_size)
+    y, _, _, _, *ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
+    whole = {n: w.unflatten(0, (batch, heads)) for n, w in zip(("w_1", "w_2"), ends, strict=True)}
+    memory = {n: w[:, :, 0] for n, w in whole.items()}
+    slots = {n: w[:, :, 1:] for n, w in whole.items()} if state.slots else {}
+    return y.unflatten(0, (batch, heads)), state._replace(memory=memory, slots=slots, anchor=memory)
+
+
+KERNEL = Kernel("perceptron", supports, fits, run)

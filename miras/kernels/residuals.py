@@ -1,0 +1,86 @@
+"""Which biases kernels can compute, and how they are told: a key, two Triton functions, constants.
+
+A bias of your own gets the kernels with two ``@triton.jit`` functions; see `miras.biases.AttentionalBias.triton_residual`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from miras.biases import L1, L2, AttentionalBias, Dot, Huber, HuberNorm, LogCosh, Lp, ValueShift, Yaad
+
+
+class Residual(NamedTuple):
+    """What a kernel needs of a bias."""
+
+    residual: Any  # @triton.jit (p, v, gate, constants) -> error
+    vjp: Any  # @triton.jit (p, v, gate, d, constants) -> gradients of p, v and gate
+    constants: tuple[float, ...]
+    rowwise: bool  # whether a channel's error depends on the other channels
+
+
+def _smooth(bias: Any) -> tuple[float, ...]:
+    return (1.0, bias.nu) if bias.smooth == "gradient" else (0.0, bias.eps)
+
+
+BUILT_IN: dict[type[AttentionalBias], tuple[str, bool, Callable[[Any], tuple[float, ...]]]] = {
+    Dot: ("dot", False, lambda _: ()),
+    L2: ("l2", False, lambda b: (b.curvature,)),
+    L1: ("l1", False, _smooth),
+    Lp: ("lp", False, lambda b: (*_smooth(b), b.p, b.eps)),
+    LogCosh: ("log_cosh", False, lambda _: ()),
+    Huber: ("huber", False, lambda _: ()),
+    HuberNorm: ("huber_norm", True, lambda _: ()),
+    Yaad: ("yaad", True, lambda b: (*_smooth(b), b.curvature)),
+    ValueShift: ("value_shift", True, lambda b: (b.eps,)),
+}
+"""The name of the Triton function, whether it looks along a row, and the constants of a bias."""
+
+
+def supported(bias: AttentionalBias) -> str | None:
+    """None, or why kernels cannot compute the residual of a bias. Imports no Triton."""
+    if len(bias.gates) > 1 or any(gate.per == "key" for gate in bias.gates.values()):
+        return f"bias {bias.name!r} has more than one gate, or one per key channel"
+    if bias.triton_residual is not None:
+        return None if bias.triton_vjp is not None else f"bias {bias.name!r} has a triton_residual without a triton_vjp"
+    if type(bias) not in BUILT_IN:
+        return f"bias {bias.name!r} has no triton_residual"
+    if isinstance(bias, Yaad) and bias.norm != "l2":
+        return f"bias {bias.name!r} compares with a norm other than l2"
+    return None
+
+
+AFFINE = "affine"
+"""The key of any affine residual, with the slope as its gate and the offset in the place of the value."""
+
+_remembered: dict[str, AttentionalBias] = {}
+
+
+def remember(bias: AttentionalBias) -> str:
+    """A string that stands for the bias in the arguments of an operator."""
+    key = f"{type(bias).__module__}:{bias!r}"
+    _remembered[key] = bias
+    return key
+
+
+# what torch.compiler.assume_constant_result does, which would load the compiler
+remember._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def recall(key: str) -> Residual:
+    """The Triton functions behind a key."""
+    from miras.kernels import _biases
+
+    if key == AFFINE:
+        return Residual(_biases.affine, _biases.affine_vjp, (), False)
+    bias = _remembered[key]
+    if bias.triton_residual is not None:
+        return Residual(bias.triton_residual, bias.triton_vjp, bias.triton_constants, bias.triton_rowwise)
+    name, rowwise, constants = BUILT_IN[type(bias)]
+    return Residual(getattr(_biases, name), getattr(_biases, f"{name}_vjp"), constants(bias), rowwise)
+
+
+def rowwise(bias: AttentionalBias) -> bool:
+    """Whether a channel's error depends on the other channels."""
+    return bias.triton_rowwise if bias.triton_residual is not None else BUILT_IN[type(bias)][1]

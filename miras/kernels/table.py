@@ -1,0 +1,78 @@
+"""What a kernel has to say about itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from miras.engine.problem import Inputs
+from miras.engine.weights import Shapes
+from miras.spec import MirasSpec
+from miras.state import MemoryState
+
+
+class Dims(NamedTuple):
+    """Widths of a head."""
+
+    key: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way of computing a stretch of tokens outside PyTorch.
+
+    Args:
+        name: what `explain` calls it.
+        supports: whether it computes ``(spec, shapes, pairs a token)``: None, or the reason why not. Static.
+        fits: whether it runs ``(device, dtype of q, k and v, widths)``: None, or the reason why not.
+        run: ``(spec, shapes, state, inputs)`` to outputs ``[B, H, T, D_value]`` and the state. Queries, keys and values
+            come in their own dtype, strided; gates and state are float32. It is differentiable and traceable.
+        whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
+            a PyTorch path. Otherwise it takes any tokens in any phase.
+    """
+
+    name: str
+    supports: Callable[[MirasSpec, Shapes, int], str | None]
+    fits: Callable[[torch.device, torch.dtype, Dims], str | None]
+    run: Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
+    whole_chunks: bool = True
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
+    """Starts a Triton kernel on the device of its first tensor."""
+    first = next(a for a in arguments if isinstance(a, torch.Tensor))
+    with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **options)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a device (it is right for float32 operands only)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The part of `Kernel.fits` that every Triton kernel shares."""
+    if not has_triton():
+        return "Triton is not installed: pip install 'miras-memory[kernels]'"
+    if interpreted():
+        return None if dtype == torch.float32 else f"Triton's interpreter computes float32 only, not {dtype}"
+    if device.type != "cuda":
+        return f"the tensors are on {device.type!r}, not on a CUDA device"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the device is older than compute capability 8.0"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"q, k and v are {dtype}; kernels take bfloat16, float16 and float32"
+    return None

@@ -1,0 +1,88 @@
+"""Whether a kernel is right on this device with this compiler, tried once a process on numbers of its own.
+
+Compilers have turned correct kernels into wrong ones without a word; a wrong answer is worse than a slow one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from miras.kernels.table import Dims, Kernel
+from miras.spec import MirasSpec
+
+WRONG = 0.1
+"""Relative error that no rounding of operands explains, not even at the kinks of a residual."""
+
+
+def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel may be used: outside of a device, a compiler or the recording of a graph nothing can be tried."""
+    if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return True
+    return tried(kernel, spec, dims, device, dtype)
+
+
+@lru_cache
+def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
+    """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
+    worst = error(kernel, spec, dims, device, dtype)
+    if worst < WRONG:
+        return True
+    warnings.warn(
+        f"kernel {kernel.name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {dtype}, heads of "
+        f"{dims.key} x {dims.value}): this Triton miscompiles it, PyTorch takes its place",
+        stacklevel=2,
+    )
+    return False
+
+
+def error(
+    kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype, count: int = 16
+) -> float:
+    """The largest relative error of outputs and gradients over that many heads and tiles.
+
+    Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
+    """
+    heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
+    with torch.enable_grad():
+        leaves = _numbers(spec, dims, heads, length, device)
+        kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])
+        torch_side = _run(None, spec, dims, leaves)
+    pairs = zip(kernel_side, torch_side, strict=True)
+    errors = [((a.float() - b).norm() / b.norm().clamp_min(1e-3)).item() for a, b in pairs]
+    return max(e if e == e else float("inf") for e in errors)  # NaN is the largest error of all
+
+
+def _numbers(spec: MirasSpec, dims: Dims, heads: int, length: int, device: torch.device) -> list[Tensor]:
+    g = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, length, heads, *shape, device=device, generator=g)
+
+    widths = {"head": (), "key": (dims.key,), "value": (dims.value,)}
+    gates = [gate(0.1 * normal(*widths[gate.per])) for gate in spec.gates.values()]
+    q, k = (F.normalize(normal(dims.key), dim=-1) for _ in range(2))
+    return [q, k, normal(dims.value), *gates]
+
+
+def _run(kernel: Kernel | None, spec: MirasSpec, dims: Dims, leaves: list[Tensor]) -> list[Tensor]:
+    """Outputs and gradients by the kernel, or by the path around it."""
+    from miras.associative import AssociativeMemory, inputs  # which imports this package
+
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    memory = AssociativeMemory(spec)
+    raw = memory.random_memory(leaves[0].shape[2], *dims, torch.Generator().manual_seed(0))
+    state = memory.initial_state({n: w.to(leaves[0].device) for n, w in raw.items()}, 1, *dims)
+    q, k, v, *rest = leaves
+    gates = dict(zip(spec.gates, rest, strict=True))
+    if kernel is None:
+        y, _ = memory.on(memory.plan(*dims).path)(q, k, v, gates, state)
+    else:
+        x = inputs(spec, q, k, v, gates, next(iter(state.memory.values())).dtype)
+        y = kernel.run(spec, memory.shapes(*dims), state, x)[0].transpose(1, 2)
+    weight = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape)
+    return [y.detach(), *torch.autograd.grad((y.float() * weight).sum(), leaves)]

@@ -1,0 +1,51 @@
+"""Triton's interpreter with all programs of a launch running at once, for kernels whose programs wait for each other."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import triton.language as tl  # noqa: F401  (the interpreter patches it where a kernel's function can see it)
+from triton.runtime import interpreter
+
+
+def install() -> None:
+    """From now on kernels that number their programs by tickets run all of them at once, in threads."""
+    sys.setswitchinterval(1e-4)  # a program that waits should not hold the others up
+    interpreter.GridExecutor = Together  # type: ignore[misc]
+
+
+class Together(interpreter.GridExecutor):
+    """One program after the other, unless they draw tickets."""
+
+    def __init__(self, fn: Callable[..., None], arg_names: list[str], grid: Any, *rest: Any) -> None:
+        if "tickets" in arg_names:
+            fn, grid = _threads(fn, grid[0]), (1,)
+        super().__init__(fn, arg_names, grid, *rest)
+
+
+def _threads(fn: Callable[..., None], programs: int) -> Callable[..., None]:
+    def launch(**arguments: Any) -> None:
+        failed: list[BaseException] = []
+
+        def program() -> None:
+            try:
+                fn(**arguments)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=program, daemon=True) for _ in range(programs)]
+        for thread in threads:
+            thread.start()
+        while any(t.is_alive() for t in threads) and not failed:
+            for thread in threads:
+                thread.join(0.05)
+        if failed:
+            raise failed[0]
+
+    launch.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
+    launch.__annotations__ = fn.__annotations__
+    return launch

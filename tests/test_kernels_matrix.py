@@ -1,0 +1,274 @@
+"""Triton kernels of matrix memories: what the reference path computes, in Triton's interpreter or (``gpu``) on a device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined, so before they are
+pytest.importorskip("triton")
+
+from miras import AssociativeMemory, MirasSpec
+from miras.biases import AttentionalBias
+from miras.engine.plan import Path
+from miras.kernels import KERNELS, Dims, trust
+from miras.testing import TOLERANCE, problem, relative
+from miras.testing.laws import probe, tensors
+from miras.testing.problems import Problem
+
+# the interpreter computes float32 only, and float32 stays in PyTorch on a device
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+
+DECAYED = {"name": "l2", "gradient_at": "decayed"}
+ROOT = {"name": "l1", "smooth": "loss", "eps": 0.1}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "huber": (dict(bias="huber", step_bound=None), dict(length=21)),
+    "huber, bounded": (dict(bias="huber"), dict(length=16)),
+    "huber per channel": (dict(bias={"name": "huber", "per": "value"}, algorithm="gd"), dict(length=16)),
+    "huber of the norm": (dict(bias="huber_norm", step_bound=None), dict(length=16)),
+    "yaad": (dict(bias="yaad", algorithm="gd"), dict(length=16)),
+    "value shift": (dict(bias="value_shift"), dict(length=16)),
+    "l1": (dict(bias="l1", algorithm="gd"), dict(length=16)),
+    "l1 by a root": (dict(bias=ROOT, algorithm="gd", retention="none"), dict(length=16)),
+    "l3": (dict(bias="lp", step_bound=None), dict(length=16)),
+    "l2.5 by a root": (dict(bias={"name": "lp", "smooth": "loss", "p": 2.5, "eps": 0.1}), dict(length=16)),
+    "log cosh": (dict(bias="log_cosh", algorithm="nesterov"), dict(length=16)),
+    "log cosh, free": (dict(bias="log_cosh", step_bound=None), dict(length=16)),
+    "l2": (dict(bias="l2", algorithm="qhm", read="previous"), dict(length=24, d_key=20, d_value=24)),
+    "implicit in chunks": (dict(bias="l2", algorithm="implicit"), dict(length=16)),
+    "dgd in chunks": (dict(bias="l2", algorithm="dgd", read="previous"), dict(length=16)),
+    "three slots": (dict(bias="huber", algorithm="aggmo", step_bound=None), dict(length=16)),
+    "second order": (dict(bias="l2", algorithm={"name": "momentum", "order": 2}), dict(length=16)),
+    "stale gradients": (dict(bias="huber", algorithm="fir"), dict(length=16)),
+    "codes of slots": (dict(architecture="slots", bias="huber", algorithm="gd"), dict(length=16, d_key=20)),
+    "odd chunks": (dict(bias="huber", chunk_size=5), dict(length=18, d_value=40)),
+    "many chunks": (dict(bias="huber", chunk_size=4, step_bound=None), dict(length=68, heads=1)),
+    "delta rule": (dict(bias="l2", algorithm="gd", retention="none", chunk_size=1), dict(length=70)),
+    "gated delta rule": (dict(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1), dict(length=64)),
+    "delta rule with momentum": (dict(bias="l2", chunk_size=1, read="previous"), dict(length=70)),
+    "decayed with momentum": (dict(bias="l2", retention=DECAYED, chunk_size=1), dict(length=66, d_value=24)),
+    "two heavy balls": (dict(bias="l2", algorithm="aggmo", retention=DECAYED, chunk_size=1), dict(length=66)),
+    "longhorn": (dict(bias="l2", algorithm="implicit", retention="none", chunk_size=1), dict(length=70)),
+    "dgd": (dict(bias="l2", algorithm="dgd", chunk_size=1), dict(length=70)),
+    "linear attention": (dict(bias="dot", algorithm="gd", chunk_size=7), dict(length=70, d_value=32)),
+    "linear attention with momentum": (dict(bias="dot", chunk_size=1), dict(length=70)),
+}
+"""Fields of a spec (a matrix with momentum at chunk size 8 otherwise) and of a problem."""
+
+KINKED = ("huber", "yaad")
+"""Biases whose derivative jumps: rounding a prediction to 16 bits moves it across the jump now and then."""
+
+cases = pytest.mark.parametrize("name", CASES)
+
+
+def drawn(name: str, **other: Any) -> Problem:
+    fields, sizes = CASES[name]
+    spec = MirasSpec.make(**{"architecture": "matrix", "algorithm": "momentum", "chunk_size": 8} | fields)
+    arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
+    return problem(spec, **arguments)
+
+
+def results(p: Problem, path: Path | None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Outputs and final state, and gradients of every input and of the initial state, by name."""
+    leafy, leaves = p.leaves()
+    y, state = leafy.run(path)
+    outputs = [x for x in tensors(y, state).values() if x.requires_grad]
+    gradients = torch.autograd.grad(_probe(outputs), list(leaves.values()), allow_unused=True)
+    return tensors(y.detach(), state.detach()), dict(zip(leaves, gradients, strict=True))
+
+
+def _probe(outputs: list[Tensor]) -> Tensor:
+    return probe([x.cpu() for x in outputs])
+
+
+def wide(p: Problem) -> Problem:
+    """The same numbers in float64 on the CPU."""
+    return replace(p.map(lambda x: x.cpu().double()), state=p.state.map(lambda x: x.cpu().double()))
+
+
+def cast(p: Problem, dtype: torch.dtype, device: str) -> Problem:
+    """The problem with operands of that dtype; gates and state are float32."""
+    gates = {g: x.float().to(device) for g, x in p.gates.items()}
+    moved = p.map(lambda x: x.to(device, dtype))
+    return replace(moved, gates=gates, state=p.state.map(lambda x: x.float().to(device)))
+
+
+def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
+    """Everything within the tolerance, against the fastest PyTorch path in float64 on the very same numbers."""
+    p = cast(p, dtype, device)
+    exact = wide(p)
+    wanted, wanted_gradients = results(exact, AssociativeMemory(p.spec).plan(p.q.shape[-1], p.v.shape[-1]).path)
+    got, gradients = results(p, "kernel")
+    if dtype != torch.float32 and p.spec.bias.name.startswith(KINKED):
+        wanted_gradients = {}
+    scale = max((g.norm().item() for g in wanted_gradients.values() if g is not None), default=0.0)
+    errors = {n: relative(got[n].cpu().double(), x) for n, x in wanted.items()}
+    for n, g in wanted_gradients.items():
+        mine = gradients[n]
+        errors[f"d {n}"] = relative(None if mine is None else mine.cpu().double(), g, floor=max(1e-3 * scale, 1e-6))
+    bad = {n: e for n, e in errors.items() if not e <= TOLERANCE["kernel"][dtype]}
+    assert not bad, bad
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
+@cases
+def test_interpreted(name: str) -> None:
+    agrees(drawn(name), torch.float32, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@cases
+def test_on_device(name: str, dtype: torch.dtype) -> None:
+    agrees(drawn(name), dtype, "cuda")
+
+
+TILES = ["log cosh", "log cosh, free", "value shift", "delta rule with momentum", "gated delta rule", "delta rule"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("d", [16, 32, 64, 128])
+@pytest.mark.parametrize("name", TILES)
+@pytest.mark.parametrize("length", [320, 333])
+def test_tiles_on_device(name: str, d: int, length: int) -> None:
+    """Real sizes at bfloat16, whole tiles or not, and the same bits twice."""
+    p = drawn(name, d_key=d, d_value=d, length=length)
+    size = 64 if p.spec.chunk_size > 1 else 1
+    # steps small enough for 64 stale gradients, so that rounding does not grow
+    gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
+    p = replace(p, spec=replace(p.spec, chunk_size=size), gates=gates)
+    agrees(p, torch.bfloat16, "cuda")
+    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        for n, x in a.items():
+            y = b[n]
+            assert (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y)), n
+
+
+@pytest.mark.parametrize("name", ["huber", "delta rule with momentum", "linear attention"])
+def test_split_masked_and_packed(name: str) -> None:
+    """A sequence cut inside a chunk, with tokens left out, or packed with another."""
+    p = cast(drawn(name, length=21, batch=2), DTYPE, DEVICE)
+    y, state = p.run("kernel")
+    head, after = p.slice(0, 11).run("kernel")
+    tail, end = replace(p.slice(11, 21), state=after).run("kernel")
+    close(torch.cat([head, tail], 1), y)
+    close(end.memory["w"], state.memory["w"])
+    mask = torch.ones(2, 21, dtype=torch.bool, device=DEVICE)
+    mask[0, :4] = mask[1, 9] = False
+    masked, _ = replace(p, mask=mask).run("kernel")
+    alone, _ = p.rows([0]).slice(4, 21).run("kernel")
+    close(masked[:1, 4:], alone)
+    memory = AssociativeMemory(p.spec, "kernel")
+    flat = replace(p, q=p.q.flatten(0, 1)[None], k=p.k.flatten(0, 1)[None], v=p.v.flatten(0, 1)[None])
+    gates = {g: x.flatten(0, 1)[None] for g, x in p.gates.items()}
+    bounds = torch.tensor([0, 21, 42], device=DEVICE)
+    packed, _ = memory(flat.q, flat.k, flat.v, gates, p.state, cu_seqlens=bounds)
+    close(packed.unflatten(1, (2, 21))[0], y)
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    assert relative(a.detach().float(), b.detach().float()) <= TOLERANCE["kernel"][DTYPE]
+
+
+@pytest.mark.parametrize("name", ["huber, bounded", pytest.param("delta rule", marks=pytest.mark.nightly)])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_graph_break(name: str) -> None:
+    p = cast(drawn(name, length=16), DTYPE, DEVICE)
+    core = AssociativeMemory(p.spec, "kernel")
+    torch.compiler.reset()
+
+    def loss(call: Any) -> tuple[Tensor, ...]:
+        leafy, leaves = p.leaves()
+        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
+        total = y.square().sum() + state.memory["w"].sum()
+        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"]])
+
+    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
+    for a, b in zip(got, wanted, strict=True):
+        close(a, b)
+
+
+def test_a_bias_of_your_own() -> None:
+    """Two Triton functions and a bias runs in kernels, with the numbers PyTorch gives."""
+    p = drawn("huber", length=16)
+    spec = replace(p.spec, bias=cauchy())
+    own = problem(spec, length=16, d_key=16, d_value=16, batch=1, heads=2)
+    agrees(own, DTYPE, DEVICE)
+
+
+def cauchy() -> AttentionalBias:
+    from tests.triton_cauchy import residual, vjp
+
+    @dataclass(frozen=True)
+    class Cauchy(AttentionalBias):
+        triton_residual: ClassVar[Any] = residual
+        triton_vjp: ClassVar[Any] = vjp
+        scale: float = 1.5
+
+        @property
+        def triton_constants(self) -> tuple[float, ...]:
+            return (self.scale,)
+
+        def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+            return 0.5 * self.scale * (prediction - target).square().log1p().sum(-1)
+
+    return Cauchy()
+
+
+def test_who_is_refused_and_why() -> None:
+    spec = MirasSpec.make(architecture="matrix", bias="kl", chunk_size=8)
+    with pytest.raises(ValueError, match="bias 'kl' has no triton_residual"):
+        AssociativeMemory(spec, "kernel").plan(16, 16, where=(torch.device("cpu"), torch.float32))
+    deep = MirasSpec.make(architecture="mlp", chunk_size=8)
+    with pytest.raises(ValueError, match="not linear in one matrix"):
+        AssociativeMemory(deep, "kernel").plan(16, 16, where=(torch.device("cpu"), torch.float32))
+
+
+def test_never_unasked_without_a_device() -> None:
+    memory = AssociativeMemory(drawn("huber").spec)
+    plan = memory.plan(16, 16, where=(torch.device("cpu"), torch.float32))
+    assert plan.path == "factored" and "needs a CUDA device" in plan.refused["kernel"]
+    assert all(kernel.name for kernel in KERNELS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")
+@pytest.mark.parametrize("name", ["log cosh", pytest.param("gated delta rule", marks=pytest.mark.nightly)])
+def test_a_miscompiled_kernel_is_found_out(name: str) -> None:
+    spec = replace(drawn(name).spec, chunk_size=min(drawn(name).spec.chunk_size, 4))
+    memory, dims = AssociativeMemory(spec, "kernel"), Dims(16, 16)
+    kernel = memory.plan(*dims, where=(torch.device("cpu"), torch.float32)).kernel
+    assert kernel is not None
+
+    def wrong(*arguments: Any) -> Any:
+        y, state = kernel.run(*arguments)
+        return torch.cat([y[..., :-1], y[..., -1:] * 3], -1), state
+
+    cpu = torch.device("cpu")
+    assert trust.error(kernel, spec, dims, cpu, torch.float32, 2) < 1e-4
+    assert trust.error(replace(kernel, run=wrong), spec, dims, cpu, torch.float32, 2) > trust.WRONG
+
+
+@pytest.mark.parametrize("previous", [False, True])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_coefficients_for_narrow_operands(kind: int, previous: bool) -> None:
+    """Sums of logs by differences, as they are formed for 16-bit operands, against stretches summed by themselves."""
+    from miras.kernels._coefficients import coefficients
+
+    logs = [-torch.rand(1, 1, 21, device=DEVICE).square().requires_grad_() for _ in range(2)]
+
+    def go(dtype: torch.dtype) -> list[Tensor]:
+        out = coefficients(logs[0], logs[0], logs[1] if kind else None, 16, kind, 0.7, previous, True, False, dtype)
+        weights = [torch.linspace(-1, 2, x.numel(), device=DEVICE).view(x.shape) for x in out]
+        total = torch.stack([(x.float() * w).sum() for x, w in zip(out, weights, strict=True)]).sum()
+        return [*out, *torch.autograd.grad(total, logs if kind else logs[:1])]
+
+    for got, wanted in zip(go(torch.bfloat16), go(torch.float32), strict=True):
+        assert relative(got.float(), wanted) <= TOLERANCE["kernel"][torch.bfloat16]
