@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -60,6 +61,7 @@ def _component(axis: str, name: str) -> str:
     )
 
 
+@functools.cache
 def zoo_pages() -> dict[str, str]:
     """Markdown by path, a memory a page."""
     scores = figures.read()
