@@ -15,6 +15,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 import zoo
+from _hooks import plots
 from _hooks.markup import code, table
 from miras import citations, spec, ties
 from miras.cli._describe import claims, fields, gate, gates
@@ -158,5 +159,5 @@ def figure(name: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied, bibliography, changelog, figure)
+    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied, bibliography, changelog, figure, plots.distances)
 }
