@@ -93,9 +93,9 @@ def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.n
         names, (c, r) = where[: len(AXES)], where[len(AXES) :]
         if path := paths[answer]:
             of_state, of_flops = _state_of(names), (names[0], names[3], path, c)
-            for key in {of_state, of_flops} - known.keys():
+            if of_state not in known or of_flops not in known:
                 core = AssociativeMemory(MirasSpec(**_parts(names), chunk_size=CHUNKS[c], read=READS[r]))
-                known[key] = [explain.explain(core, width, width, 1) for width in WIDTHS]
+                known[of_state] = known[of_flops] = [explain.explain(core, width, width, 1) for width in WIDTHS]
             states[names] = [said.state_bytes for said in known[of_state]]
             flops[where] = [said.flops_per_token for said in known[of_flops]]
     return states, flops
@@ -104,12 +104,11 @@ def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.n
 @functools.cache
 def _state_of(where: tuple[int, ...]) -> tuple[Any, ...]:
     """What a state depends on: of a retention what it keeps, of a bias what is replayed with a pair."""
-    parts = _parts(where)
-    architecture, bias, retention, algorithm = parts.values()
+    architecture, bias, retention, algorithm = _parts(where).values()
     keeps = type(retention).start is not Retention.start or "threshold" in retention.gates
     affine = bias.residual_is_affine and retention.link_is_identity
     replayed = (affine, *bias.gates) if algorithm.window > 1 else None
-    return architecture, algorithm, replayed, retention if keeps else None
+    return where[0], where[3], replayed, where[2] if keeps else None
 
 
 @functools.cache
