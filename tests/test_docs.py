@@ -69,6 +69,7 @@ def test_pages_of_the_zoo_build_their_entries(generated: Any):
     for name, entry in zoo.ENTRIES.items():
         page = generated.zoo_pages()[f"zoo/{name}.md"]
         shown = re.search(r"```python\n(from miras.*?)```", page, re.DOTALL)
+        assert shown, name
         names: dict[str, Any] = {}
         exec(shown[1], names)
         assert names["spec"] == entry.spec

@@ -104,7 +104,7 @@ def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.n
 @functools.cache
 def _state_of(where: tuple[int, ...]) -> tuple[Any, ...]:
     """What a state depends on: of a retention what it keeps, of a bias what is replayed with a pair."""
-    architecture, bias, retention, algorithm = _parts(where).values()
+    _, bias, retention, algorithm = _parts(where).values()
     keeps = type(retention).start is not Retention.start or "threshold" in retention.gates
     affine = bias.residual_is_affine and retention.link_is_identity
     replayed = (affine, *bias.gates) if algorithm.window > 1 else None
