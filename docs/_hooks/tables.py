@@ -105,12 +105,12 @@ def entries() -> str:
         [
             f"[`{row.name}`](zoo/{row.name}.html)",
             f"{row.title}\n{row.year}, {row.family}",
+            f"{row.architecture} · {row.bias} · {row.retention} · {row.algorithm}",
             f"${row.recurrence}$",
-            code([row.architecture, row.bias, row.retention, row.algorithm]),
         ]
         for row in zoo.table()
     )
-    return table(["name", "memory", "recurrence", "coordinates"], rows, anchor="entry")
+    return table(["name", "memory", "coordinates", "recurrence"], rows, anchor="entry")
 
 
 def scorecard() -> str:
@@ -159,5 +159,18 @@ def figure(name: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    t.__name__: t for t in (components, refused, laws, paths, entries, scorecard, tied, bibliography, changelog, figure, plots.distances)
+    t.__name__: t
+    for t in (
+        components,
+        refused,
+        laws,
+        paths,
+        entries,
+        scorecard,
+        tied,
+        bibliography,
+        changelog,
+        figure,
+        plots.distances,
+    )
 }

@@ -71,7 +71,7 @@
       table([
         ["published with these", ...named(found.published)],
         ["path", element("strong", { id: "verdict" }, found.path)],
-        ...Object.entries(found.refused).map(([path, why]) => [path, why.endsWith("needs a CUDA device") ? `with a GPU: ${why}` : `no: ${why}`]),
+        ...Object.entries(found.refused).map(([path, why]) => [path, why.replace(/(.*) needs a CUDA device$/, "on a CUDA device: $1").replace(/^(?!on a CUDA)/, "no: ")]),
         ["state", `${size(found.state)} a head and row, float32`],
         ["cost", `${(found.flops / 1e6).toPrecision(3)} MFLOP a token and head, forward`],
       ]),
