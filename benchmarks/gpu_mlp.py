@@ -44,8 +44,9 @@ def operands(batch: int, length: int, heads: int, width: int) -> tuple[list[Tens
         "log_decay": F.logsigmoid(normal(*sizes) + 4),
         "log_momentum": F.logsigmoid(normal(*sizes)),
     }
-    memory = AssociativeMemory(SPEC)
-    raw = {n: w.cuda() for n, w in memory.random_memory(heads, width, width).items()}
+    memory = AssociativeMemory(SPEC, "kernel")
+    raw = memory.random_memory(heads, width, width, torch.Generator().manual_seed(0))
+    raw = {n: w.cuda() for n, w in raw.items()}
     return [q, k, normal(*sizes, width).bfloat16()], gates, memory.initial_state(raw, batch, width, width)
 
 
@@ -56,8 +57,11 @@ def gate() -> dict[str, float]:
         qkv, gates, state = operands(2, 256, 2, 64)
         wide = torch.promote_types(dtype, torch.float32)
         leaves = [x.to(dtype).requires_grad_() for x in qkv] + [x.to(wide).requires_grad_() for x in gates.values()]
-        y = AssociativeMemory(SPEC, path)(*leaves[:3], dict(zip(gates, leaves[3:], strict=True)), state.to(wide))[0]
-        weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=torch.float64).view_as(y)
+        q, k, v, *given = leaves
+        start = state.map(lambda x: x.to(wide))
+        y, _ = AssociativeMemory(SPEC, path)(q, k, v, dict(zip(gates, given, strict=True)), start)
+        g = torch.Generator("cuda").manual_seed(1)
+        weight = torch.randn(y.shape, device=y.device, generator=g).bfloat16().double()
         grads = torch.autograd.grad((y.double() * weight).sum(), leaves)
         return dict(zip(("y", "q", "k", "v", *gates), (y, *grads), strict=True))
 
@@ -90,6 +94,7 @@ def our_layer() -> Memory:
         architecture=architecture,
         chunk_size=SHAPE.chunk,
         step_bound=None,
+        path="kernel",
         **ours.TITANS,
     )
 
@@ -111,20 +116,21 @@ def core(length: int) -> tuple[Any, Any]:
     batch = max(1, 16384 // length)
     qkv, gates, state = operands(batch, length, 16, 64)
     leaves = [x.requires_grad_() for x in (*qkv, *gates.values())]
-    memory = AssociativeMemory(SPEC)
+    memory = AssociativeMemory(SPEC, "kernel")
 
     def forward() -> Tensor:
-        return memory(*leaves[:3], dict(zip(gates, leaves[3:], strict=True)), state)[0]
+        q, k, v, *given = leaves
+        return memory(q, k, v, dict(zip(gates, given, strict=True)), state)[0]
 
     return torch.no_grad()(forward), lambda: torch.autograd.grad(forward().sum(), leaves)
 
 
 def attention(length: int) -> tuple[Any, Any]:
     qkv, _, _ = operands(max(1, 16384 // length), length, 16, 64)
-    leaves = [x.transpose(1, 2).contiguous().requires_grad_() for x in qkv]
+    q, k, v = leaves = [x.transpose(1, 2).contiguous().requires_grad_() for x in qkv]
 
     def forward() -> Tensor:
-        return F.scaled_dot_product_attention(*leaves, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     return torch.no_grad()(forward), lambda: torch.autograd.grad(forward().sum(), leaves)
 
@@ -156,13 +162,9 @@ def measure(name: str, cases: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _shown(x: Any) -> str:
-    return (
-        "[" + " ".join(f"{t:.3f}" for t in x) + "]"
-        if isinstance(x, list)
-        else f"{x:.2f}"
-        if isinstance(x, float)
-        else x
-    )
+    if isinstance(x, list):
+        return "[" + " ".join(f"{t:.3f}" for t in x) + "]"
+    return f"{x:.2f}" if isinstance(x, float) else x
 
 
 def breakdown(call: Callable[[], Any]) -> None:
@@ -180,13 +182,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--breakdown", action="store_true")
     arguments = parser.parse_args()
-    print(
-        torch.cuda.get_device_name(),
-        torch.__version__,
-        "errors",
-        {n: f"{e:.1e}" for n, e in gate().items()},
-        flush=True,
-    )
+    errors = {n: f"{e:.1e}" for n, e in gate().items()}
+    print(torch.cuda.get_device_name(), torch.__version__, "errors", errors, flush=True)
     rows = [measure("layer ours bfloat16", whole_layer(our_layer, torch.bfloat16))]
     if arguments.breakdown:
         breakdown(whole_layer(our_layer, torch.bfloat16)()[1])

@@ -22,7 +22,12 @@ HALF = frozenset(
     ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
 )
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
+UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT", "first", "count", "total")
 LIMIT = 227 * 1024
+"""Bytes of shared memory that a program can have."""
+
+SPILLS = 4096
+"""Bytes a thread; one head's whole rows of 128 channels take 3.2 KB, everything else under 1.4."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,7 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
-    aligned = [
-        n
-        for n, t in signature.items()
-        if t.startswith("*") or (t == "i32" and n not in ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT"))
-    ]
+    aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in UNALIGNED)]
     attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
@@ -93,9 +94,9 @@ def _type(name: str) -> str:
 
 def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Resources]:
     """All kernels of a matrix memory of d x d."""
-    from miras.kernels import _ops, _pull, _scan, residuals
+    from miras.kernels import _launches, _pull, _scan, residuals
 
-    x = _ops.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
     found = residuals.recall(residuals.remember(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound
@@ -114,7 +115,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
-        _, shared = _ops._launch(x, rowwise and kernel in ("scan", "reverse"), kernel)
+        _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "reverse"), kernel)
         constants = {
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
@@ -129,7 +130,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
             compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
         )
     if solve:
-        _, shared = _ops._launch(x, False, "scan")
+        _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
         constants |= {"LEVELS": 6, "PRECISION": "tf32"}
         out.append(
@@ -149,10 +150,16 @@ def main() -> None:
     from miras.biases import L2, Huber
 
     print("triton", triton.__version__)
+    found: list[Resources] = []
     for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
         for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)
+                found.append(row)
+    if bad := [r.name for r in found if r.shared > LIMIT or r.transposed or not r.wgmma or r.spills > SPILLS]:
+        raise SystemExit(
+            f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks import report
 from titans import TitansConfig, TitansLM, preset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from _text import load
+from _text import load  # pyright: ignore[reportMissingImports]
 
 LENGTH, BATCH, SEGMENT = 192, 4, 32
 

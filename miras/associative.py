@@ -21,6 +21,7 @@ from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
 from miras.gates import Gate, channels
 from miras.kernels import Dims
+from miras.packing import document_bounds
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -310,13 +311,6 @@ def _check(spec: MirasSpec, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
         for name, x in (("q", q), ("k", k), ("v", v)):
             if not all_finite(x):
                 raise ValueError(f"{name} holds NaN or infinite numbers")
-
-
-def document_bounds(cu_seqlens: Tensor) -> list[int]:
-    """Boundaries of packed documents as numbers."""
-    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError("cu_seqlens must be a tensor of integers [N + 1]")
-    return cu_seqlens.tolist()  # type: ignore[no-any-return]
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -18,7 +18,7 @@ def causal_conv(x: Tensor, weight: Tensor, tail: Tensor, mask: Tensor | None) ->
         y = F.conv1d(line.mT, weight.to(x.dtype)[:, None], groups=weight.shape[0]).mT
         return y, line[:, line.shape[1] - (width - 1) :].to(tail.dtype)
     # kept tokens to the front: they are then neighbours, and what follows cannot reach them
-    order = torch.argsort(~mask, dim=1, stable=True)
+    order = torch.argsort((~mask).int(), dim=1, stable=True)
     y, _ = causal_conv(x.gather(1, order[..., None].expand_as(x)), weight, tail, None)
     y = y.gather(1, torch.argsort(order, dim=1)[..., None].expand_as(y))
     line = torch.cat([tail.to(x.dtype), x.gather(1, order[..., None].expand_as(x))], 1)

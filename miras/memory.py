@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,11 +14,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from miras.associative import AssociativeMemory, all_finite, checkable, document_bounds
+from miras.associative import AssociativeMemory, all_finite, checkable
 from miras.convolution import causal_conv
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
+from miras.packing import side_by_side
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 from miras.surroundings import Surroundings
@@ -153,9 +153,11 @@ class Memory(nn.Module):
         """
         self._check(x)
         if cu_seqlens is not None:
-            if views is not None:
-                raise ValueError("pass views or cu_seqlens, not both")
-            return self._packed(x, state, cu_seqlens, path, mask)
+            if mask is not None or views is not None:
+                raise ValueError(f"pass {'views' if mask is None else 'mask'} or cu_seqlens, not both")
+            rows, keep = side_by_side(x, cu_seqlens)
+            y, after = self.forward(rows, state, mask=keep, path=path)
+            return y[keep].unsqueeze(0), after
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
         if state is None:
@@ -309,24 +311,6 @@ class Memory(nn.Module):
             raise ValueError(f"x must be {dtype} as the weights are (or use autocast), got {x.dtype}")
         if checkable(x) and not all_finite(x):
             raise ValueError("x holds NaN or infinite numbers")
-
-    def _packed(
-        self, x: Tensor, state: MemoryState | None, cu_seqlens: Tensor, path: Path | None, mask: Tensor | None
-    ) -> tuple[Tensor, MemoryState]:
-        """Documents of one row side by side, as a masked batch."""
-        bounds = document_bounds(cu_seqlens)
-        if mask is not None:
-            raise ValueError("pass mask or cu_seqlens, not both")
-        if x.shape[0] != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != x.shape[1] or bounds != sorted(bounds):
-            raise ValueError(
-                f"cu_seqlens packs one row [1, T, dim] and rises from 0 to T; got {bounds} for x {tuple(x.shape)}"
-            )
-        documents = [x[0, a:b] for a, b in pairwise(bounds)]
-        padded = nn.utils.rnn.pad_sequence(documents, batch_first=True)
-        lengths = cu_seqlens.diff()
-        keep = torch.arange(padded.shape[1], device=x.device) < lengths[:, None].to(x.device)
-        y, after = self.forward(padded, state, mask=keep, path=path)
-        return y[keep].unsqueeze(0), after
 
 
 def without_tail(state: MemoryState) -> MemoryState:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import triton.language as tl  # noqa: F401  (the interpreter patches it where a kernel's function can see it)
+import triton.language as tl  # noqa: F401  # pyright: ignore[reportUnusedImport]  # the interpreter looks for it here
 from triton.runtime import interpreter
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ pytest.importorskip("triton")
 
 import interpreter
 
-from miras import MirasSpec
+from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
+from miras.kernels import Dims, mlp, trust
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
 from miras.testing.tolerances import TOLERANCE, relative
@@ -65,7 +67,7 @@ def run(p: Problem, path: Path) -> dict[str, Tensor]:
 def moved(p: Problem, dtype: torch.dtype) -> Problem:
     """The same numbers on the device, in another dtype."""
     wide = torch.promote_types(dtype, torch.float32)
-    state = MemoryState.from_tensors({n: t.to(DEVICE) for n, t in p.state.to(wide).tensors().items()})
+    state = MemoryState.from_tensors({n: t.to(DEVICE) for n, t in p.state.map(lambda x: x.to(wide)).tensors().items()})
     return replace(p.map(lambda x: x.to(DEVICE, dtype)), state=state)
 
 
@@ -77,7 +79,82 @@ def agree(p: Problem, dtype: torch.dtype) -> None:
     assert not bad, bad
 
 
+INTERPRETED = torch.device("cpu"), torch.float32
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str) -> None:
     width = 32 if name == "plain" else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
+
+
+def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from miras.kernels import _mlp_parts
+
+    def error() -> float:
+        return trust.error(mlp.KERNEL, SPECS["bounded"], Dims(16, 16), torch.device(DEVICE), torch.float32, 2)
+
+    assert error() < TOLERANCE["kernel"][torch.float32]
+    monkeypatch.setattr(_mlp_parts, "gelu", _mlp_parts.silu)
+    assert error() > trust.WRONG
+
+
+def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More chunks than are kept at a time, the last group shorter than the others."""
+    from miras.kernels import _mlp_launch
+
+    monkeypatch.setattr(_mlp_launch, "FEWEST", 2)
+    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
+    agree(problem(SPECS["bounded"], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+
+def test_any_phase_and_length() -> None:
+    """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
+    p = problem(SPECS["titans"], length=60, d_key=16, d_value=16, batch=1, heads=1)
+    _, state = replace(p.slice(0, 5)).run("reference")
+    agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chunk_size": 24}, "chunk_size 24"),
+        ({"algorithm": "aggmo"}, "slots"),
+        ({"read": "anchor"}, "read"),
+        ({"architecture": MLP(expansion=64)}, "hidden width"),
+        ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
+        ({"bias": Yaad(norm="rms")}, "norm other than l2"),
+    ],
+)
+def test_says_why_not(change: dict[str, object], reason: str) -> None:
+    spec = replace(TITANS, **change)  # type: ignore[arg-type]
+    refused = AssociativeMemory(spec).plan(16, 16, 1, INTERPRETED).refused
+    assert reason in refused["kernel"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["titans", "bounded"])
+@pytest.mark.parametrize("width", [32, 64])
+def test_bfloat16(name: str, width: int) -> None:
+    """At a rate at which the memory does not amplify rounding."""
+    spec = replace(SPECS[name], architecture=MLP(expansion=4), chunk_size=width)
+    p = problem(spec, length=4 * width, d_key=width, d_value=width)
+    p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
+    agree(p, torch.bfloat16)
+    first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
+    assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_graph_break() -> None:
+    p = moved(problem(SPECS["gd"], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    core = AssociativeMemory(p.spec, "kernel")
+    torch.compiler.reset()
+    compiled = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")
+
+    def gradient(call: Any) -> Tensor:
+        leafy, leaves = p.leaves()
+        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
+        return torch.autograd.grad(y.square().sum() + state.memory["w_1"].sum(), leaves["k"])[0]
+
+    assert relative(gradient(compiled), gradient(core)) <= TOLERANCE["kernel"][torch.float32]

@@ -553,3 +553,12 @@ def test_views():
     torch.testing.assert_close(memory(x, views=(x, x, x))[0], memory(x)[0])
     with pytest.raises(ValueError, match="views or cu_seqlens"):
         memory(x[:1], views=views, cu_seqlens=torch.tensor([0, T]))
+
+
+def test_surroundings_are_read_from_mappings():
+    with pytest.raises(ValueError, match="no field 'width'"):
+        Surroundings.from_dict({"width": 4})
+    with pytest.raises(KeyError, match="no tie named 'bonsu'"):
+        Surroundings.from_dict({"ties": [{"name": "bonsu"}]})
+    around = Surroundings(pairs=2, ties=(Normalised(),))
+    assert Surroundings.from_dict(around.to_dict()) == around

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,21 @@ def test_masked_is_deleted():
         made.extend(x[:2], cache)
 
 
+def test_packed_documents_do_not_meet():
+    made, x, bounds = model("mac", "swa"), text(1), torch.tensor([0, 4, 5, 14, T])
+    parts = [x[:, a:b] for a, b in pairwise(bounds.tolist())]
+    close(made(x, cu_seqlens=bounds), torch.cat([made(part) for part in parts], 1))
+    weighted = torch.stack([made(p, return_loss=True) * (p.shape[1] - 1) for p in parts]).sum()
+    close(made(x, cu_seqlens=bounds, return_loss=True), weighted / (T - len(parts)))
+    labels = text(1, seed=4)
+    logits = made(x, cu_seqlens=bounds)
+    close(made(x, cu_seqlens=bounds, labels=labels, return_loss=True), F.cross_entropy(logits[0], labels[0]))
+    with pytest.raises(ValueError, match="not both"):
+        made(x, cu_seqlens=bounds, mask=torch.ones(1, T, dtype=torch.bool))
+    with pytest.raises(ValueError, match="rises from 0"):
+        made(x, cu_seqlens=torch.tensor([0, 4]))
+
+
 def test_float32_streams_within_its_precision():
     made, x = model("mac", "mag", dtype=torch.float32), text(1, 60)
     with torch.no_grad():
@@ -476,10 +492,12 @@ def test_what_is_exported_exists():
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of every autograd.Function
 @pytest.mark.parametrize("kind", ["swa", "memory", "mac"])
 def test_compiles_in_one_graph(kind: str):
     """Logits, loss and gradients, without a break."""
-    made, x = model(kind, dtype=torch.float32), text(2, 13)
+    torch.compiler.reset()
+    made, x = model(kind, dtype=torch.float32), text(2, 7)
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     close(compiled(x), made(x), 1e-5)
     grads = []
@@ -488,3 +506,30 @@ def test_compiles_in_one_graph(kind: str):
         one(x, return_loss=True).backward()
         grads.append([p.grad for p in made.parameters()])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_an_accelerator(kind: str):
+    """The same numbers, gradients, streams and draws; finite in mixed precision."""
+    made, x = model(kind, longterm=2, attention={"heads": 4, "kv_heads": 2}), text()
+    there = copy.deepcopy(made).cuda()
+    mask = torch.arange(T) >= torch.tensor([0, 3, 11])[:, None]
+    losses = [m(x.to(d), mask=mask.to(d), return_loss=True) for m, d in ((made, "cpu"), (there, "cuda"))]
+    grads = [torch.autograd.grad(loss, list(m.parameters())) for loss, m in zip(losses, (made, there), strict=True)]
+    close(losses[1].cpu(), losses[0], 1e-9)
+    for a, b in zip(grads[1], grads[0], strict=True):
+        close(a.cpu(), b, 1e-7)
+    with torch.no_grad():
+        close(
+            streamed(there, x.cuda(), chunk=8, singles=4, mask=mask.cuda())[mask].cpu(), made(x, mask=mask)[mask], 1e-9
+        )
+    assert torch.equal(
+        generate(there, x.cuda(), 5, mask=mask.cuda(), stop=[3]).cpu(), generate(made, x, 5, mask=mask, stop=[3])
+    )
+    assert generate(there, x.cuda(), 5, Sampling(top_p=0.9, top_k=5, min_p=0.1)).shape == (3, 5)
+    there.float()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = there(x.cuda(), mask=mask.cuda(), return_loss=True)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in there.parameters())

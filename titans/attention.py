@@ -196,6 +196,9 @@ def attend(
         kp, vp = (z.expand(k.shape[0], *z.shape[1:]) for z in fixed)
         k, v = torch.cat([kp.to(k.dtype), k], 1), torch.cat([vp.to(v.dtype), v], 1)
         mask = mask if mask is None else F.pad(mask, (kp.shape[1], 0), value=True)
+    shared = q.shape[2] // k.shape[2]
+    if mask is not None and shared > 1:  # the kernels that take a mask want as many keys as queries
+        k, v = (z.repeat_interleave(shared, 2) for z in (k, v))
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -203,7 +206,7 @@ def attend(
         attn_mask=None if mask is None else mask[:, None],
         is_causal=causal,
         scale=v.shape[-1] ** -0.5,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=causal and shared > 1,
     )
     return y.transpose(1, 2)
 

@@ -41,6 +41,12 @@ MIXERS: dict[str, Callable[[TitansConfig], Mixer]] = {
 }
 """How each mixer of `KINDS` is made."""
 
+ATTENDS = frozenset({"mac", "mag", "parallel", "swa", "segment", "global"})
+"""Mixers whose attention has values of the stream itself; that of ``mal`` has what a memory answers."""
+
+LOOKS_BACK = frozenset({"lmm", "memory", "mag", "mal", "parallel"})
+"""Mixers whose memory can take its queries, keys and values from other streams; that of ``mac`` writes what was attended."""
+
 
 class SwiGLU(nn.Module):
     r"""$W_3(\mathrm{SiLU}(W_1x)\odot W_2x)$ (arXiv 2002.05202)."""
@@ -67,13 +73,14 @@ class Layer(nn.Module):
 
     def __init__(self, config: TitansConfig, kind: str, first: bool = False, index: int = 0):
         super().__init__()
-        self.kind, self.shares = kind, config.attention.value_residual and not first
-        self.offers = config.attention.value_residual and first and looks_at_stream(kind)
-        config = config if self.shares else replace(config, attention=replace(config.attention, value_residual=False))
-        self.mixers = nn.ModuleList(MIXERS[name](config) for name in KINDS[kind])
+        self.kind, self.names = kind, KINDS[kind]
+        self.offers = config.attention.value_residual and first
+        if first:
+            config = replace(config, attention=replace(config.attention, value_residual=False))
+        self.mixers = nn.ModuleList(MIXERS[name](config) for name in self.names)
         self.mlp = SwiGLU(config.dim, config.width)
         self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
-        looks_back = config.views and index > 0 and not {"mac", *ATTENTION} & {KINDS[kind][0]}
+        looks_back = config.views and index > 0 and self.names[0] in LOOKS_BACK
         self.views = nn.Parameter(one_hot(index + 1)) if looks_back else None
 
     def start(self, batch: int) -> tuple[State, ...]:
@@ -90,10 +97,10 @@ class Layer(nn.Module):
         states = self.start(len(x)) if states is None else states
         after: list[State] = []
         values = place.values
-        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
+        for name, mixer, norm, state in zip(self.names, self.mixers, self.norms, states, strict=False):
             z = norm(x)
             views = self._views(x, place, norm) if mixer is self.mixers[0] else None
-            if self.offers and hasattr(mixer, "attention"):
+            if self.offers and name in ATTENDS:
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]
             y, state = mixer(z, state, place._replace(views=views))
             x = x + y
@@ -111,12 +118,3 @@ class Layer(nn.Module):
 def one_hot(count: int) -> Tensor:
     """Weights of queries, keys and values on streams, ``[3, count]``: all on the last."""
     return torch.eye(count)[-1:].repeat(3, 1)
-
-
-def looks_at_stream(kind: str) -> bool:
-    """Whether a layer of that kind has an attention whose values are those of the stream."""
-    return not set(KINDS[kind]) <= {"lmm", "memory", "mal"}
-
-
-ATTENTION = ("swa", "segment", "global")
-"""Mixers without a memory."""

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from miras.packing import side_by_side
 from titans.blocks import State
 from titans.cache import ModelCache
-from titans.config import TitansConfig, preset
-from titans.layer import Layer, looks_at_stream
+from titans.config import KINDS, TitansConfig, preset
+from titans.layer import ATTENDS, Layer
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
 from titans.norm import RMSNorm
@@ -54,7 +55,7 @@ class TitansLM(nn.Module):
         self.config = config if isinstance(config, TitansConfig) else TitansConfig.from_dict(config)
         self.embedding = nn.Embedding(self.config.vocabulary, self.config.dim)
         kinds = self.config.layers
-        begin = next((i for i, kind in enumerate(kinds) if looks_at_stream(kind)), len(kinds))
+        begin = next((i for i, kind in enumerate(kinds) if ATTENDS & set(KINDS[kind])), len(kinds))
         self.layers = nn.ModuleList(Layer(self.config, kind, i <= begin, i) for i, kind in enumerate(kinds))
         self.norm = RMSNorm(self.config.dim)
         self.head = None if self.config.tied else nn.Linear(self.config.dim, self.config.vocabulary, bias=False)
@@ -79,6 +80,7 @@ class TitansLM(nn.Module):
         tokens: Tensor,
         *,
         mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
         labels: Tensor | None = None,
         return_loss: bool = False,
     ) -> Tensor:
@@ -87,12 +89,21 @@ class TitansLM(nn.Module):
         Args:
             tokens: ``[B, T]``, or embeddings ``[B, T, dim]``.
             mask: ``[B, T]`` bool, False for tokens to skip: the result is as if they were not there.
+            cu_seqlens: ``[N + 1]`` boundaries of documents packed into one row; none sees another.
             labels: ``[B, T]``, what follows every token, -100 for no loss; None for the tokens themselves, shifted.
             return_loss: whether to return the mean cross-entropy, computed without materialising the logits.
 
         Returns:
             ``[B, T, V]``, or a scalar.
         """
+        if cu_seqlens is not None:
+            if mask is not None:
+                raise ValueError("pass mask or cu_seqlens, not both")
+            rows, keep = side_by_side(tokens, cu_seqlens)
+            if labels is not None:
+                labels = torch.where(keep, side_by_side(labels, cu_seqlens)[0], IGNORED)
+            out = self(rows, mask=keep, labels=labels, return_loss=return_loss)
+            return out if return_loss else out[keep][None]
         hidden, _ = self.hidden(tokens, mask=mask)
         if not return_loss:
             return self.logits(hidden)

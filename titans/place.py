@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 def packed_left(x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:
     """Rows with their kept tokens first, how many each has, and the order ``[B, T]`` they were taken in."""
-    order = torch.argsort(~mask, dim=1, stable=True)
+    order = torch.argsort((~mask).int(), dim=1, stable=True)
     lengths = tuple(int(n) for n in mask.sum(1).tolist())
     return x.gather(1, order.view(*order.shape, *[1] * (x.dim() - 2)).expand_as(x)), lengths, order
 

@@ -6,9 +6,12 @@ Imports go one way, so `miras.cli` cannot look for the zoo; here, where both are
 from collections.abc import Sequence
 
 import miras.cli
+import titans.cli
+from miras import Memory
 from zoo._catalogue import ENTRIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command on these arguments, those of the process if None, and returns its exit code."""
-    return miras.cli.main(arguments, presets=ENTRIES)
+    trained = {name: entry for name, entry in ENTRIES.items() if entry.build is Memory}
+    return miras.cli.main(arguments, presets=ENTRIES, commands=titans.cli.commands(trained))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import importlib
 import json
 from typing import Any
 
@@ -18,6 +19,8 @@ from zoo import scorecard as figures
 
 WIDTH = 64
 """Of keys and values, where a page says what a memory costs."""
+WHOLE = ("titans.train", "titans.data", "titans.tasks", "titans.eval", "titans.experiments")
+"""Modules of which every name of ``__all__`` is described, in that order."""
 ASKS = {
     "architecture": "What function is the memory?",
     "bias": "What does it minimise? Here $p$ is the memory's answer to a key, $v$ the value and $r=p-v$.",
@@ -59,6 +62,24 @@ def _component(axis: str, name: str) -> str:
             f"**Claims:** {', '.join(held) or 'none'}.",
         ]
     )
+
+
+def api_pages() -> dict[str, str]:
+    """Markdown by path, a page for every module whose names need no order of their own."""
+    return {f"api/{module.rpartition('.')[2]}.md": _module(module) for module in WHOLE}
+
+
+def _module(name: str) -> str:
+    module = importlib.import_module(name)
+    documented, plain = [], []
+    for public in module.__all__:
+        if callable(value := getattr(module, public)):
+            summary(value)  # or the build ends
+            documented.append(f"::: {name}.{public}")
+        else:
+            plain.append(f"`{name}.{public}`")
+    values = f"Values: {', '.join(plain)}." if plain else ""
+    return "\n\n".join([f"# {name}", summary(module), values, *documented]) + "\n"
 
 
 @functools.cache

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def summary(cls: Any) -> str:
     """The first paragraph of a docstring, formulas as they are."""
     if not cls.__doc__ or cls.__doc__.startswith(f"{cls.__name__}("):  # what a dataclass says by itself
-        raise PluginError(f"{cls.__module__}:{cls.__name__} has no docstring")
+        raise PluginError(f"{cls!r} has no docstring")
     return " ".join(cls.__doc__.split("\n\n")[0].split())
 
 

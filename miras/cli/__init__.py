@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from miras.associative import AssociativeMemory
 from miras.citations import FRAMEWORK, PAPERS, cite, named_in, url
@@ -38,12 +38,32 @@ _ABSENT = object()
 """An option that was not given; None is a value of ``--step-bound``."""
 
 
-def main(arguments: Sequence[str] | None = None, presets: Mapping[str, Preset] | None = None) -> int:
+class Command(NamedTuple):
+    """A command that a package building on this one brings along.
+
+    Attributes:
+        help: what it does, in a few words.
+        run: does it with the arguments that follow its name, and returns the exit code; imports what it needs then.
+    """
+
+    help: str
+    run: Callable[[Sequence[str]], int | None]
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    presets: Mapping[str, Preset] | None = None,
+    commands: Mapping[str, Command] | None = None,
+) -> int:
     """Runs the command on these arguments, those of the process if None, and returns its exit code.
 
-    ``presets`` are published memories by name, which a package that builds on this one brings along.
+    A package that builds on this one brings along ``presets``, published memories by name, and further ``commands`` by
+    name, which parse their own arguments.
     """
-    parser = _parser(presets or {})
+    arguments, commands = sys.argv[1:] if arguments is None else arguments, commands or {}
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]].run(arguments[1:]) or 0
+    parser = _parser(presets or {}, commands)
     args = parser.parse_args(arguments)
     try:
         return args.run(args) or 0
@@ -51,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, presets: Mapping[str, Preset] |
         parser.error(str(error))
 
 
-def _parser(presets: Mapping[str, Preset]) -> argparse.ArgumentParser:
+def _parser(presets: Mapping[str, Preset], further: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("miras", description="Sequence layers as associative memories, on four axes.")
     parser.add_argument("--version", action="version", version=f"miras-memory {version('miras-memory')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -102,6 +122,8 @@ def _parser(presets: Mapping[str, Preset]) -> argparse.ArgumentParser:
         )
 
     command("refused", _refused, "list the pairs of components that do not combine, and why")
+    for name, (help, _) in further.items():
+        commands.add_parser(name, help=help)
     return parser
 
 

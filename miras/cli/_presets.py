@@ -9,6 +9,7 @@ from miras.citations import PAPERS, url
 from miras.cli._formulas import readable
 from miras.cli._render import say, table
 from miras.spec import AXES, MirasSpec
+from miras.surroundings import Surroundings
 
 
 class Preset(Protocol):
@@ -42,6 +43,11 @@ class Preset(Protocol):
     @property
     def spec(self) -> MirasSpec:
         """Where it is in the design space."""
+        ...
+
+    @property
+    def around(self) -> Surroundings:
+        """What is around the memory in its layer."""
         ...
 
 

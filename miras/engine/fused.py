@@ -65,7 +65,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     tensors = [x.q, x.k, x.v, lr, inverse, c.carry, c.pairs, c.slots, c.end_mix, c.end_pairs]
     extra = [flat(g) for g in bias_gates(spec, x.pair).values()]
     recipe = Recipe(spec.architecture, spec.bias, spec.chunk_size)
-    o, *ends = _Chunks.apply(recipe, *map(flat, tensors), *stacks, *extra)
+    o, *ends = Chunks.apply(recipe, *map(flat, tensors), *stacks, *extra)
     if spec.architecture.norm:
         o = layer_norm(o, spec.architecture.eps)
     y = o.unflatten(0, (batch, heads))
@@ -103,7 +103,9 @@ class Chunk(NamedTuple):
         return [self.carry.unsqueeze(-1), *slots]
 
 
-class _Chunks(torch.autograd.Function):
+class Chunks(torch.autograd.Function):
+    """Outputs before the norm, and the stacks after the last chunk, from the recipe and the tensors of `run`."""
+
     @staticmethod
     def forward(ctx: Any, recipe: Recipe, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chunks, w1, w2 = _cut(recipe, tensors)

@@ -71,6 +71,13 @@ def algorithm_gates(spec: MirasSpec, x: Inputs) -> Weights:
     return token | {g: mean_channel(t)[..., :: x.pairs] for g, t in x.pair.items() if g in own}
 
 
+def energy(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Squared norms in ``dtype``; of narrower numbers in one pass, without a copy."""
+    if x.dtype == dtype:
+        return x.square().sum(-1)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square()
+
+
 def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
     """Damps learning rates as `MirasSpec.step_bound` says and leaves, for nonlinear steps, ``inverse_bound`` per pair."""
     if spec.step_bound is None:
@@ -82,11 +89,11 @@ def bounded(spec: MirasSpec, x: Inputs) -> Inputs:
         gain = torch.full_like(x.q[..., 0], gain, dtype=lr.dtype)
     curvature = spec.bias.curvature + spec.algorithm.changes_error  # delta gradient descent adds |x W|^2 / 2
     mass = gain * (spec.chunk_size / spec.step_bound)  # [B, H, T]
-    energy = spec.architecture.features(x.k.to(lr.dtype)).square().sum(-1)  # [B, H, P]
+    squares = energy(spec.architecture.features(x.k), lr.dtype)  # [B, H, P]
     if spec.algorithm.pair_gates >= {"lr"}:
-        load = energy * mass.repeat_interleave(n, 2) * curvature
+        load = squares * mass.repeat_interleave(n, 2) * curvature
     else:
-        load = energy.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
+        load = squares.unflatten(-1, (x.length, n)).sum(-1) * mass * curvature
     lr = lr / (1 + lr * (load[..., None] if lr.dim() == 4 else load))
     where = x.pair if "lr" in x.pair else x.token
     where = where | {"lr": lr}

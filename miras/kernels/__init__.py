@@ -42,7 +42,7 @@ def choose(
         pairs: (key, value) pairs a token.
         dims: widths of a head.
         where: device and dtype of the inputs; None if they are not known.
-        forced: whether the kernel was asked for: only then is Triton's interpreter good enough.
+        forced: whether the kernel was asked for: only then is Triton's interpreter good enough, or a kernel not yet proven.
     """
     if reason := claimed(spec, shapes, pairs):
         return reason
@@ -51,6 +51,8 @@ def choose(
         return f"{able[0].name} needs a CUDA device"
     refusals = [k.fits(*where, dims) for k in able]
     for kernel, reason in zip(able, refusals, strict=True):
-        if reason is None:
+        if reason is None and (kernel.proven or forced):
             return kernel
+        if reason is None:
+            return f"{kernel.name} has not passed its tests on a device as it is here; ask for it with path='kernel'"
     return "; ".join(f"{k.name}: {reason}" for k, reason in zip(able, refusals, strict=True))

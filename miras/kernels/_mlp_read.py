@@ -44,12 +44,12 @@ def read(
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
-        h, slope, curve = ACT(dot(kk, a1))
+        h, slope, _curve = ACT(dot(kk, a1))
         u1 = (dot(u2, a2) * slope).to(DT)
         zr = row0 * dot(qq, a1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
-        hr, slope_r, curve_r = ACT(dot(p1, u1, zr))
+        hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
         y0 = dot(hrd, tl.trans(a2), y0)

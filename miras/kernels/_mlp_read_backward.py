@@ -82,7 +82,7 @@ def read_backward(
         zr = row0 * dot(qq, a1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
-        hr, slope_r, curve_r = ACT(dot(p1, u1, zr))
+        hr, slope_r, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         tl.store(hr_ + cf, hrd)
         tl.store(d_h + cf, dot(d_scores_t, hrd).to(DT))
@@ -118,7 +118,7 @@ def query_backward(
     d_q, near, d_rows, d_pairs, d_rates,  # results [b, total C, ...]; near is part of the gradient of k
     scratch,  # [b, count, 4, C, C]
     first, count, total,
-    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
+    C: tl.constexpr, I: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``zr = rows (q W1) - (pairs s1 q k^T) u1``."""
@@ -127,7 +127,7 @@ def query_backward(
     b = (tl.program_id(0) // count).to(tl.int64)
     n = tl.program_id(0) % count
     chunk, local = b * total + first + n, b * count + n
-    ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
+    ri, rc, rb = tl.arange(0, I), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]
     cc, cc_t = rc[:, None] * C + rc[None, :], rc[None, :] * C + rc[:, None]
@@ -152,7 +152,7 @@ def query_backward(
     if SLOT:
         tl.store(d_rows + at + C, tl.load(d_rows + at + C) + tl.sum(qf * dq1, 1))
         dq += tl.load(rows + at + C)[:, None] * dq1
-    s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+    s1, _s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     weight = tl.load(pairs + chunk * C * C + cc)
     d_scores = (-(weight * s1[None, :]) * pulled).to(DT)
     tl.store(scratch + cc, d_scores)

@@ -98,9 +98,9 @@ def reverse(
             u2_square, k_square = tl.load(squares + (local * 5 + 2) * C + rc), tl.sum(kf * kf, 1)
             d_s1 = tl.load(d_rates + local * 2 * C + rc) + add_up(norms, rc, C, rc < C, TILES)
             d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rc) + add_up(norms + TILES * C, rc, C, rc < C, TILES)
-            d_lr, d_bound, d_square = bounded_vjp(d_s1, rate, bound, k_square * u1_square)
+            _lr, _bound, d_square = bounded_vjp(d_s1, rate, bound, k_square * u1_square)
             du1 = du1 * s1[:, None] + (d_square * k_square)[:, None] * u1
-            d_lr, d_bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
+            _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
             dh = dh * s2[:, None] + (d_square * u2_square)[:, None] * hf
         else:
             du1 *= s1[:, None]
@@ -150,7 +150,7 @@ def reverse(
             u2_square = tl.load(squares + (local * 5 + 2) * C + rr, mask=here, other=0.0)
             d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rr, mask=here, other=0.0)
             d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
-            d_lr, d_bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
+            _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
             du2 += (d_square * h_square)[:, None] * u_row
         wait(arrivals, met)
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)

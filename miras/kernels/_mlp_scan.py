@@ -49,7 +49,7 @@ def scan(
         token = chunk * C + rc
         kk = tl.load(k + chunk * C * I + ci)
         a1d, a2d = a1.to(DT), a2.to(DT)
-        h, slope, curve = ACT(dot(kk, a1d))
+        h, slope, _curve = ACT(dot(kk, a1d))
         hd = h.to(DT)
         tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
@@ -77,7 +77,7 @@ def scan(
 
         wait(arrivals, met)
         o = add_up(parts, ro_at, C * O, here[:, None], TILES)
-        u2, y, scale, e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
         if BOUND:
@@ -104,10 +104,8 @@ def scan(
             u2_square = tl.load(squares + (local * 5 + 2) * C + rc, cache_modifier=".cg")
             u1_square = add_up(norms + TILES * C, rc, C, rc < C, TILES)
             kf = kk.to(tl.float32)
-            s1, s2 = (
-                bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square),
-                bounded_rate(s2, bound, h_square * u2_square),
-            )
+            s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
+            s2 = bounded_rate(s2, bound, h_square * u2_square)
             if tile == 0:
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)

@@ -16,18 +16,15 @@ from miras.algorithms import QHM, Algorithm, Momentum, Nesterov
 from miras.engine.chunked import bias_gates
 from miras.engine.coefficients import Coefficients
 from miras.engine.coefficients import coefficients as general_coefficients
-from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.problem import Inputs, algorithm_gates, energy
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
 from miras.kernels.table import Dims, Kernel, interpreted, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
-TILE = 64
-"""Tokens of a tile where the chunk does not say."""
-
-LARGEST = 128
-"""Tokens of a chunk for which a program has room."""
+LARGEST = 64
+"""Tokens of a chunk for which a program has room, and of a tile where the chunk does not say."""
 
 ROOM = 2 * 256 * 64
 """Numbers of the stacked state that a program can hold: all key channels, and a block of value channels or all of them."""
@@ -55,6 +52,25 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"{1 + algorithm.slots} matrices of {rows} x {columns} do not fit into a program"
     if spec.anchor_lag:
         return "anchor_lag is not 0"
+    return None
+
+
+def _tile(shapes: Shapes) -> int:
+    """Tokens of a tile where the chunk does not say."""
+    return LARGEST if min(next(iter(shapes.values())).shape) >= 64 else LARGEST // 2
+
+
+def _tried(spec: MirasSpec, shapes: Shapes, tile: int) -> str | None:
+    """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``."""
+    rows, columns = next(iter(shapes.values())).shape
+    if max(tile, rows) < 64:  # no matrix instructions of whole warp groups
+        return None
+    if max(rows, columns) > 128:
+        return f"a head of {rows} x {columns} is over 128 x 128"
+    if min(rows, columns) < 64:
+        return f"a head of {rows} x {columns} is under 64 x 64, with tiles of {tile} tokens"
+    if spec.algorithm.slots > 1:
+        return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots, each of {rows} x {columns}"
     return None
 
 
@@ -95,12 +111,14 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return "the gradient is taken at a decayed state"
     if spec.read == "anchor":
         return "read is 'anchor'"
-    return _residual(spec)
+    return _tried(spec, shapes, spec.chunk_size) or _residual(spec)
 
 
 def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The token-by-token recurrence: an affine residual, or one without a prediction at any chunk size."""
     if reason := _linear(spec, shapes, pairs):
+        return reason
+    if reason := _tried(spec, shapes, _tile(shapes)):
         return reason
     if _free(spec):
         return _residual(spec)
@@ -152,20 +170,20 @@ def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, sol
     from miras.kernels import _ops
 
     name = next(iter(shapes))
-    size = TILE if solve else spec.chunk_size
+    size = _tile(shapes) if solve else spec.chunk_size
     solve = solve and not _free(spec)
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     lr, value, slope, gate = x.pair["lr"], x.v, None, None
-    bias = residuals.AFFINE
-    if solve or _written_by_algorithm(spec):
-        step = (lr * keys.to(lr.dtype).square().sum(-1))[..., None]
+    if _written_by_algorithm(spec):
+        bias, step = residuals.AFFINE, (lr * energy(keys, lr.dtype))[..., None]
         slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
-        slope = slope[..., 0].expand_as(lr).to(lr.dtype)
-        if _written_by_algorithm(spec):
-            gate, value = slope, offset.to(value.dtype)
-    if not _written_by_algorithm(spec):
+        slope = gate = slope[..., 0].expand_as(lr).to(lr.dtype)
+        value = offset.to(value.dtype)
+    else:
         bias = residuals.remember(spec.bias)
         gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
+        if solve:
+            slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype)
     start = state.memory[name].unsqueeze(2)
     start = torch.cat([start, state.slots[name]], 2) if name in state.slots else start
     inverse = x.pair.get("inverse_bound")

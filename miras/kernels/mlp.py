@@ -21,6 +21,9 @@ from miras.state import MemoryState
 SIZES = (16, 32, 64)
 """Chunks and widths of a head whose tiles fit into a program."""
 
+HIDDEN = 512
+"""Largest hidden width: programs of 32 columns wait for each other, so a device must hold all of a head's at once."""
+
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What the written-out PyTorch path covers, in sizes that fill a tile, with at most one slot."""
@@ -30,6 +33,8 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if spec.algorithm.slots > 1:
         return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots; there is room for one"
+    if shapes["w_1"].shape[1] > HIDDEN:
+        return f"the hidden width {shapes['w_1'].shape[1]} is over {HIDDEN}"
     if spec.chunk_size not in SIZES:
         return f"chunk_size {spec.chunk_size} is not one of {SIZES}"
     return residuals.supported(spec.bias)
@@ -48,7 +53,7 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    from miras.kernels import _mlp_ops
+    from miras.kernels import _mlp_launch, _mlp_ops
 
     assert isinstance(spec.architecture, MLP)
     batch, heads = x.q.shape[:2]
@@ -57,7 +62,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
     tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *readers[:4], *stacks, gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_ops.remember(spec.architecture, spec.bias, spec.chunk_size)
+    recipe = _mlp_launch.remember(spec.architecture, spec.bias, spec.chunk_size)
     y, _, _, _, *ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     whole = {n: w.unflatten(0, (batch, heads)) for n, w in zip(("w_1", "w_2"), ends, strict=True)}
     memory = {n: w[:, :, 0] for n, w in whole.items()}

@@ -40,8 +40,8 @@ BUILT_IN: dict[type[AttentionalBias], tuple[str, bool, Callable[[Any], tuple[flo
 
 def supported(bias: AttentionalBias) -> str | None:
     """None, or why kernels cannot compute the residual of a bias. Imports no Triton."""
-    if len(bias.gates) > 1 or any(gate.per == "key" for gate in bias.gates.values()):
-        return f"bias {bias.name!r} has more than one gate, or one per key channel"
+    if len(bias.gates) > 1 or any(gate.per not in ("head", "value") for gate in bias.gates.values()):
+        return f"bias {bias.name!r} has more than one gate, or one that is neither per head nor per value channel"
     if bias.triton_residual is not None:
         return None if bias.triton_vjp is not None else f"bias {bias.name!r} has a triton_residual without a triton_vjp"
     if type(bias) not in BUILT_IN:

@@ -37,6 +37,7 @@ class Kernel:
             come in their own dtype, strided; gates and state are float32. It is differentiable and traceable.
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
+        proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Kernel:
     fits: Callable[[torch.device, torch.dtype, Dims], str | None]
     run: Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
     whole_chunks: bool = True
+    proven: bool = False
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:

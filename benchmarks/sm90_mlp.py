@@ -1,0 +1,67 @@
+"""Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
+
+python -m benchmarks.sm90_mlp [--dims 64] [--tiles 64 32]
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from benchmarks.sm90 import Resources, compile
+from miras.architectures import MLP
+from miras.biases import L2, AttentionalBias, Huber
+
+FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out"
+BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
+WIDE = frozenset(f"{FORWARD} {BACKWARD}".split())
+"""Arguments in float32; the others are operands."""
+
+
+def _type(name: str) -> str:
+    if name in ("first", "count", "total") or name.endswith("_stride"):
+        return "i32"
+    return "*i32" if name == "tickets" else "*fp32" if name in WIDE else "*bf16"
+
+
+def perceptron(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None) -> list[Resources]:
+    """All kernels for heads of d, expansion 4 and chunks of 64."""
+    from miras.kernels import _mlp_launch, _mlp_ops
+
+    b, tokens, f, j = 2, 128, 4 * d, 1 + slots
+    half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
+    x = _mlp_launch.Given(
+        half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
+        full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
+    )  # fmt: skip
+    how = _mlp_launch.recall(_mlp_launch.remember(MLP(), bias, 64))
+    absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
+    found = []
+    for name in _mlp_launch.LAUNCH:
+        kernel: Any = getattr(_mlp_ops, name)
+        constants = x.launch(how, kernel) | {n: None for n in absent if n in kernel.arg_names}
+        if tile is not None:
+            constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
+        types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
+        title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
+        found.append(compile(title, kernel, constants, types))
+    return found
+
+
+def main() -> None:
+    """Prints one line a kernel."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dims", type=int, nargs="*", default=[64])
+    parser.add_argument("--tiles", type=int, nargs="*", default=[None])
+    arguments = parser.parse_args()
+    for d in arguments.dims:
+        for tile in arguments.tiles:
+            for bias, slots, bound in ((L2(), 1, False), (L2(), 0, False), (Huber(), 1, True)):
+                for row in perceptron(d, bias, slots, bound, tile):
+                    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""How the kernels of a matrix memory are launched: sizes, configurations, scratch memory.
+
+Shapes: B batch, H heads, T tokens, m tiles of C tokens, J = 1 + K memory and slots, I and O key and value channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from miras.engine.weights import LIMIT
+from miras.kernels import _pull, _scan
+from miras.kernels.residuals import Residual
+from miras.kernels.table import launch
+
+EVERY = 16
+"""Tiles from one stored state to the next; backward computes the states between again, all stretches at once."""
+
+
+class Tiles(NamedTuple):
+    """Sizes and what a launch needs to know."""
+
+    B: int
+    H: int
+    T: int
+    C: int
+    m: int
+    J: int
+    I: int
+    O: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, q: Tensor, v: Tensor, rows: Tensor) -> Tiles:
+        B, H, T, I = q.shape
+        return cls(B, H, T, rows.shape[-1], rows.shape[2], rows.shape[3], I, v.shape[-1], q.dtype)
+
+    @property
+    def programs(self) -> int:
+        return self.B * self.H
+
+
+def power(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+class Config(NamedTuple):
+    """Value channels of a program, its warps, and how far loads run ahead."""
+
+    block: int
+    warps: int
+    stages: int
+
+
+def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
+    """A table, not a search: the first call of a shape compiles each kernel once.
+
+    Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels: narrower ones were
+    seen to read outside of shared memory under Triton 3.6.0 on Hopper, in kernels that loop over tiles.
+    """
+    width, wide = power(x.O), max(power(x.C), power(x.I)) >= 64
+    if kernel == "readers" or (kernel == "writers" and x.I <= 64):
+        return Config(64 if wide else min(width, 32), 4, 2)
+    if kernel == "writers":
+        return Config(32, 4, 2)
+    if rowwise:
+        return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, 1)
+    return Config(64 if wide else min(width, 32), 8 if x.I > 64 else 4, 2 if x.I <= 128 else 1)
+
+
+def shared_arguments(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:
+    """The number of value blocks, and the compile-time arguments that all kernels share."""
+    import triton.language as tl  # pyright: ignore[reportMissingTypeStubs]
+
+    c = config(x, rowwise, kernel)
+    bc, bi = power(x.C), power(x.I)
+    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    return -(-x.O // c.block), {
+        "J": x.J,
+        "BC": bc,
+        "BI": bi,
+        "BV": c.block,
+        "NV": -(-x.O // c.block),
+        "FULL": bc == x.C and x.T % x.C == 0 and bi == x.I and x.O % c.block == 0,
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "DT": {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[x.dtype],
+        "num_warps": c.warps,
+        "num_stages": c.stages,
+    }
+
+
+def strides(*tensors: Tensor | None) -> list[int]:
+    return [s for t in tensors for s in ((0, 0, 0) if t is None or t.dim() < 4 else t.stride()[:3])]
+
+
+def rowed(x: Tensor) -> Tensor:
+    """Channels next to each other, whatever the other strides."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class Call(NamedTuple):
+    """The arguments of the operator `miras.kernels._ops.matrix` that are gates, coefficients or vectors."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    lr: Tensor
+    inverse: Tensor | None
+    gate: Tensor | None
+    slope: Tensor | None
+    rows: Tensor
+    pairs: Tensor
+    into: Tensor
+    mix: Tensor
+    key_rows: Tensor | None
+    key_pairs: Tensor | None
+
+    @classmethod
+    def of(cls, *tensors: Tensor | None) -> Call:
+        call = cls._make(tensors)
+        return call._replace(q=rowed(call.q), k=rowed(call.k), v=rowed(call.v))
+
+    @property
+    def tiles(self) -> Tiles:
+        return Tiles.of(self.q, self.v, self.rows)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        kind = 0 if self.gate is None else self.gate.dim() - 2
+        return {"BOUND": self.inverse is not None, "SOLVE": self.slope is not None, "GATE": kind}
+
+    @property
+    def scanned(self) -> tuple[Tensor | None, ...]:
+        """What both scans read."""
+        return *self[:6], *self[7:12]
+
+    def sizes(self) -> tuple[int, ...]:
+        x = self.tiles
+        return x.H, x.T, x.C, x.m, x.I, x.O
+
+
+class Scratch:
+    """What backward computes again and the gradients it passes from kernel to kernel."""
+
+    def __init__(self, call: Call):
+        x, q = call.tiles, call.q
+        states, tokens = (x.B, x.H, x.m, x.J, x.I, x.O), (x.B, x.H, x.T, x.O)
+        self.states, self.d_states = q.new_empty(states), q.new_empty(states)
+        self.errors, self.predictions, self.d_predictions = (q.new_empty(tokens) for _ in range(3))
+        bound = tokens[:3] if call.inverse is not None else (0,)
+        self.rates, self.d_norms = call.lr.new_empty(bound), call.lr.new_empty(bound)
+
+
+def solve(call: Call) -> Tensor:
+    """The inverse of every tile's triangular system, ``[B, H, m, C, C]``; nothing where no token sees another."""
+    x = call.tiles
+    solved = call.q.new_empty(x.B, x.H, x.m if call.slope is not None else 0, x.C, x.C)
+    if call.slope is None:
+        return solved
+    _, shared = shared_arguments(x, False, "scan")
+    bc, bi = shared["BC"], shared["BI"]
+    exact = x.dtype == torch.float32 and shared["PRECISION"] == "ieee"
+    launch(
+        _pull.inverse, x.programs * x.m,
+        call.k, call.lr, call.slope, call.key_pairs, solved, *strides(call.k), *call.sizes()[:5],
+        BC=bc, LEVELS=bc.bit_length() - 1, BI=bi, FULL=bc == x.C and x.T % x.C == 0 and bi == x.I,
+        PRECISION="ieee" if exact else "tf32",
+    )  # fmt: skip
+    return solved
+
+
+def forward(call: Call, solved: Tensor, start: Tensor, found: Residual, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, the stack at the end, and (``keep``) the stacks before every stretch of tiles."""
+    x = call.tiles
+    o, end = call.q.new_empty(x.B, x.T, x.H, x.O).transpose(1, 2), torch.empty_like(start)
+    stored = start.new_empty(x.B, x.H, -(-x.m // EVERY) if keep else 0, x.J, x.I, x.O)
+    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
+    count = EVERY if keep else x.m
+    launch(
+        _scan.scan, x.programs * blocks, *call.scanned, solved, start, o, end, stored, None, None, None, None,
+        *strides(call.q, call.k, call.v, o, call.gate), *call.sizes(), count, 1, -(-x.m // count),
+        READ=True, CHECK=keep, SAVE=False, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared,
+    )  # fmt: skip
+    return o, end, stored
+
+
+def again(call: Call, solved: Tensor, stored: Tensor, found: Residual) -> Scratch:
+    """The states before all tiles, predictions and errors, from the stored stacks."""
+    x, scratch = call.tiles, Scratch(call)
+    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
+    segments = -(-x.m // EVERY)
+    launch(
+        _scan.scan, x.programs * blocks * segments, *call.scanned, solved, stored, None, None, None,
+        scratch.states, scratch.errors, scratch.predictions, scratch.rates,
+        *strides(call.q, call.k, call.v, None, call.gate), *call.sizes(), EVERY, segments, 1,
+        READ=False, CHECK=False, SAVE=True, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared,
+    )  # fmt: skip
+    return scratch
+
+
+class Reversed(NamedTuple):
+    """Gradients that the scan from the last tile to the first finds."""
+
+    v: Tensor
+    gate: Tensor
+    lr: Tensor
+    inverse: Tensor
+    start: Tensor
+
+
+def reverse(call: Call, solved: Tensor, scratch: Scratch, d_o: Tensor, d_end: Tensor, found: Residual) -> Reversed:
+    """Gradients of states and predictions, into the scratch memory, and of what no other kernel sees."""
+    x, flags = call.tiles, call.flags
+    bound, kind = flags["BOUND"], flags["GATE"]
+    blocks, shared = shared_arguments(x, found.rowwise or bound, "reverse")
+    token = call.lr.shape
+    gates = (blocks, *token) if kind == 1 else (1, *token, x.O) if kind == 2 else (1, 0)
+    d_gate, d_lr, d_inverse = (call.lr.new_empty(n) for n in (gates, *[token if bound else (0,)] * 2))
+    out = Reversed(call.v.new_empty(call.v.shape), d_gate, d_lr, d_inverse, d_end.new_empty(d_end.shape))
+    launch(
+        _scan.reverse, x.programs * blocks, *call.scanned, solved,
+        scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(), scratch.d_states,
+        scratch.d_predictions, out.v, out.gate, out.lr, out.inverse, scratch.d_norms, out.start,
+        *strides(call.q, call.k, call.v, d_o, call.gate), *call.sizes(), x.programs * x.T,
+        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **shared,
+    )  # fmt: skip
+    return out._replace(gate=d_gate.sum(0) if len(d_gate) > 1 else d_gate[0])
+
+
+class Pulled(NamedTuple):
+    """Gradients that every tile finds by itself."""
+
+    q: Tensor
+    k: Tensor
+    rate: Tensor
+    slope: Tensor
+    rows: Tensor
+    pairs: Tensor
+    into: Tensor
+    mix: Tensor
+    key_rows: Tensor
+    key_pairs: Tensor
+
+
+def pull(call: Call, scratch: Scratch, d_o: Tensor) -> Pulled:
+    """Gradients of readers, of keys as readers where every token sees those before it, and of writers."""
+    x, solves, bound = call.tiles, call.slope is not None, call.inverse is not None
+    like = (
+        call.q,
+        call.k,
+        call.lr,
+        call.slope,
+        call.rows,
+        call.pairs,
+        call.into,
+        call.mix,
+        call.key_rows,
+        call.key_pairs,
+    )
+    d = Pulled(*(call.lr.new_empty(0) if t is None else t.new_empty(t.shape) for t in like))
+    rates, tiles, sizes = scratch.rates if bound else call.lr, x.programs * x.m, call.sizes()
+    seen = (scratch.states, scratch.errors)
+    _, shared = shared_arguments(x, False, "readers")
+    launch(
+        _pull.readers, tiles, call.q, call.k, rates, call.rows, call.pairs, None, *seen, d_o,
+        d.q, d.rate, d.rows, d.pairs, None, *strides(call.q, call.k, d_o), *sizes, KEYS=False, **shared,
+    )  # fmt: skip
+    if solves:
+        upstream = scratch.d_predictions
+        launch(
+            _pull.readers, tiles, call.k, call.k, rates, call.key_rows, call.key_pairs, call.slope, *seen, upstream,
+            d.k, d.rate, d.key_rows, d.key_pairs, d.slope, *strides(call.k, call.k, upstream), *sizes, KEYS=True, **shared,
+        )  # fmt: skip
+    _, shared = shared_arguments(x, False, "writers")
+    launch(
+        _pull.writers, tiles, call.q, call.k, rates, call.pairs, call.into, call.key_pairs, *seen, d_o, scratch.d_states,
+        scratch.d_predictions, scratch.d_norms, d.k, d.rate, d.into, d.mix,
+        *strides(call.q, call.k, d_o), *sizes, BOUND=bound, SOLVE=solves, **shared,
+    )  # fmt: skip
+    return d

@@ -1,0 +1,148 @@
+"""What the kernels of the perceptron are launched with: tensors by name, sizes, and the few measured settings.
+
+Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from miras.architectures import MLP
+from miras.biases import AttentionalBias
+from miras.engine.weights import LIMIT
+from miras.kernels import _mlp_parts as parts
+from miras.kernels import residuals
+
+PROGRAMS = 1024
+"""Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
+
+FEWEST = 8
+"""Chunks of a head that are kept at a time, however many heads there are."""
+
+TILE = 64
+"""Hidden width of a program; half of it for float32, whose products take no tensor cores."""
+
+LAUNCH = {
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "read": {"num_warps": 4, "num_stages": 2},
+    "read_backward": {"num_warps": 4, "num_stages": 1},
+    "query_backward": {"num_warps": 4, "num_stages": 2},
+    "reverse": {"num_warps": 4, "num_stages": 1},
+    "write_backward": {"num_warps": 4, "num_stages": 2},
+}
+"""Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
+
+
+class Recipe(NamedTuple):
+    """What is not a tensor."""
+
+    architecture: MLP
+    bias: str
+    chunk: int
+
+
+_remembered: dict[str, Recipe] = {}
+
+
+def recall(key: str) -> Recipe:
+    """The recipe behind a string."""
+    return _remembered[key]
+
+
+@torch.compiler.assume_constant_result
+def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
+    """A string that stands for the recipe in the arguments of an operator."""
+    recipe = Recipe(architecture, residuals.remember(bias), chunk)
+    _remembered[repr(recipe)] = recipe
+    return repr(recipe)
+
+
+def _tile(f: int, most: int, dtype: torch.dtype) -> int:
+    most = min(most, TILE // 2) if dtype == torch.float32 else most
+    return next(tile for tile in (64, 32, 16) if tile <= most and f % tile == 0)
+
+
+class Given(NamedTuple):
+    """The tensors of `miras.engine.fused`, contiguous."""
+
+    q: Tensor  # [b, T, I]
+    k: Tensor  # [b, T, I]
+    v: Tensor  # [b, T, O]
+    lr: Tensor  # [b, T]
+    inverse: Tensor | None  # [b, T]
+    rows: Tensor  # [b, N, J, C]: what readers multiply memory and slot with
+    pairs: Tensor  # [b, N, C, C]
+    into: Tensor  # [b, N, J, C]
+    mix: Tensor  # [b, N, J, J]
+    w1: Tensor  # [b, J, I, F]
+    w2: Tensor  # [b, J, F, O]
+    gate: Tensor | None  # [b, T, 1] or [b, T, O]
+
+    def tiles(self, kernel: Any) -> int:
+        """Tiles of the hidden width."""
+        return self.w1.shape[-1] // self._tile(kernel)
+
+    def _tile(self, kernel: Any) -> int:
+        return _tile(self.w1.shape[-1], LAUNCH[kernel.__name__].get("BF", TILE), self.q.dtype)
+
+    def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
+        """The compile-time arguments of a kernel, of those it takes."""
+        found, architecture = residuals.recall(how.bias), how.architecture
+        f, c, own = self.w1.shape[-1], self.rows.shape[-1], LAUNCH[kernel.__name__]
+        every = {
+            "C": c,
+            "I": self.q.shape[-1],
+            "O": self.v.shape[-1],
+            "F": f,
+            "BF": self._tile(kernel),
+            "ROWS": 1 << (-(-c // self.tiles(kernel)) - 1).bit_length(),
+            "SLOT": self.rows.shape[2] > 1,
+            "BOUND": self.inverse is not None,
+            "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
+            "LIMIT": LIMIT,
+            "BIAS": found.residual,
+            "VJP": found.vjp,
+            "P": found.constants,
+            "ACT": getattr(parts, architecture.activation),
+            "NORM": architecture.norm,
+            "RESIDUAL": architecture.residual,
+            "EPS": architecture.eps,
+        }
+        return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
+
+    def groups(self) -> list[tuple[int, int, int]]:
+        """First chunk, chunks, and chunks of the sequence, of every group."""
+        b, n = self.rows.shape[:2]
+        size = min(n, max(FEWEST, PROGRAMS // b))
+        return [(first, min(size, n - first), n) for first in range(0, n, size)]
+
+    def room(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
+        b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
+        sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
+        return sums, rows, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
+
+
+class Seen(NamedTuple):
+    """What the scan leaves of every chunk of a group, ``[b, group, ...]``."""
+
+    w1: Tensor  # [.., J, I, F]: the stacks before the chunk
+    w2: Tensor  # [.., J, O, F]: transposed
+    o: Tensor  # [.., C, O]: the answers to its keys
+    u2: Tensor  # [.., C, O]: the errors there
+    squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
+
+    @staticmethod
+    def of(x: Given) -> Seen:
+        (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.rows.shape[-1], x.groups()[0][1]
+        narrow, wide = x.q.new_empty, x.w1.new_empty
+        stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
+
+
+def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
+    """Runs that many programs of a kernel."""
+    kernel[(programs,)](*arguments, **x.launch(how, kernel))

@@ -1,0 +1,21 @@
+"""Kernels as they are compiled for Hopper, without a device: they fit, use tensor cores, and avoid what compilers break."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.nightly
+def test_compiled_for_hopper() -> None:
+    """In a process of its own: the interpreter of other tests takes the compiler's place for good."""
+    environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.sm90", "--dims", "64"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr

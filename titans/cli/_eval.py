@@ -1,0 +1,127 @@
+"""``miras eval``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from titans.cli._flags import parse
+from titans.data import Data, shards, tokenizer
+from titans.eval import accuracy, by_chunk, growing, likelihood
+from titans.eval.harness import harness
+from titans.model import TitansLM
+from titans.tasks import Task, named
+from titans.train import Config, pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Measures a trained model; rows of any length are read in pieces, so memory does not grow with them.
+
+    Args:
+        run: folder of a run, or one of its checkpoints.
+        task: a name or JSON; none for the task it was trained on, or bits per byte if that was text.
+        data: a text to measure on; none for the held-out part of what it was trained on.
+        lengths: of examples, or of segments of text; none for that of the training and, for a task, up to 64 times it.
+        examples: of each length; segments of text.
+        chunks: chunk sizes to read with instead of the trained one.
+        harness: tasks of EleutherAI's evaluation harness to run instead (needs lm-eval).
+        include: a folder with further tasks for it.
+        seed: of the examples.
+        device: none for a GPU if there is one.
+        out: a JSON file to write the rows to.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    task: str | None = None
+    data: str | None = None
+    lengths: tuple[int, ...] = ()
+    examples: int = 200
+    chunks: tuple[int, ...] = ()
+    harness: tuple[str, ...] = ()
+    include: Path | None = None
+    seed: int = 0
+    device: str | None = None
+    out: Path | None = None
+
+
+Row = dict[str, float | int | str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints a row for every length and chunk size."""
+    args = parse(Eval, arguments, "eval")
+    try:
+        rows = measured(args)
+    except ValueError as error:
+        print(f"miras eval: {error}", file=sys.stderr)
+        return 2
+    for row in rows:
+        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    if args.out is not None:
+        args.out.write_text(json.dumps(rows, indent=1))
+    return 0
+
+
+def measured(args: Eval) -> list[Row]:
+    """The rows."""
+    model, checkpoint = pretrained(args.run)
+    model = model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = Config.read(checkpoint / "run.json")
+    if args.harness:
+        results = harness(model, tokenizer(config.data.tokenizer), args.harness, args.include)
+        return [{"task": name, **_plain(row)} for name, row in results.items()]
+    asked = _task(args, config.data)
+
+    def measure(model: TitansLM) -> list[Row]:
+        return _right(model, asked, args) if asked is not None else _bits(model, config.data, args)
+
+    if not args.chunks:
+        return measure(model)
+    return [{"chunk": size, **row} for size, rows in by_chunk(model, args.chunks, measure).items() for row in rows]
+
+
+def _plain(row: dict[str, Any]) -> Row:
+    return {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "alias"}
+
+
+def _task(args: Eval, data: Data) -> Task | None:
+    if args.task is not None:
+        return named(f"task:{args.task}")
+    return named(data.source, length=data.length) if data.source.startswith("task:") and not args.data else None
+
+
+def _right(model: TitansLM, asked: Task, args: Eval) -> list[Row]:
+    lengths = args.lengths or growing(asked.length)
+    found = accuracy(model, asked, lengths, examples=args.examples, seed=args.seed)
+    rows: list[Row] = []
+    for row in found:
+        value, low, high = row.interval
+        rows.append(
+            {"length": row.length, "accuracy": value, "low": low, "high": high, "chance": row.chance, "of": row.total}
+        )
+    return rows
+
+
+def _bits(model: TitansLM, data: Data, args: Eval) -> list[Row]:
+    chosen = dataclasses.replace(data, source=args.data, valid=None) if args.data else data
+    part = shards(chosen, "valid")
+    text = torch.from_numpy(part.read(0, len(part)))
+    rows: list[Row] = []
+    for length in args.lengths or (data.length,):
+        found = likelihood(model, text, length=length, segments=args.examples, bytes_per_token=part.bytes_per_token)
+        value, low, high = found.bits_per_byte
+        loss = value * part.bytes_per_token * math.log(2)
+        rows.append(
+            {"length": length, "bits_per_byte": value, "low": low, "high": high, "loss": loss, "of": len(found.nats)}
+        )
+    return rows

@@ -1,0 +1,82 @@
+"""From a description of data to a source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from titans.data._base import Source
+from titans.data._documents import collection, split_of
+from titans.data._orders import Packed, Shuffled, Stream
+from titans.data._shards import Shards, write
+from titans.data._tokenizer import tokenizer
+
+ORDERS = {"shuffled": Shuffled, "stream": Stream, "packed": Packed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a model reads.
+
+    Args:
+        source: ``stdlib``; files or a glob of text; ``jsonl:``, ``enwik8:``, ``wikitext:`` or ``hf:`` in front of where
+            it is (see `titans.data.collection`); a folder of token shards; ``task:`` in front of a name or of JSON such as
+            ``{"name": "mqar", "pairs": 8}`` (see `titans.tasks`).
+        valid: another source for evaluation; None for the held-out part of ``source``.
+        tokenizer: ``bytes``, or the path of a ``tokenizer.json``.
+        order: ``shuffled`` rows; ``stream``, where every row continues the one before and memories are carried along
+            (truncated backpropagation through time); ``packed`` documents, with memories that end with them.
+        length: tokens of a row.
+        batch: rows of a step, over all processes and micro-batches.
+        seed: of the order.
+        cache: folder of the tokens; None for one in the system's folder for temporary files.
+    """
+
+    source: str = "stdlib"
+    valid: str | None = None
+    tokenizer: str = "bytes"
+    order: Literal["shuffled", "stream", "packed"] = "shuffled"
+    length: int = 256
+    batch: int = 8
+    seed: int = 0
+    cache: str | None = None
+
+
+def _task(data: Data, split: str) -> Source:
+    from titans.tasks import open_task  # which builds on batches in its turn
+
+    return open_task(data, split)
+
+
+FACTORIES: dict[str, Callable[[Data, str], Source]] = {"task": _task}
+"""Sources that are not text, by the word in front of a colon: functions of the description and the split."""
+
+
+def open_source(data: Data, split: str = "train") -> Source:
+    """The batches of a split, ``train`` or ``valid``."""
+    kind = data.source.partition(":")[0]
+    if kind in FACTORIES:
+        return FACTORIES[kind](data, split)
+    return ORDERS[data.order](shards(data, split), data.batch, data.length, data.seed)
+
+
+def shards(data: Data, split: str = "train") -> Shards:
+    """The tokens of a split; they are written the first time and found afterwards, unless the text has changed."""
+    name = data.valid if split == "valid" and data.valid else data.source
+    if (Path(name) / "manifest.json").is_file():
+        return Shards(Path(name))
+    text, tokens = collection(name, split), tokenizer(data.tokenizer)
+    if data.valid:  # then neither of the two is to be split
+        text = text._replace(is_split=True)
+    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in text.files]
+    key = hashlib.sha256(json.dumps([name, split, text.is_split, tokens.name, files]).encode()).hexdigest()[:16]
+    folder = Path(data.cache or Path(tempfile.gettempdir()) / "miras-tokens") / f"{split}-{key}"
+    if not (folder / "manifest.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write(folder, split_of(text, split), tokens)
+    return Shards(folder)

@@ -1,0 +1,102 @@
+"""Runs cells side by side, and none of them twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from titans.experiments._cells import Cell, Point
+
+Say = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """What became of an experiment's cells.
+
+    Attributes:
+        points: of all finished cells, in the order of the cells.
+        failed: cells and what went wrong, to be tried again next time.
+    """
+
+    points: list[Point]
+    failed: list[tuple[Cell, str]]
+
+
+def run(cells: Sequence[Cell], folder: Path, devices: Sequence[str], say: Say = print) -> Outcome:
+    """Runs the cells whose points are not in the folder yet.
+
+    Args:
+        cells: what to run.
+        folder: for points (``KEY.json``) and whatever cells write (``KEY/``).
+        devices: one process each; a device may stand here several times.
+        say: told about every cell.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [cell for cell in cells if found(folder, cell) is None]
+    say(f"{len(cells) - len(todo)} of {len(cells)} cells are done; {len(todo)} to run on {', '.join(devices)}")
+    failed: list[tuple[Cell, str]] = []
+    for number, (cell, error) in enumerate(_results(todo, folder, devices), 1):
+        say(
+            f"[{number}/{len(todo)}] {cell.panel}: {cell.series}, {cell.x}, seed {cell.seed}"
+            + (f": {error}" if error else "")
+        )
+        if error:
+            failed.append((cell, error))
+    return Outcome([p for cell in cells for p in found(folder, cell) or ()], failed)
+
+
+def found(folder: Path, cell: Cell) -> list[Point] | None:
+    """The points of a cell that has been run; None if it has not, or not to the end."""
+    try:
+        return [Point(**point) for point in json.loads((folder / f"{cell.key}.json").read_text())["points"]]
+    except FileNotFoundError:
+        return None
+
+
+def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):
+    if len(devices) == 1:
+        for cell in todo:
+            yield cell, _work(cell, folder, devices[0])
+        return
+    context = mp.get_context("spawn")
+    free: Queue[str] = context.Queue()
+    for device in devices:
+        free.put(device)
+    with ProcessPoolExecutor(len(devices), context, _initialise, (free,)) as pool:
+        futures = {pool.submit(_work, cell, folder): cell for cell in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _initialise(free: Queue[str]) -> None:
+    global _device  # a process keeps its device
+    _device = free.get()
+    torch.set_num_threads(1)
+
+
+def _work(cell: Cell, folder: Path, device: str | None = None) -> str | None:
+    """Runs a cell and writes its points; returns what went wrong."""
+    started = time.time()
+    try:
+        points = cell.run(folder / cell.key, device or _device)
+    except Exception as error:  # a model that diverges must not take the others along
+        (folder / f"{cell.key}.error").write_text(traceback.format_exc())
+        return f"{type(error).__name__}: {error}"
+    record = {"cell": cell.to_dict(), "seconds": time.time() - started, "points": [asdict(p) for p in points]}
+    unfinished = folder / f".{cell.key}.unfinished"
+    unfinished.write_text(json.dumps(record, indent=1))
+    os.replace(unfinished, folder / f"{cell.key}.json")
+    (folder / f"{cell.key}.error").unlink(missing_ok=True)
+    cell.clear(folder / cell.key)
+    return None

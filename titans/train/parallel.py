@@ -1,0 +1,121 @@
+"""One process or many: the same program, whatever started it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from titans.train.config import System
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. Every rank holds a part of the rows; ``torchrun`` says how many ranks there are."""
+
+    rank: int
+    size: int
+    device: torch.device
+    parallel: str
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are split among the ranks."""
+        return self.size > 1 and self.parallel == "fsdp"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes and prints."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module, layers: nn.ModuleList) -> nn.Module:
+        """The module with gradients that are averaged over all ranks, in the forward pass that is its own."""
+        if self.size == 1:
+            return module
+        if not self.is_sharded:
+            from torch.nn.parallel import DistributedDataParallel
+
+            return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
+        from torch.distributed.fsdp import fully_shard
+
+        # States that layers return may be views; nothing here writes into them.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        for layer in layers:
+            fully_shard(layer)
+        return cast(nn.Module, fully_shard(module))
+
+    @contextmanager
+    def accumulating(self, module: nn.Module, last: bool) -> Generator[None]:
+        """Around a micro-batch: gradients are averaged over the ranks only after the last one."""
+        if self.is_sharded:
+            cast(Any, module).set_requires_gradient_sync(last)
+        with nullcontext() if last or self.size == 1 or self.is_sharded else cast(Any, module).no_sync():
+            yield
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Numbers summed over the ranks."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.tolist()
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def joined(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of all ranks one after another, for tensors whose first dimension is rows."""
+        if self.size == 1:
+            return tensors
+        joined: dict[str, Tensor] = {}
+        for name, x in tensors.items():
+            x = x.to(self.device).contiguous()
+            parts = [torch.empty_like(x) for _ in range(self.size)]
+            torch.distributed.all_gather(parts, x)
+            joined[name] = torch.cat(parts).cpu()
+        return joined
+
+
+@contextmanager
+def world(system: System) -> Generator[World]:
+    """The processes that ``torchrun`` started, or this one alone."""
+    kind, _, number = (system.device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"system.device must be cpu, cuda or cuda:N, got {kind!r}")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    number = number or os.environ.get("LOCAL_RANK", "0")
+    device = torch.device(kind, int(number)) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(0, 1, device, system.parallel)
+        return
+    torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield World(torch.distributed.get_rank(), size, device, system.parallel)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor as one; for shards every rank has to ask."""
+    return cast(Any, x).full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def like(x: Tensor, reference: Tensor) -> Tensor:
+    """A whole tensor placed and sharded as another one of its shape."""
+    x = x.to(reference.device)
+    if not hasattr(reference, "placements"):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    shards = cast(Any, reference)  # every rank has the whole tensor: nothing has to be sent
+    return distribute_tensor(x, shards.device_mesh, shards.placements, src_data_rank=None)
