@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from miras import algorithms, architectures, biases, retentions
+import zoo
+from miras import MirasSpec, algorithms, architectures, biases, retentions
 from miras.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,34 @@ def test_commands_exist(page: Path):
     assert set(re.findall(r"^(?:\$ )?make ([a-z]+)", shell, re.MULTILINE)) <= rules
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that writes pages from the registries."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from _hooks import pages
+
+    return pages
+
+
+def test_pages_of_the_zoo_build_their_entries(generated: Any):
+    """What a page shows to paste is the entry, as Python and as JSON; every component has its section."""
+    for name, entry in zoo.ENTRIES.items():
+        page = generated.zoo_pages()[f"zoo/{name}.md"]
+        shown = re.search(r"```python\n(from miras.*?)```", page, re.DOTALL)
+        assert shown, name
+        names: dict[str, Any] = {}
+        exec(shown[1], names)
+        assert names["spec"] == entry.spec
+        assert [MirasSpec.from_dict(spec) for spec in generated.spec_blocks(page)] == [entry.spec]
+        assert entry.recurrence in page and entry.bibtex in page
+
+
+def test_every_component_has_a_section(generated: Any):
+    for path, page in generated.component_pages().items():
+        registry = next(r for r in REGISTRIES if r.axis == Path(path).stem)
+        assert re.findall(r"^## (\w+)", page, re.MULTILINE) == list(registry)
 
 
 def test_readme_lists_every_component():

@@ -21,9 +21,9 @@ from miras.gates import Gate
 @algorithms.register("mini_batch")
 @dataclass(frozen=True)
 class MiniBatch(Algorithm):
-    r"""Gradient descent by mini-batches, with a rate of the reader too: $\eta_{ti}=\rho_t\eta_i$.
+    r"""Gradient descent by mini-batches, with a rate of the reader too: $A_t=A_\xi-\rho_t\sum_{\xi<i\le t}\eta_ig_i$.
 
-    $A_t=A_\xi-\rho_t\sum_{\xi<i\le t}\eta_ig_i$ from the last chunk boundary $\xi$: token t sees all gradients of its chunk so
+    From the last chunk boundary $\xi$: token t sees all gradients of its chunk so
     far with its own factor $\rho_t$, and the last token's is what remains. With $\rho=1$ it is `gd`.
     Source: TTT (arXiv 2407.04620), official code, where $\rho$ starts as one over the position in the mini-batch.
     """

@@ -31,9 +31,9 @@ class GD(Algorithm):
 @algorithms.register("momentum")
 @dataclass(frozen=True)
 class Momentum(Algorithm):
-    r"""Gradient descent with momentum of order $n$ (Titans Eq. 13-14 for $n=1$).
+    r"""Momentum of order $n$: $S^1_t=\mu_tS^1_{t-1}+\eta_tg_t$, $S^j_t=\mu_tS^j_{t-1}+S^{j-1}_t$, $U_t=S^n_t$.
 
-    $S^1_t=\mu_tS^1_{t-1}+\eta_tg_t$, $S^j_t=\mu_tS^j_{t-1}+S^{j-1}_t$, $U_t=S^n_t$.
+    Source: Titans (arXiv 2501.00663) Eq. 13-14, which is order 1.
 
     Args:
         order: number of chained filters, >= 1.

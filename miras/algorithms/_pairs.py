@@ -89,7 +89,7 @@ class Omega(Algorithm):
 @algorithms.register("multi_step")
 @dataclass(frozen=True)
 class MultiStep(Algorithm):
-    r"""Several gradient steps a token, each with its own pair $(k_{t,j},v_{t,j},\eta_{t,j})$, after one decay.
+    r"""Several gradient steps a token, each with a pair of its own, after one decay: $U_{t,j}=\eta_{t,j}g_{t,j}$.
 
     ``chunk_size`` counts gradient steps, so at 1 every step sees the one before it. Source: DeltaProduct
     (arXiv 2502.10297).

@@ -41,17 +41,15 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 class FeatureMap(Architecture):
     r"""A matrix on features, $\mathcal M(W;x)=\phi(x)W$, hence the kernel $\phi(q)^\top\phi(k)$ between tokens.
 
-    ====================  ===============================================  ==========================================
-    ``kind``              $\phi$                                           kernel
-    ====================  ===============================================  ==========================================
-    ``elu``               $\mathrm{elu}(x)+1$                              linear attention (arXiv 2006.16236)
-    ``relu``              $\max(x,0)$
-    ``softmax``           $\mathrm{softmax}(x)$ over channels              efficient attention (1812.01243)
-    ``polynomial``        all monomials up to ``degree``                   $(1+q^\top k)^p$ exactly
-    ``taylor``            all monomials up to ``degree``                   $\sum_{i\le p}(q^\top k)^i/i!$ exactly
-    ``random_fourier``    $[\cos\Omega x,\ \sin\Omega x]\sqrt{2/F}$        $\approx e^{-\|q-k\|^2/2}$ (Rahimi & Recht)
-    ``random_positive``   $e^{\Omega x-\|x\|^2/2}/\sqrt F$                 $\approx e^{q^\top k}$ (2009.14794)
-    ====================  ===============================================  ==========================================
+    | ``kind`` | $\phi$ | kernel |
+    |---|---|---|
+    | ``elu`` | $\mathrm{elu}(x)+1$ | linear attention (arXiv 2006.16236) |
+    | ``relu`` | $\max(x,0)$ | |
+    | ``softmax`` | $\mathrm{softmax}(x)$ over channels | efficient attention (1812.01243) |
+    | ``polynomial`` | all monomials up to ``degree`` | $(1+q^\top k)^p$ exactly |
+    | ``taylor`` | all monomials up to ``degree`` | $\sum_{i\le p}(q^\top k)^i/i!$ exactly |
+    | ``random_fourier`` | $[\cos\Omega x,\ \sin\Omega x]\sqrt{2/F}$ | $\approx e^{-\lVert q-k\rVert^2/2}$ (Rahimi & Recht) |
+    | ``random_positive`` | $e^{\Omega x-\lVert x\rVert^2/2}/\sqrt F$ | $\approx e^{q^\top k}$ (2009.14794) |
 
     Monomials carry the root of their multinomial coefficient, $\sqrt2$ for $x_ix_j$, without which the kernel
     would not be a function of $q^\top k$. Source of the polynomial maps: ATLAS (2505.23735) Eq. 5 and 22-23.

@@ -97,7 +97,7 @@ class HuberNorm(AttentionalBias):
 @biases.register("yaad")
 @dataclass(frozen=True)
 class Yaad(SmoothSign):
-    r"""The paper's switching rule, $\nabla\ell_2$ if $\|r\|\le\delta$, else $\delta\nabla\ell_1$.
+    r"""The paper's switching rule, $\nabla\ell_2\text{ if }\|r\|\le\delta,\text{ else }\delta\nabla\ell_1$.
 
     Residual $r$ (or $2r$) below the threshold and $\delta\,\mathrm{Sign}(r)$ above it. This is not
     the gradient of Huber's loss, nor of any continuous one: where $\|r\|_2$ crosses $\delta$, the

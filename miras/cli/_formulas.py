@@ -15,7 +15,7 @@ _SYMBOLS = {
     **{name.capitalize(): letter.upper() for name, letter in _LETTERS.items()},
     **{"ell": "ℓ", "nabla": "∇", "partial": "∂", "infty": "∞", "top": "⊤", "in": "∈", "sum": "∑", "prod": "∏"},
     **{"odot": "⊙", "otimes": "⊗", "times": "×", "cdot": "·", "le": "≤", "ge": "≥", "approx": "≈", "to": "→"},
-    **{"leftarrow": "←", "langle": "⟨", "rangle": "⟩", "|": "‖", "{": "{", "}": "}", "dots": "…", "cdots": "⋯"},
+    **{"lVert": "‖", "rVert": "‖", "leftarrow": "←", "langle": "⟨", "rangle": "⟩", "|": "‖", "{": "{", "}": "}", "dots": "…", "cdots": "⋯"},
     **{",": "", " ": " ", "quad": "  ", "qquad": "   "},
     **dict.fromkeys(["mathcal", "mathfrak", "textstyle", "big", "Big", "left", "right"], ""),
 }

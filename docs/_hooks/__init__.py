@@ -1,0 +1,1 @@
+"""What the hook generates, one idea a file."""
