@@ -47,10 +47,12 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pages
 def test_commands_exist(page: Path):
-    """Every ``make target`` has a rule, and every relative link a file."""
+    """Every ``make target`` has a rule, and every relative link a file (or, in the site, a page: the strict build sees to those)."""
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     shell = "\n".join(code for _, code in blocks(page, "", "sh", "bash", "console"))
     assert set(re.findall(r"^(?:\$ )?make ([a-z]+)", shell, re.MULTILINE)) <= rules
+    if page.parts[0] == "docs":
+        return
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
