@@ -29,6 +29,12 @@ ASKS = {
 }
 
 
+@functools.cache
+def every() -> dict[str, str]:
+    """All of them, by path."""
+    return component_pages() | zoo_pages() | api_pages()
+
+
 def component_pages() -> dict[str, str]:
     """Markdown by path, an axis a page."""
     return {f"components/{axis}.md": _axis(axis) for axis in AXES}
@@ -82,7 +88,6 @@ def _module(name: str) -> str:
     return "\n\n".join([f"# {name}", summary(module), values, *documented]) + "\n"
 
 
-@functools.cache
 def zoo_pages() -> dict[str, str]:
     """Markdown by path, a memory a page."""
     scores = figures.read()
