@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import sys
 from typing import Any
 
 import zoo
@@ -81,7 +82,8 @@ def _module(name: str) -> str:
     for public in module.__all__:
         if callable(value := getattr(module, public)):
             summary(value)  # or the build ends
-            documented.append(f"::: {name}.{public}")
+            hidden = f"{name}.{public}" in sys.modules  # a module of that name, which would be described instead
+            documented.append(f"::: {value.__module__ if hidden else name}.{public}")
         else:
             plain.append(f"`{name}.{public}`")
     values = f"Values: {', '.join(plain)}." if plain else ""
