@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():  # kernels run in Triton's interpreter, which has to know before anyone imports it
+    os.environ["TRITON_INTERPRET"] = "1"
+
 collect_ignore = ["plugin"]  # a package of its own, with doctests that would register it here
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")

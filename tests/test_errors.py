@@ -192,7 +192,7 @@ def test_layers(call: Call, says: str):
         lambda: MirasSpec.from_dict({"schema": SCHEMA + 1}),
         f"schema {SCHEMA + 1}; .* reads up to {SCHEMA}: upgrade",
     ),
-    path=(lambda: core.on("fast")(q, k, v, gates), "path must be one of exact, .*; got 'fast'"),  # type: ignore
+    path=(lambda: core.on("fast")(q, k, v, gates), "path must be one of kernel, .*; got 'fast'"),  # type: ignore
     no_path=(lambda: core.on("exact")(q, k, v, gates), "path 'exact' cannot compute this spec: chunk_size is 4, not 1"),
 )
 def test_specs(call: Call, says: str):

@@ -42,7 +42,7 @@ def test_the_entry_is_its_paper(name: str, length: int, seed: int, chunk: int):
     """
     ties, in_chunks = zoo.ENTRIES[name].around.ties, "chunk" in inspect.signature(LITERALS[name]).parameters
     point = small(zoo.spec(name), chunk if in_chunks else 1)
-    tolerance = 1e-8 if point.algorithm.needs_matrices else 1e-10  # Newton-Schulz amplifies rounding
+    tolerance = 1e-7 if point.algorithm.needs_matrices else 1e-10  # Newton-Schulz amplifies rounding
     inner, gates, numbers = tied(point, ties, length, seed)
     p, leaves = inner.leaves()
     numbers = [{n: x.requires_grad_() for n, x in of_one.items()} for of_one in numbers]
