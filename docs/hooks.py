@@ -15,7 +15,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 MARKER = re.compile(r"^<!-- generated: (\w+) ?(.*?) -->$", re.MULTILINE)
-GENERATED = pages.component_pages() | pages.zoo_pages() | pages.api_pages()
+GENERATED = pages.every()
 """Pages that lie in no folder, by their path."""
 
 

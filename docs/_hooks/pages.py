@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import sys
 from typing import Any
 
 import zoo
@@ -27,6 +28,12 @@ ASKS = {
     "retention": "What happens to old memories?",
     "algorithm": "How do gradients become updates?",
 }
+
+
+@functools.cache
+def every() -> dict[str, str]:
+    """All of them, by path."""
+    return component_pages() | zoo_pages() | api_pages()
 
 
 def component_pages() -> dict[str, str]:
@@ -75,14 +82,14 @@ def _module(name: str) -> str:
     for public in module.__all__:
         if callable(value := getattr(module, public)):
             summary(value)  # or the build ends
-            documented.append(f"::: {name}.{public}")
+            hidden = f"{name}.{public}" in sys.modules  # a module of that name, which would be described instead
+            documented.append(f"::: {value.__module__ if hidden else name}.{public}")
         else:
             plain.append(f"`{name}.{public}`")
     values = f"Values: {', '.join(plain)}." if plain else ""
     return "\n\n".join([f"# {name}", summary(module), values, *documented]) + "\n"
 
 
-@functools.cache
 def zoo_pages() -> dict[str, str]:
     """Markdown by path, a memory a page."""
     scores = figures.read()
