@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from miras import AssociativeMemory, MirasSpec
 from miras.biases import AttentionalBias
 from miras.engine.plan import Path
-from miras.kernels import KERNELS, Dims, trust
+from miras.kernels import KERNELS, Dims, choose, trust
 from miras.testing import TOLERANCE, problem, relative
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
@@ -237,6 +237,18 @@ def test_never_unasked_without_a_device() -> None:
     plan = memory.plan(16, 16, where=(torch.device("cpu"), torch.float32))
     assert plan.path == "factored" and "needs a CUDA device" in plan.refused["kernel"]
     assert all(kernel.name for kernel in KERNELS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter takes any device for its own")
+def test_a_kernel_runs_unasked_once_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, where = AssociativeMemory(drawn("huber").spec), (torch.device("cuda"), torch.float32)
+    spec, shapes = memory.spec, memory.shapes(16, 16)
+    for kernel in KERNELS:
+        if not kernel.proven and kernel.supports(spec, shapes, 1) is None:
+            assert f"{kernel.name} has not passed its tests" in str(choose(spec, shapes, 1, Dims(16, 16), where))
+            assert choose(spec, shapes, 1, Dims(16, 16), where, forced=True) == kernel
+    monkeypatch.setattr("miras.kernels.KERNELS", tuple(replace(kernel, proven=True) for kernel in KERNELS))
+    assert not isinstance(choose(spec, shapes, 1, Dims(16, 16), where), str)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")

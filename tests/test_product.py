@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -55,21 +54,14 @@ def test_every_combination(shard: int) -> None:
                 for n, x in wanted.items()
             }
             error = max(errors.values()) if all(e == e for e in errors.values()) else float("nan")
-            if not error <= path_tolerance(spec, path, torch.float64):
-                name = max(errors, key=errors.__getitem__)
-                moved = relative(everything(nudged(drawn), "reference")[name], wanted[name])
-                assert error <= 10 * moved, f"{spec!r} on {path}: {error} at {name}, which rounding moves by {moved}"
+            assert error <= path_tolerance(spec, path, torch.float64), (
+                f"{spec!r} on {path}: {error} at {max(errors, key=errors.__getitem__)}"
+            )
             counted += 1
             worst[path] = max(worst.get(path, 0.0), error)
     RECORD.mkdir(parents=True, exist_ok=True)
     (RECORD / f"{shard}.json").write_text(json.dumps({"checked": counted, "worst": worst, "pid": os.getpid()}))
     assert counted
-
-
-def nudged(drawn):
-    """The problem with every key moved by one unit in the last place: what no path can be held closer than."""
-    noise = torch.randn(drawn.k.shape, generator=torch.Generator().manual_seed(0), dtype=drawn.k.dtype)
-    return replace(drawn, k=drawn.k * (1 + torch.finfo(drawn.k.dtype).eps * noise))
 
 
 def everything(drawn, path: str) -> dict[str, torch.Tensor]:
