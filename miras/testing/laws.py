@@ -91,8 +91,9 @@ def every_path_is_the_reference(problem: Problem) -> None:
 def amplifies(spec: MirasSpec) -> bool:
     """Whether rounding grows inside one step: Newton-Schulz (by the inverse of the smallest singular values), conjugate
     gradients and Cholesky factors (by their condition), and root finding."""
-    turns = not spec.algorithm.direction_is_identity or spec.algorithm.settles
-    return turns or spec.algorithm.linear_only or spec.retention.name == "f_divergence"
+    algorithm = spec.algorithm
+    turns = not algorithm.direction_is_identity or (algorithm.settles and algorithm.needs_matrices)
+    return turns or algorithm.linear_only or spec.retention.name == "f_divergence"
 
 
 def path_tolerance(spec: MirasSpec, path: Path, dtype: torch.dtype) -> float:
