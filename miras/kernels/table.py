@@ -65,6 +65,7 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@torch.compiler.assume_constant_result  # compilers trace `plan`, and cannot follow a search for a module
 def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
     """The part of `Kernel.fits` that every Triton kernel shares."""
     if not has_triton():

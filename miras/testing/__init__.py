@@ -3,6 +3,7 @@
 from miras.testing.check import LAWS, Report, Result, apply, check
 from miras.testing.laws import Inapplicable
 from miras.testing.problems import Problem, problem
+from miras.testing.rounding import RoundedProducts
 from miras.testing.strategies import components, problems, specs
 from miras.testing.tolerances import TOLERANCE, relative
 
@@ -13,6 +14,7 @@ __all__ = [
     "Problem",
     "Report",
     "Result",
+    "RoundedProducts",
     "apply",
     "check",
     "components",
