@@ -1,0 +1,133 @@
+"""Training speed of whole models on one GPU: `python -m benchmarks.models [--sizes 170m 340m] [--lengths 4096 32768] [--json FILE]`.
+
+Models of the published widths and depths take optimizer steps on random tokens, in bfloat16 under autocast, as
+`titans.train` does. Tokens a second are medians over steps; MFU counts 6 operations for every parameter but the
+embedding and every token, and neither attention nor the memories' own updates, over the card's bfloat16 rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import report
+from titans.config import TitansConfig, preset
+from titans.experiments import MEMORIES, MODELS
+from titans.model import TitansLM
+
+NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
+CHANGES = {"moneta": {"retention": {"name": "lq", "link_at": "chunk"}}}
+"""Moneta as its paper trains it (MIRAS §5.4)."""
+RATE = 989e12
+"""Dense bfloat16 operations a second of an H100, from its data sheet."""
+
+
+@dataclass
+class Speed:
+    """What one model reached."""
+
+    model: str
+    size: str
+    length: int
+    batch: int
+    parameters: int
+    tokens_per_second: float = 0.0
+    slowest: float = 0.0
+    fastest: float = 0.0
+    mfu: float = 0.0
+    gib: float = 0.0
+    first_step: float = 0.0
+    path: str = ""
+    error: str = ""
+
+
+def config(name: str, size: str) -> TitansConfig:
+    """The published width and depth around a memory as the experiments have it."""
+    kind, memory = MODELS[name]
+    return preset(size, kind, memory=MEMORIES[memory] | CHANGES.get(name, {}), window=512, segment=512)
+
+
+def measure(name: str, size: str, length: int, tokens: int, steps: int, device: str, compiled: bool) -> Speed:
+    """Some steps of training."""
+    torch.manual_seed(0)
+    found = Speed(name, size, length, max(1, tokens // length), 0)
+    try:
+        model = TitansLM(config(name, size)).to(device)
+        model.checkpointing = True
+        found.path = paths(model, device)
+        if compiled:
+            for layer in model.layers:
+                layer.compile()
+        weights = sum(p.numel() for p in model.parameters())
+        found.parameters = weights
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        x = torch.randint(model.embedding.num_embeddings, (found.batch, length), device=device)
+        times: list[float] = []
+        for _ in range(steps + 2):
+            begin = time.perf_counter()
+            with torch.autocast(device, torch.bfloat16):
+                loss = model(x, return_loss=True)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert torch.isfinite(loss)  # and waits for the device
+            times.append(time.perf_counter() - begin)
+        found.first_step, rates = times[0], [x.numel() / t for t in times[2:]]
+        found.tokens_per_second, found.slowest, found.fastest = statistics.median(rates), min(rates), max(rates)
+        found.mfu = 6 * (weights - model.embedding.weight.numel()) * found.tokens_per_second / RATE
+        found.gib = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    except Exception as error:  # the other rows are worth having
+        found.error = f"{type(error).__name__}: {error}"[:300]
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+def paths(model: TitansLM, device: str) -> str:
+    """Which path the memories take."""
+    from miras import Memory
+
+    where = torch.device(device), torch.bfloat16
+    memories = [m for m in model.modules() if isinstance(m, Memory)]
+    plans = [m.core.plan(m.head_dim, m.head_dim, 1, where) for m in memories]
+    return ", ".join(sorted({p.kernel.name if p.kernel else p.path for p in plans})) or "attention"
+
+
+def main() -> None:
+    """Measures and prints a line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["170m", "340m"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 32768])
+    parser.add_argument("--models", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--tokens", type=int, default=32768, help="of a step")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        for length in args.lengths:
+            for name in args.models:
+                found = measure(name, size, length, args.tokens, args.steps, device, args.compile)
+                rows.append(asdict(found))
+                print(
+                    f"{size} T={length} {name:<15} {found.tokens_per_second / 1e3:8.1f} kilotokens/s "
+                    f"[{found.slowest / 1e3:.1f} {found.fastest / 1e3:.1f}] MFU {found.mfu:.1%} {found.gib:.1f} GiB "
+                    f"first step {found.first_step:.1f} s, {found.path} {found.error}",
+                    flush=True,
+                )
+                if args.json:
+                    args.json.write_text(json.dumps({"machine": report.machine(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
