@@ -66,6 +66,8 @@ def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: 
     dims = Dims(x.q.shape[-1], x.v.shape[-1])
     if not fused.outside_functorch() or not trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype):
         return rest(state, x)
+    if x.length == 1 and not torch.is_grad_enabled():
+        return plan.kernel.one(spec, shapes, state, x)
     kernel = partial(plan.kernel.run, spec, shapes)
     return _whole_chunks(spec, state, x, kernel, rest) if plan.kernel.whole_chunks else kernel(state, x)
 

@@ -94,7 +94,7 @@ def _residual(spec: MirasSpec) -> str | None:
     return residuals.supported(spec.bias)
 
 
-def _free(spec: MirasSpec) -> bool:
+def free(spec: MirasSpec) -> bool:
     """Whether no gradient depends on the anchor, so that a tile may be any stretch of tokens."""
     return spec.bias.residual_is_constant and not spec.algorithm.changes_error and spec.read != "anchor"
 
@@ -120,7 +120,7 @@ def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if reason := _tried(spec, shapes, _tile(shapes)):
         return reason
-    if _free(spec):
+    if free(spec):
         return _residual(spec)
     if spec.chunk_size != 1:
         return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
@@ -171,30 +171,33 @@ def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, sol
 
     name = next(iter(shapes))
     size = _tile(shapes) if solve else spec.chunk_size
-    solve = solve and not _free(spec)
+    solve = solve and not free(spec)
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
-    lr, value, slope, gate = x.pair["lr"], x.v, None, None
-    if _written_by_algorithm(spec):
-        bias, step = residuals.AFFINE, (lr * energy(keys, lr.dtype))[..., None]
-        slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
-        slope = gate = slope[..., 0].expand_as(lr).to(lr.dtype)
-        value = offset.to(value.dtype)
-    else:
-        bias = residuals.remember(spec.bias)
-        gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
-        if solve:
-            slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype)
+    bias, value, slope, gate = errors(spec, x, solve)
     start = state.memory[name].unsqueeze(2)
     start = torch.cat([start, state.slots[name]], 2) if name in state.slots else start
     inverse = x.pair.get("inverse_bound")
     if inverse is not None:
         start = limited(start)
-    gates = [None if t is None else t.contiguous() for t in (lr, inverse, gate, slope if solve else None)]
+    gates = [None if t is None else t.contiguous() for t in (x.pair["lr"], inverse, gate, slope)]
     seen = readers(spec, algorithm_gates(spec, x), x, size, solve)
     keep = torch.is_grad_enabled()
     y, end, *_ = _ops.matrix(queries, keys, value, *gates, *seen, start.contiguous(), bias, keep)
     memory, slots = {name: end[:, :, 0]}, {name: end[:, :, 1:]} if name in state.slots else {}
     return y, state._replace(memory=memory, slots=slots)
+
+
+def errors(spec: MirasSpec, x: Inputs, solve: bool) -> tuple[str, Tensor, Tensor | None, Tensor | None]:
+    """The key of the residual, its values, its slope where every token sees those before it, and its gate."""
+    lr, value = x.pair["lr"], x.v
+    if _written_by_algorithm(spec):
+        step = (lr * energy(spec.architecture.features(x.k), lr.dtype))[..., None]
+        slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
+        slope = slope[..., 0].expand_as(lr).to(lr.dtype)
+        return residuals.AFFINE, offset.to(value.dtype), slope if solve else None, slope
+    gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
+    slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype) if solve else None
+    return residuals.remember(spec.bias), value, slope, gate
 
 
 def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
@@ -282,5 +285,12 @@ def _tiled(gate: Tensor, c: Coefficients) -> Tensor:
     return F.pad(gate, (0, m * size - gate.shape[2])).unflatten(2, (m, size))
 
 
-CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False))
-TOKENS = Kernel("matrix tokens", tokens, fits, partial(run, solve=True), whole_chunks=False)
+def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """A single token, see `miras.kernels.step`."""
+    from miras.kernels import step
+
+    return step.matrix(spec, shapes, state, x)
+
+
+CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False), one)
+TOKENS = Kernel("matrix tokens", tokens, fits, partial(run, solve=True), one, whole_chunks=False)

@@ -70,4 +70,11 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return y.unflatten(0, (batch, heads)), state._replace(memory=memory, slots=slots, anchor=memory)
 
 
-KERNEL = Kernel("perceptron", supports, fits, run)
+def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """A single token, see `miras.kernels.step`."""
+    from miras.kernels import step
+
+    return step.perceptron(spec, shapes, state, x)
+
+
+KERNEL = Kernel("perceptron", supports, fits, run, one)

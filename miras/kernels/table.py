@@ -25,6 +25,9 @@ class Dims(NamedTuple):
     value: int
 
 
+Run = Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way of computing a stretch of tokens outside PyTorch.
@@ -35,6 +38,7 @@ class Kernel:
         fits: whether it runs ``(device, dtype of q, k and v, widths)``: None, or the reason why not.
         run: ``(spec, shapes, state, inputs)`` to outputs ``[B, H, T, D_value]`` and the state. Queries, keys and values
             come in their own dtype, strided; gates and state are float32. It is differentiable and traceable.
+        one: the same for a single token in any phase, when nothing is differentiated.
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
@@ -43,7 +47,8 @@ class Kernel:
     name: str
     supports: Callable[[MirasSpec, Shapes, int], str | None]
     fits: Callable[[torch.device, torch.dtype, Dims], str | None]
-    run: Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
+    run: Run
+    one: Run
     whole_chunks: bool = True
     proven: bool = False
 

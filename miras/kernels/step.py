@@ -1,0 +1,218 @@
+"""One token through a kernel of its own, for generation: nothing to differentiate, any phase, weights where they are.
+
+Shapes: B batch, H heads, J = 1 + K memory and slots, I, F and O key, hidden and value width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from miras.architectures import MLP
+from miras.engine.chunked import bias_gates
+from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.weights import Shapes, advance, opened
+from miras.kernels import residuals
+from miras.kernels.matrix import errors, free, readers
+from miras.kernels.table import launch
+from miras.spec import MirasSpec
+from miras.state import MemoryState
+
+
+def matrix(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """One token of a memory that `miras.kernels.matrix` computes."""
+    state, name = opened(spec, state), next(iter(shapes))
+    solve = spec.chunk_size == 1 and not free(spec)
+    bias, value, _, gate = errors(spec, x, False)
+    seen = readers(spec, algorithm_gates(spec, x), x, 1, solve)
+    keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
+    one = [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
+    given = (queries, keys, value, *one, *seen[:4], seen.key_rows)
+    y, end = matrix_step(*given, *weights(state, name), bias)
+    return y, advance(spec, shapes, after(state, {name: end}), 1)
+
+
+def perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """One token of a memory that `miras.kernels.mlp` computes."""
+    from miras.kernels import _mlp_launch
+
+    assert isinstance(spec.architecture, MLP)
+    state = opened(spec, state)
+    seen = readers(spec, algorithm_gates(spec, x), x, 1, False)
+    gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
+    one = [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
+    recipe = _mlp_launch.remember(spec.architecture, spec.bias, spec.chunk_size)
+    stacks = (*weights(state, "w_1"), *weights(state, "w_2"))
+    y, end1, end2 = perceptron_step(x.q, x.k, x.v, *one, *seen[:4], *stacks, recipe)
+    return y, advance(spec, shapes, after(state, {"w_1": end1, "w_2": end2}), 1)
+
+
+def weights(state: MemoryState, name: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Memory, slots and anchor of one weight."""
+    return state.memory[name], state.slots.get(name), state.anchor[name]
+
+
+def after(state: MemoryState, ends: dict[str, Tensor]) -> MemoryState:
+    """The state with the stacks ``[B, H, J, in, out]`` in the place of its weights."""
+    slots = {n: w[:, :, 1:] for n, w in ends.items()} if state.slots else {}
+    return state._replace(memory={n: w[:, :, 0] for n, w in ends.items()}, slots=slots)
+
+
+@torch.library.custom_op("miras::matrix_step", mutates_args=())
+def matrix_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    gate: Tensor | None,
+    rows: Tensor,
+    pairs: Tensor,
+    into: Tensor,
+    mix: Tensor,
+    key_rows: Tensor | None,
+    memory: Tensor,
+    slots: Tensor | None,
+    anchor: Tensor,
+    bias: str,
+) -> tuple[Tensor, Tensor]:
+    """Answers ``[B, H, 1, O]`` and the stack after the token; arguments as of `miras.kernels._ops.matrix`.
+
+    Args:
+        gate: of the bias, or the slope of an affine residual where ``key_rows`` says what the prediction sees.
+        memory: ``[B, H, I, O]``.
+        slots: ``[B, H, K, I, O]``.
+        anchor: ``[B, H, I, O]``.
+    """
+    from miras.kernels import _step
+
+    found, (B, H, I, O), J = residuals.recall(bias), memory.shape, rows.shape[-2]
+    y, end = _blank(v, memory, J)
+    width = max(16, 1 << (O - 1).bit_length())
+    block = width if found.rowwise or inverse is not None else min(width, 32)
+    q, k, v = (_near(t) for t in (q, k, v))
+    stack, layout = _placed(memory, slots, anchor)
+    launch(
+        _step.matrix_step, B * H * -(-O // block),
+        q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, *stack, y, end,
+        *_strides(q, k, v, gate), *layout, H, I, O,
+        J=J, BI=max(16, 1 << (I - 1).bit_length()), BV=block, NV=-(-O // block), BOUND=inverse is not None,
+        SOLVE=key_rows is not None, GATE=0 if gate is None else gate.dim() - 2, RESIDUAL=found.residual,
+        CONSTANTS=found.constants, num_warps=4,
+    )  # fmt: skip
+    return y, end
+
+
+@matrix_step.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    gate: Tensor | None,
+    rows: Tensor,
+    pairs: Tensor,
+    into: Tensor,
+    mix: Tensor,
+    key_rows: Tensor | None,
+    memory: Tensor,
+    slots: Tensor | None,
+    anchor: Tensor,
+    bias: str,
+) -> tuple[Tensor, Tensor]:
+    return _blank(v, memory, rows.shape[-2])
+
+
+@torch.library.custom_op("miras::perceptron_step", mutates_args=())
+def perceptron_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    gate: Tensor | None,
+    rows: Tensor,
+    pairs: Tensor,
+    into: Tensor,
+    mix: Tensor,
+    memory1: Tensor,
+    slots1: Tensor | None,
+    anchor1: Tensor,
+    memory2: Tensor,
+    slots2: Tensor | None,
+    anchor2: Tensor,
+    recipe: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Answers ``[B, H, 1, O]`` and both stacks after the token."""
+    from miras.kernels import _mlp_launch, _mlp_parts, _step
+
+    how, J = _mlp_launch.recall(recipe), rows.shape[-2]
+    found, architecture = residuals.recall(how.bias), how.architecture
+    B, H, I, F = memory1.shape
+    y, end1 = _blank(v, memory1, J)
+    _, end2 = _blank(v, memory2, J)
+    q, k, v = (_near(t) for t in (q, k, v))
+    first, layout1 = _placed(memory1, slots1, anchor1)
+    second, layout2 = _placed(memory2, slots2, anchor2)
+    launch(
+        _step.perceptron_step, B * H,
+        q, k, v, lr, inverse, gate, rows, pairs, into, mix, *first, *second, y, end1, end2,
+        *_strides(q, k, v, gate), *layout1, *layout2, H,
+        J=J, I=I, F=F, O=v.shape[-1], BF=next(n for n in (64, 32, 16) if F % n == 0), BOUND=inverse is not None,
+        GATE=0 if gate is None else gate.dim() - 2, BIAS=found.residual, P=found.constants,
+        ACT=getattr(_mlp_parts, architecture.activation), NORM=architecture.norm, RESIDUAL=architecture.residual,
+        EPS=architecture.eps, num_warps=8,
+    )  # fmt: skip
+    return y, end1, end2
+
+
+@perceptron_step.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    inverse: Tensor | None,
+    gate: Tensor | None,
+    rows: Tensor,
+    pairs: Tensor,
+    into: Tensor,
+    mix: Tensor,
+    memory1: Tensor,
+    slots1: Tensor | None,
+    anchor1: Tensor,
+    memory2: Tensor,
+    slots2: Tensor | None,
+    anchor2: Tensor,
+    recipe: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, end1 = _blank(v, memory1, rows.shape[-2])
+    return y, end1, _blank(v, memory2, rows.shape[-2])[1]
+
+
+def _blank(v: Tensor, memory: Tensor, stacked: int) -> tuple[Tensor, Tensor]:
+    B, H, *size = memory.shape
+    return v.new_empty(v.shape), memory.new_empty(B, H, stacked, *size)
+
+
+def _near(x: Tensor) -> Tensor:
+    """Channels next to each other."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _placed(memory: Tensor, slots: Tensor | None, anchor: Tensor) -> tuple[list[Tensor], list[int]]:
+    """The weights as arguments of a kernel, numbers of a matrix in their order, and where heads begin.
+
+    Without slots the memory stands in their place, and is not read there.
+    """
+    stack = [memory, memory.unsqueeze(2) if slots is None else slots, anchor]
+    stack = [x if x.stride()[-2:] == (x.shape[-1], 1) else x.contiguous() for x in stack]
+    return stack, [*stack[0].stride()[:2], *stack[1].stride()[:3], *stack[2].stride()[:2]]
+
+
+def _strides(*tensors: Tensor | None) -> Iterator[int]:
+    """Of batch and heads."""
+    return (s for t in tensors for s in ((0, 0) if t is None else t.stride()[:2]))
