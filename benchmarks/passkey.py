@@ -27,6 +27,8 @@ TITLE = "Passkey, trained at 512 bytes"
 OFTEN, ONCE = 'task:{"name": "passkey", "repeats": 6}', "task:passkey"
 SHARE = {OFTEN: 0.45, ONCE: 0.25}
 """Of the minutes, for each training; the rest is for measuring speed and accuracy."""
+SHARING = 2.0
+"""How much slower a model is where others are trained on the same device."""
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
     steps = json.loads(plan.read_text())
     print(f"steps: {steps}", flush=True)
     cells = [cell(name, seed, steps, args) for seed in range(args.seeds) for name in args.models]
-    outcome = run(cells, args.out / "cells", [device], lambda text: print(text, flush=True))
+    outcome = run(cells, args.out / "cells", [device] * args.workers, lambda text: print(text, flush=True))
     sizes = {name: cost(model(name, scale(args)).build(256), tokens=LENGTH) for name in args.models}
     notes = [f"{name}: {asdict(size)}" for name, size in sizes.items()]
     notes += [f"steps {steps}, batch {args.batch}, lr {args.lr}", str(scale(args)), str(machine.machine())]
@@ -58,6 +60,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--workers", type=int, default=1, help="models that are trained at the same time")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--dim", type=int, default=128)
@@ -85,6 +89,7 @@ def config(name: str, source: str, steps: int, args: argparse.Namespace) -> Conf
     """A training."""
     return Config(
         steps=steps,
+        precision=args.precision,
         model=model(name, scale(args)),
         data=Data(source=source, length=LENGTH, batch=args.batch),
         optimizer=Optimizer(lr=args.lr, weight_decay=0.01),
@@ -102,7 +107,8 @@ def cell(name: str, seed: int, steps: dict[str, int], args: argparse.Namespace) 
 
 def planned(args: argparse.Namespace, device: str) -> dict[str, int]:
     """Steps of each training, the same for all models, that fit the minutes."""
-    each = args.seeds * sum(seconds(name, args, device) for name in args.models)
+    taken = args.seeds * [seconds(name, args, device) for name in args.models]
+    each = SHARING * max(sum(taken) / args.workers, *taken) if args.workers > 1 else sum(taken)
     return {source: max(2, int(60 * args.minutes * share / each)) for source, share in SHARE.items()}
 
 

@@ -292,5 +292,5 @@ def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return step.matrix(spec, shapes, state, x)
 
 
-CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False), one)
-TOKENS = Kernel("matrix tokens", tokens, fits, partial(run, solve=True), one, whole_chunks=False)
+CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False), one, proven=True)
+TOKENS = Kernel("matrix tokens", tokens, fits, partial(run, solve=True), one, whole_chunks=False, proven=True)

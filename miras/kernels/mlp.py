@@ -77,4 +77,4 @@ def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return step.perceptron(spec, shapes, state, x)
 
 
-KERNEL = Kernel("perceptron", supports, fits, run, one)
+KERNEL = Kernel("perceptron", supports, fits, run, one, proven=True)
