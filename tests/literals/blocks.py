@@ -185,6 +185,27 @@ def self_attention(of: SelfAttention, x: Tokens) -> Tokens:
     return attention(of.attention, x, persistent(of))
 
 
+def weight_residual(of: Sequence[LMM], shares: Sequence[Tensor | None], segment: int, x: Tokens) -> Tokens:
+    """Memories one after another; each starts a segment from its own weights plus a share of those of the one below.
+
+    What is its own is what is left of its weights when the part from below, as it was added, is taken out.
+    """
+    below: list[list[dict[str, Tensor]]] = []
+    for one, share in zip(of, shares, strict=True):
+        memory, starts, outputs = Neural(one.memory), [], []
+        for i, token in enumerate(x):
+            s = i // segment
+            for h, W in enumerate(memory.W) if i % segment == 0 and share is not None else ():
+                for n in W:
+                    own = W[n] if s == 0 else W[n] - share[h] * below[s - 1][h][n]
+                    W[n] = own + share[h] * below[s][h][n]
+            if i % segment == 0:
+                starts.append([dict(W) for W in memory.W])
+            outputs.append(memory(token))
+        x, below = outputs, starts
+    return x
+
+
 LITERALS: dict[type, Callable[..., Tokens]] = {
     LMM: lmm,
     MAC: mac,
