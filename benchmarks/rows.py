@@ -82,7 +82,7 @@ def exact(measured: dict[str, Any], threads: int) -> list[Row]:
 
 def growth(measured: dict[str, Any], threads: int) -> list[Row]:
     """Training as the sequence grows, one curve a path, which must not rise faster than the sequence."""
-    units = {"milliseconds": ("best time of forward and backward", "ms"), "mebibytes": ("memory of training", "MiB")}
+    units = {"milliseconds": ("training time at best", "ms"), "mebibytes": ("memory of training", "MiB")}
     lengths, curves = measured["lengths"], measured["curves"]
     points = [
         Row("growth", row, name.partition(":")[0], f"T{length}, {threads} thread(s)", value, None, unit)
@@ -94,11 +94,11 @@ def growth(measured: dict[str, Any], threads: int) -> list[Row]:
     slopes = [
         limit(
             "growth",
-            f"slope of {row}",
+            f"growth of {row}",
             name.partition(":")[0],
             shape,
             slope(lengths, curve[key]),
-            "doublings a doubling",
+            "slope",
             1.1,
         )
         for key, (row, _) in units.items()

@@ -552,11 +552,14 @@ def test_what_is_exported_exists():
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of every autograd.Function
-@pytest.mark.parametrize("kind", ["swa", "memory", "mac"])
-def test_compiles_in_one_graph(kind: str):
+@pytest.mark.parametrize(
+    ("kinds", "fields"),
+    [*(((kind,), {}) for kind in ("swa", "memory", "mac")), (("memory", "mag"), {"weight_residual": True})],
+)
+def test_compiles_in_one_graph(kinds: tuple[str, ...], fields: dict[str, Any]):
     """Logits, loss and gradients, without a break."""
     torch.compiler.reset()
-    made, x = model(kind, dtype=torch.float32), text(2, 7)
+    made, x = model(*kinds, dtype=torch.float32, **fields), text(2, 7)
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     close(compiled(x), made(x), 1e-5)
     grads = []

@@ -33,7 +33,7 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> str:
         y, bar = TOP + ROW * i + 24, row["bar"]
         fill = 0 if bar is not None and row["ratio"] < bar else 1
         whose = "" if row["series"] == "ours" else f", {row['series']}"
-        parts.append(_text(8, y - 10, f"{row['row']}{whose}, {row['unit']}, against {row['peer']}", size=10))
+        parts.append(_text(8, y - 10, f"{row['row']}{whose}, {row['unit']}, against {row['peer']}", size=9))
         parts.append(
             f'<circle cx="{x(row["ratio"]):.1f}" cy="{y}" r="4.5" stroke="currentColor" fill-opacity="{fill}"/>'
         )

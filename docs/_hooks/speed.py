@@ -51,16 +51,16 @@ def comparisons(rows: list[Row], against: Iterable[Row]) -> str:
     lines = (
         [
             row["row"],
-            row["shape"],
-            f"{row['series']}: {number(row)}" if row["series"] != "ours" else number(row),
-            number(theirs[key(row, row["peer"])]) if key(row, row["peer"]) in theirs else "",
-            row["peer"],
             f"{row['ratio']:.2f}",
             promise(row),
+            number(row) if row["series"] == "ours" else f"{row['series']}: {number(row)}",
+            row["peer"],
+            number(theirs[key(row, row["peer"])]) if key(row, row["peer"]) in theirs else "",
+            row["shape"],
         ]
         for row in against
     )
-    return table(["what", "shape", "ours", "theirs", "against", "times better", "bar"], lines)
+    return table(["what", "times better", "bar", "ours", "against", "theirs", "shape"], lines)
 
 
 def key(row: Row, series: str) -> tuple[str, ...]:
