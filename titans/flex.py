@@ -122,9 +122,12 @@ remembered = functools.lru_cache(32)(blocks)
 """`blocks`, made once for texts of one length; compilers trace the function itself."""
 
 
-@functools.cache
 def kernel(device: torch.device) -> Any:
     """FlexAttention, compiled where there are kernels; elsewhere it is its own slow definition."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+    return flex_attention if device.type != "cuda" or torch.compiler.is_compiling() else compiled(flex_attention)
+
+
+compiled = functools.cache(torch.compile)
+"""Once a process."""
