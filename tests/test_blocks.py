@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from literals.blocks import LITERALS
 from literals.blocks import layer as literal_layer
 from literals.blocks import weight_residual as literal_weight_residual
 from memories import SPECS
-from torch import Tensor
+from torch import Tensor, nn
 
 from miras import Memory, MirasSpec, Surroundings
 from titans.attention import Attention, AttentionSpec
@@ -106,13 +107,14 @@ def test_literal_layer(kind: str):
     torch.testing.assert_close(y[0], torch.stack(list(literal_layer(layer, list(x[0])))), rtol=0, atol=1e-9)
 
 
-def test_literal_weight_residual():
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_literal_weight_residual(chunk: int):
     """Three memories, the last two with what is below: over two segments and a part, in one call and in two."""
     torch.manual_seed(0)
-    mixers = [LMM(memory()).double() for _ in range(3)]
+    mixers = [LMM(memory(replace(PAPER, chunk_size=chunk))).double() for _ in range(3)]
     residuals = [WeightResidual(2, 5, first=not i).double() for i in range(3)]
     for one in residuals[1:]:
-        one.share.data.normal_()
+        nn.init.normal_(one.share)  # type: ignore[arg-type]
     x, shares = tokens(1), [None if one.share is None else one.share.detach() for one in residuals]
     wanted = torch.stack(list(literal_weight_residual(mixers, shares, 5, list(x[0]))))
     for cuts in ((0, T), (0, 7, T)):

@@ -24,8 +24,9 @@ class WeightResidual(nn.Module):
     correct the sum, and what is forgotten is forgotten of the sum. g is learned for every head, zero at first.
 
     Other implementations of Titans add the weights below at every chunk, to the gradients only. Here the sum is formed
-    where segments meet and is what is read too: between calls it is a change of the state alone, so that every engine,
-    any cut of a text and generation give the same numbers.
+    where segments meet and is what is read too: a change of the state alone (of the accumulators, and of the anchor if a
+    chunk is under way), so that every engine, any cut of a text and generation give the same numbers. The mixer runs a
+    segment at a time, so segments should be many chunks long.
 
     Args:
         heads: H of the memory.
@@ -69,7 +70,7 @@ class WeightResidual(nn.Module):
 
     def _added(self, state: State, old: Weights, place: Place, new: Weights, share: Tensor) -> tuple[State, Weights]:
         """The state with what is below in it, for the rows that start a segment, and what that now is."""
-        begins = [s % self.segment == 0 and n > 0 for s, n in zip(place.seen, place.lengths, strict=True)]
+        begins = [s % self.segment == 0 for s in place.seen]  # a row without tokens here adds nothing a second time
         if not any(begins):
             return state, old
         rows = torch.tensor(begins, device=share.device)
