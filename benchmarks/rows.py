@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import compare
@@ -165,6 +166,30 @@ def gpu_mlp(results: Sequence[Mapping[str, Any]], shape: str) -> list[Row]:
             row = f"perceptron memory and attention, {MODES[mode]}"
             rows += comparison("gpu_mlp", row, at, "ms", times, dict.fromkeys(times))
     return rows
+
+
+def models(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Training of whole models beside that of a transformer: `benchmarks.models.Speed` as mappings."""
+    rows: list[Row] = []
+    good = [r for r in results if not r["error"]]
+    usual = {(r["size"], r["length"]): r["tokens_per_second"] for r in good if r["model"] == "transformer"}
+    for r in good:
+        shape, rate = f"B{r['batch']} T{r['length']}", r["tokens_per_second"]
+        head = ("models", f"training, {r['size']}", r["model"], shape)
+        line = Row(*head, rate, (r["slowest"], r["fastest"]), "tokens/s")
+        other = usual.get((r["size"], r["length"]))
+        if r["model"] != "transformer" and other:
+            line = replace(line, peer="transformer", ratio=rate / other)
+        rows += [line, Row(*head, 100 * r["mfu"], None, "% of the card's rate")]
+    return rows
+
+
+def cold(results: Mapping[str, Mapping[str, float]], most: float) -> list[Row]:
+    """The first pass of a shape with nothing compiled, in seconds."""
+    shape = "B2 T1024 H16 D64"
+    return [
+        limit("cold", "first pass, nothing compiled", name, shape, t["first"], "s", most) for name, t in results.items()
+    ]
 
 
 def _spread(quantiles: Sequence[float]) -> Spread:

@@ -53,6 +53,22 @@ def test_ratios_and_bars():
     assert (above.ratio, above.bar, above.peer) == (0.5, 1.0, "at most 8")
 
 
+def test_models_and_first_passes():
+    """Each model beside the transformer of its size and length; those that failed are left out."""
+    usual: dict[str, Any] = {"size": "170m", "batch": 8, "slowest": 1.0, "fastest": 9.0, "mfu": 0.25}
+    speeds = [("transformer", 4096, 8.0, ""), ("mac", 4096, 4.0, ""), ("mac", 32768, 2.0, ""), ("lmm", 4096, 0.0, "no")]
+    results = [usual | {"model": m, "length": t, "tokens_per_second": rate, "error": e} for m, t, rate, e in speeds]
+    found = rows.models(results)
+    assert [(r.series, r.ratio) for r in found if r.unit == "tokens/s"] == [
+        ("transformer", None),
+        ("mac", 0.5),
+        ("mac", None),
+    ]
+    assert [r.value for r in found if r.unit != "tokens/s"] == [25.0] * 3
+    (slow,) = rows.cold({"matrix": {"first": 30.0, "second": 1.0}}, 15.0)
+    assert (slow.ratio, slow.bar, slow.peer) == (0.5, 1.0, "at most 15")
+
+
 def test_a_file_is_picked_up(speed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No edit of the page: it is enough that the file is there."""
     points = [
