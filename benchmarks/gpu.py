@@ -1,6 +1,6 @@
 """Kernels against other packages' on one GPU: a registry of rows, each gated by correctness, medians with their spread.
 
-    python -m benchmarks.gpu [--rows NAME ...] [--json FILE] [--breakdown]
+    python -m benchmarks.gpu [--rows NAME ...] [--json benchmarks/results/gpu.json] [--breakdown]
 
 Every row times a function of the same tensors (bfloat16 operands, gates already computed) twice: called from Python, and
 replayed from a CUDA graph, which leaves out what Python costs. Peers that are not installed are left out.
@@ -9,7 +9,6 @@ replayed from a CUDA graph, which leaves out what Python costs. Peers that are n
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import report, rows
 from miras import AssociativeMemory, MirasSpec
 from miras.engine.plan import Path
 from miras.testing import TOLERANCE, relative
@@ -299,9 +299,10 @@ def main() -> None:
         if arguments.breakdown:
             print(*breakdown(row.ours, row.shape), sep="\n", flush=True)
         if arguments.json:
-            arguments.json.write_text(
-                json.dumps({"packages": packages, "rows": [asdict(r) for r in results]}, indent=1)
-            )
+            found = rows.gpu([asdict(r) for r in results], {r.name: r.bars for r in ROWS})
+            where = report.machine() | {"device": torch.cuda.get_device_name()} | packages
+            wrong = "; ".join(f"{r.row}, {r.side}: {r.error}" for r in results if r.error)
+            report.write(arguments.json, "Matrix memories on a GPU", "python -m benchmarks.gpu", where, found, wrong)
 
 
 if __name__ == "__main__":

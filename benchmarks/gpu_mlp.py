@@ -1,6 +1,6 @@
 """The perceptron memory on one GPU: the whole layer against titans-pytorch, and the memory against attention as T grows.
 
-    python -m benchmarks.gpu_mlp [--tokens T ...] [--json FILE] [--breakdown]
+    python -m benchmarks.gpu_mlp [--tokens T ...] [--json benchmarks/results/gpu_mlp.json] [--breakdown]
 
 The layer is that of `benchmarks.ours`, without a step bound, which the peer has not. Nothing is timed before the kernels
 agree with the PyTorch path in float64.
@@ -9,8 +9,8 @@ agree with the PyTorch path in float64.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import layer, ours
+from benchmarks import layer, ours, report
+from benchmarks import rows as forms
 from benchmarks.gpu import timed
 from miras import AssociativeMemory, Memory, MirasSpec
 from miras.state import MemoryState
@@ -205,7 +206,11 @@ def main() -> None:
             share = [f"{w / PEAK / rows[-2][m][0] * 1e5:.1f}%" for w, m in zip(work, ("forward", "both"), strict=True)]
             print("    of the card's bfloat16 rate, forward and both:", *share, flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        where = report.machine() | {"device": torch.cuda.get_device_name(), "triton": version("triton")}
+        shape = f"B{SHAPE.batch} T{SHAPE.length} H{SHAPE.heads} D{SHAPE.head_dim}"
+        wrong = "; ".join(f"{row['row']}: {row['error']}" for row in rows if "error" in row)
+        found, command = forms.gpu_mlp(rows, shape), "python -m benchmarks.gpu_mlp"
+        report.write(arguments.json, "Perceptron memories on a GPU", command, where, found, wrong)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ embedding and every token, and neither attention nor the memories' own updates, 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
+from benchmarks import rows as forms
 from titans.config import TitansConfig, preset
 from titans.experiments import MEMORIES, MODELS
 from titans.model import TitansLM
@@ -126,7 +126,19 @@ def main() -> None:
                     flush=True,
                 )
                 if args.json:
-                    args.json.write_text(json.dumps({"machine": report.machine(), "rows": rows}, indent=1))
+                    where = report.machine() | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
+                    wrong = "; ".join(
+                        f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"]
+                    )
+                    note = f"bfloat16 under autocast, recomputation, layers {'' if args.compile else 'not '}compiled. {wrong}"
+                    report.write(
+                        args.json,
+                        "Training whole models",
+                        "python -m benchmarks.models",
+                        where,
+                        forms.models(rows),
+                        note,
+                    )
 
 
 if __name__ == "__main__":

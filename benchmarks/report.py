@@ -1,10 +1,12 @@
-"""Markdown tables, bars, and what is needed to read a number later: versions, threads, machine."""
+"""Markdown tables, bars, the file that a page of the documentation is made of, and what is needed to read a number later:
+versions, threads, machine."""
 
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,53 @@ def machine() -> dict[str, Any]:
         "torch": version("torch"),
         "miras-memory": version("miras-memory"),
     }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number.
+
+    Args:
+        benchmark: the module that measured it.
+        row: what is compared; all sides of a comparison share it.
+        series: whose number it is: ``ours``, the name of a peer, or that of a curve.
+        shape: of the operands; its ``T`` is where a curve has its point.
+        value: median.
+        spread: from, to; None if it was measured once.
+        unit: of value and spread.
+        peer: the series, or the limit, that ``ratio`` compares with.
+        ratio: how many times better than the peer: faster, smaller, below the limit.
+        bar: what the ratio was promised to be at least.
+    """
+
+    benchmark: str
+    row: str
+    series: str
+    shape: str
+    value: float
+    spread: tuple[float, float] | None
+    unit: str
+    peer: str | None = None
+    ratio: float | None = None
+    bar: float | None = None
+
+
+def write(
+    path: Path, title: str, command: str, machine: Mapping[str, Any], rows: Iterable[Row], note: str = ""
+) -> None:
+    """Write rows as JSON: what `benchmarks/results` holds and the page on speed shows.
+
+    Args:
+        path: the file.
+        title: a heading.
+        command: what measured them.
+        machine: device and versions.
+        rows: the numbers.
+        note: what a reader has to know: load, what was left out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {"title": title, "command": command, "machine": dict(machine), "note": note}
+    path.write_text(json.dumps(head | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

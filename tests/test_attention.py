@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from titans import flex
 from titans.attention import Attention, AttentionSpec, attend, banded, rotated
 from titans.place import Place
 
@@ -42,14 +43,15 @@ def tokens(batch: int, length: int, seed: int = 1) -> Tensor:
 def naive(attention: Attention, x: Tensor, prefix: Tensor | None) -> Tensor:
     """All scores, a mask, a softmax."""
     spec, n = attention.spec, x.shape[1]
-    i, j = torch.arange(n)[:, None], torch.arange(n)[None]
+    at = torch.arange(n, device=x.device)
+    i, j = at[:, None], at[None]
     mask = j <= i
     if spec.window:
         mask = mask & (i - j < spec.window)
     if spec.segment:
         mask = mask & (i // spec.segment == j // spec.segment)
     q, (k, v) = attention.queries(x), attention.keys_values(x)
-    turn = [rotated(z, torch.arange(n)[None], spec.theta) for z in (q, k)]
+    turn = [rotated(z, at[None], spec.theta) for z in (q, k)]
     repeats = spec.heads // attention.groups
     k, v = (z.repeat_interleave(repeats, 2) for z in (turn[1], v))
     scores = torch.einsum("bihd,bjhd->bhij", turn[0], k).masked_fill(~mask, -torch.inf)
@@ -111,6 +113,76 @@ def test_blocks_have_the_gradients_of_the_mask(name: str):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+# --- FlexAttention --------------------------------------------------------------------------------------------------
+
+bounded = pytest.mark.parametrize(
+    "name", [name for name, fields in SPECS.items() if fields.keys() & {"window", "segment"}]
+)
+
+
+@bounded
+@prefixes
+@pytest.mark.parametrize("length", [28, 131])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_equals_a_mask(name: str, prefix: int, length: int, monkeypatch: pytest.MonkeyPatch):
+    """Its definition, which runs anywhere; the text may then go on from the cache."""
+    monkeypatch.setattr(flex, "CONDITIONS", flex.CONDITIONS[:3])
+    attention, x = make(name), tokens(2, length)
+    p, place = tokens(1, prefix, seed=2)[0] if prefix else None, Place.of((0, 0), length)
+    assert flex.refused(attention.call(x, place)) is None
+    with torch.no_grad():
+        y, state = attention(x, attention.start(2), place, prefix=p)
+        torch.testing.assert_close(y, naive(attention, x, p), rtol=1e-12, atol=1e-12)
+        more, _ = attention(x[:, :3], state, Place.of((length, length), 3), prefix=p)
+        whole = naive(attention, torch.cat([x, x[:, :3]], 1), p)[:, length:]
+    torch.testing.assert_close(more, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_flex_is_chosen_for_long_texts_on_a_device():
+    """And says why not."""
+    call = flex.Call(torch.device("cuda"), torch.bfloat16, 4096, 512, 64, True)
+    said = {
+        "everything is seen": call._replace(past=None),
+        "continues from a cache": call._replace(starts=False),
+        "fewer than 4 x 2048": call._replace(past=2048),
+        "heads of 8 channels": call._replace(width=8),
+        "not on a CUDA device": call._replace(device=torch.device("cpu")),
+    }
+    for words, one in said.items():
+        assert words in (flex.refused(one) or "")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["grouped", "one group", "everything"])
+@prefixes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_on_a_device(name: str, prefix: int, dtype: torch.dtype):
+    """Chosen by itself; outputs and all gradients against the mask in float64."""
+    torch.compiler.reset()  # beyond a few masks a process, it would no longer be compiled
+    torch.manual_seed(0)
+    exact = Attention(128, AttentionSpec(heads=4, **SPECS[name])).cuda()
+    exact = exact.to(dtype).double()
+    attention = Attention(128, exact.spec).cuda().to(dtype)
+    attention.load_state_dict(exact.state_dict())
+    x = torch.randn(2, 700, 128, device="cuda", dtype=dtype, requires_grad=True)
+    p = torch.randn(prefix, 128, device="cuda", dtype=dtype, requires_grad=True) if prefix else None
+    place = Place.of((0, 0), 700)
+    assert flex.refused(attention.call(x, place)) is None
+    y, _ = attention(x, attention.start(2), place, prefix=p)
+    wide = [z if z is None else z.detach().double().requires_grad_() for z in (x, p)]
+    assert wide[0] is not None
+    wanted = naive(exact, wide[0], wide[1])
+    weight = torch.randn_like(wanted)
+    got = [y, *torch.autograd.grad((y * weight).sum(), [x, *([] if p is None else [p]), *attention.parameters()])]
+    true = [
+        wanted,
+        *torch.autograd.grad((wanted * weight).sum(), [z for z in wide if z is not None] + list(exact.parameters())),
+    ]
+    limit = 1e-4 if dtype == torch.float32 else 3e-2
+    for a, b in zip(got, true, strict=True):
+        assert (a.double() - b).norm() <= limit * b.norm()
 
 
 def test_memory_of_a_window_is_linear():

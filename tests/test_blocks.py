@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from literals.blocks import LITERALS
 from literals.blocks import layer as literal_layer
+from literals.blocks import weight_residual as literal_weight_residual
 from memories import SPECS
-from torch import Tensor
+from torch import Tensor, nn
 
 from miras import Memory, MirasSpec, Surroundings
 from titans.attention import Attention, AttentionSpec
@@ -21,6 +23,7 @@ from titans.blocks import LMM, MAC, MAG, MAL, Mixer, Parallel, SelfAttention
 from titans.config import TitansConfig
 from titans.layer import Layer
 from titans.place import Place
+from titans.residual import WeightResidual
 
 DIM, T = 16, 14
 PAPER = MirasSpec.make(
@@ -102,6 +105,32 @@ def test_literal_layer(kind: str):
     layer, x = Layer(config, kind).double(), tokens(1)
     y, _, _ = layer(x, layer.start(1), Place.of((0,), T))
     torch.testing.assert_close(y[0], torch.stack(list(literal_layer(layer, list(x[0])))), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_literal_weight_residual(chunk: int):
+    """Three memories, the last two with what is below: over two segments and a part, in one call and in two."""
+    torch.manual_seed(0)
+    mixers = [LMM(memory(replace(PAPER, chunk_size=chunk))).double() for _ in range(3)]
+    residuals = [WeightResidual(2, 5, first=not i).double() for i in range(3)]
+    for one in residuals[1:]:
+        nn.init.normal_(one.share)  # type: ignore[arg-type]
+    x, shares = tokens(1), [None if one.share is None else one.share.detach() for one in residuals]
+    wanted = torch.stack(list(literal_weight_residual(mixers, shares, 5, list(x[0]))))
+    for cuts in ((0, T), (0, 7, T)):
+        states, got = [r.start(m.start(1)) for r, m in zip(residuals, mixers, strict=True)], []
+        for a, b in pairwise(cuts):
+            y, place = x[:, a:b], Place.of((a,), b - a)
+            for i, (one, mixer) in enumerate(zip(residuals, mixers, strict=True)):
+                y, states[i], below = one(mixer, y, states[i], place)
+                place = place._replace(below=below)
+            got.append(y)
+        torch.testing.assert_close(torch.cat(got, 1)[0], wanted, rtol=0, atol=1e-9)
+    # it matters: without, the numbers are others
+    plain = x
+    for mixer in mixers:
+        plain = run(mixer, plain)
+    assert (plain[0] - wanted).abs().max() > 1e-2
 
 
 # --- Causal, and rows apart -----------------------------------------------------------------------------------------

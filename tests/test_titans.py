@@ -63,7 +63,7 @@ def test_config_round_trip(spec: str):
 
 
 def test_config_is_small():
-    assert len(TitansConfig.__dataclass_fields__) <= 15
+    assert len(TitansConfig.__dataclass_fields__) <= 16
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,8 @@ def test_config_is_small():
         ({"window": 0}, "window must be at least 1"),
         ({"persistent": -1}, "at least 0"),
         ({"attention": {"window": 4}}, "to the config"),
+        ({"weight_residual": True}, "at least two layers"),
+        ({"layers": ("mac", "mac"), "weight_residual": True, "memory": {"retention": "kl"}}, "retention 'kl'"),
     ],
 )
 def test_config_refuses(fields: dict[str, Any], said: str):
@@ -268,6 +270,63 @@ def test_views():
         other = x.clone()
         other[:, 9] = (other[:, 9] + 1) % V
         assert torch.equal(made(other)[:, :9], whole[:, :9])
+
+
+IDENTITY = [name for name, fields in SPECS.items() if MirasSpec.make(**fields).retention.link_is_identity]
+"""Memories whose weights are what they accumulate."""
+
+
+@pytest.mark.parametrize("spec", IDENTITY)
+def test_weight_residual(spec: str):
+    """Nothing at first; then the same numbers in pieces, with rows of different lengths, and no sight of the future."""
+    kinds, x = ("swa", "memory", "mag", "swa", "mac", "hybrid", "mal"), text()
+    fields: dict[str, Any] = {"memory": spec, "longterm": 2, "views": True}
+    made, plain = model(*kinds, weight_residual=True, **fields), model(*kinds, **fields)
+    shares = {n: p for n, p in made.named_parameters() if n.endswith("share")}
+    assert {n: tuple(p.shape) for n, p in shares.items()} == {f"layers.{i}.residual.share": (2,) for i in (2, 4, 5, 6)}
+    plain.load_state_dict({n: p for n, p in made.state_dict().items() if n not in shares})
+    close(made(x), plain(x))
+    with torch.no_grad():
+        for p in shares.values():
+            p.copy_(torch.randn(p.shape))
+        whole = made(x)
+        assert not torch.allclose(whole[:, 6:], plain(x)[:, 6:])
+        close(streamed(made, x, chunk=8, singles=4), whole, 1e-9)
+        mask = torch.arange(T) >= torch.tensor([0, 3, 11])[:, None]
+        padded = streamed(made, x, chunk=8, singles=4, mask=mask)
+        for row, first in enumerate((0, 3, 11)):
+            close(padded[row, first:], made(x[row : row + 1, first:])[0], 1e-9)
+        other = x.clone()
+        other[:, 9] = (other[:, 9] + 1) % V
+        assert torch.equal(made(other)[:, :9], whole[:, :9])
+
+
+def test_weight_residual_learns():
+    """Every share has a gradient, with checkpoints the same, and through a cache cut anywhere the same."""
+    made, x = model("memory", "mac", "mal", weight_residual=True), text()
+    for i in (1, 2):
+        made.layers[i].residual.share.data.normal_()  # type: ignore[union-attr, operator]
+    grads = []
+    for made.checkpointing in (False, True):
+        made.zero_grad()
+        made(x, return_loss=True).backward()
+        grads.append({n: p.grad for n, p in made.named_parameters()})
+    assert all(g is not None and g.abs().sum() > 0 for g in grads[0].values())
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-10, atol=1e-12)
+    made.zero_grad()
+    first, cache = made.extend(x[:, :8])
+    logits = torch.cat([first, made.extend(x[:, 8:], cache)[0]], 1)
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+    torch.testing.assert_close({n: p.grad for n, p in made.named_parameters()}, grads[0], rtol=1e-8, atol=1e-10)
+
+
+def test_weight_residual_in_a_stored_cache(tmp_path: Path):
+    made, x = model("memory", "mag", weight_residual=True, dtype=torch.float32), text()
+    _, cache = made.extend(x)
+    save_file(cache.detach().tensors(), tmp_path / "cache.safetensors")
+    stored = ModelCache.from_tensors(load_file(tmp_path / "cache.safetensors"))
+    assert torch.equal(made.extend(x, stored)[0], made.extend(x, cache)[0])
+    assert cost(made.config, tokens=9).cache_bytes == made.extend(text(1, 9))[1].nbytes
 
 
 def test_value_residual():
@@ -493,11 +552,14 @@ def test_what_is_exported_exists():
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of every autograd.Function
-@pytest.mark.parametrize("kind", ["swa", "memory", "mac"])
-def test_compiles_in_one_graph(kind: str):
+@pytest.mark.parametrize(
+    ("kinds", "fields"),
+    [*(((kind,), {}) for kind in ("swa", "memory", "mac")), (("memory", "mag"), {"weight_residual": True})],
+)
+def test_compiles_in_one_graph(kinds: tuple[str, ...], fields: dict[str, Any]):
     """Logits, loss and gradients, without a break."""
     torch.compiler.reset()
-    made, x = model(kind, dtype=torch.float32), text(2, 7)
+    made, x = model(*kinds, dtype=torch.float32, **fields), text(2, 7)
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     close(compiled(x), made(x), 1e-5)
     grads = []

@@ -11,6 +11,7 @@ from titans.layer import Layer
 from titans.loss import chunked_cross_entropy
 from titans.model import TitansLM
 from titans.place import Place
+from titans.residual import WeightResidual
 
 __all__ = [
     "KINDS",
@@ -32,6 +33,7 @@ __all__ = [
     "SelfAttention",
     "TitansConfig",
     "TitansLM",
+    "WeightResidual",
     "chunked_cross_entropy",
     "cost",
     "draw",

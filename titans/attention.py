@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from titans import flex
 from titans.norm import RMSNorm
 from titans.place import Place
 
@@ -138,6 +139,9 @@ class Attention(nn.Module):
         fixed = None if prefix is None else self.keys_values(prefix if prefix.dim() == 3 else prefix[None])
         if fixed is None and place.is_first and place.tokens <= (self.spec.past or place.tokens):
             y = attend(rotated(q, positions, self.spec.theta), k, v, causal=True)
+        elif flex.refused(self.call(v, place)) is None:
+            turned, bounds = rotated(q, positions, self.spec.theta), (self.spec.window, self.spec.segment)
+            y = flex.attend(turned, k, v, *bounds, None if fixed is None else (q, *fixed))
         else:
             q, (k, v), fixed = with_prefix(q, line, positions, self.spec.theta, fixed)
             if self.spec.past is not None and place.tokens > self.spec.past:
@@ -145,6 +149,10 @@ class Attention(nn.Module):
             else:
                 y = attend(q, k, v, self.spec.visible(positions, keys), fixed)
         return self.mix(x, y), after
+
+    def call(self, v: Tensor, place: Place) -> flex.Call:
+        """What the choice of FlexAttention depends on; `titans.flex.refused` says why it is not taken."""
+        return flex.Call(v.device, v.dtype, place.tokens, self.spec.past, self.width, place.is_first)
 
     def queries(self, x: Tensor) -> Tensor:
         """Queries ``[B, T, H, D]``, not yet rotated."""

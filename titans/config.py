@@ -28,6 +28,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 ``parallel`` is LaCT's sum; ``swa``, ``segment`` and ``global`` are attention alone.
 """
 
+REMEMBER = frozenset({"lmm", "memory", "mac", "mag", "mal", "parallel"})
+"""Mixers with a memory, the first of their layer."""
+
 SCHEMA = 1
 """Version of the dictionaries `TitansConfig.to_dict` writes."""
 
@@ -53,6 +56,8 @@ class TitansConfig:
         longterm: learned tokens that stand in front of every segment of the stream (see `titans.longterm`).
         views: whether memories (but those of ``mac``) take queries, keys and values each from a learned mixture of the
             streams in front of all layers so far: what to look for, where and what may come from different depths.
+        weight_residual: whether every memory starts a segment from its own weights and a learned share of those of the
+            memory before it (see `titans.residual`).
 
     Example:
         >>> config = TitansConfig(vocabulary=256, dim=32, layers=("mac", "swa"), memory={"bias": "huber"})
@@ -75,6 +80,7 @@ class TitansConfig:
     initializer: float = 0.02
     longterm: int = 0
     views: bool = False
+    weight_residual: bool = False
 
     def __post_init__(self) -> None:
         for name, cls, build in (
@@ -101,6 +107,13 @@ class TitansConfig:
             raise ValueError("longterm and persistent must be at least 0")
         if self.attention.past is not None:
             raise ValueError("pass window and segment to the config, not to its attention")
+        if self.weight_residual and not self.memory.retention.link_is_identity:
+            raise ValueError(
+                f"a weight residual adds weights, which retention {self.memory.retention.name!r} does not accumulate as "
+                "they are read: pass one without a link, such as 'l2'"
+            )
+        if self.weight_residual and sum(KINDS[kind][0] in REMEMBER for kind in self.layers) < 2:
+            raise ValueError("a weight residual is between memories: pass at least two layers that have one")
 
     @property
     def width(self) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from miras import Memory
 from titans.attention import Attention
 from titans.blocks import LMM, MAC, MAG, MAL, Mixer, Parallel, SelfAttention, State
-from titans.config import KINDS, TitansConfig
+from titans.config import KINDS, REMEMBER, TitansConfig
 from titans.norm import RMSNorm
 from titans.place import Place
+from titans.residual import WeightResidual
 
 
 def memory(config: TitansConfig) -> Memory:
@@ -44,7 +45,7 @@ MIXERS: dict[str, Callable[[TitansConfig], Mixer]] = {
 ATTENDS = frozenset({"mac", "mag", "parallel", "swa", "segment", "global"})
 """Mixers whose attention has values of the stream itself; that of ``mal`` has what a memory answers."""
 
-LOOKS_BACK = frozenset({"lmm", "memory", "mag", "mal", "parallel"})
+LOOKS_BACK = REMEMBER - {"mac"}
 """Mixers whose memory can take its queries, keys and values from other streams; that of ``mac`` writes what was attended."""
 
 
@@ -82,30 +83,37 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
         looks_back = config.views and index > 0 and self.names[0] in LOOKS_BACK
         self.views = nn.Parameter(one_hot(index + 1)) if looks_back else None
+        self.residual = residual(config, index) if config.weight_residual and self.names[0] in REMEMBER else None
 
     def start(self, batch: int) -> tuple[State, ...]:
         """The states of the mixers before the first token."""
-        return tuple(mixer.start(batch) for mixer in self.mixers)  # type: ignore[operator]
+        first, *others = (mixer.start(batch) for mixer in self.mixers)  # type: ignore[operator]
+        return (first if self.residual is None else self.residual.start(first), *others)
 
     def forward(
         self, x: Tensor, states: tuple[State, ...] | None, place: Place
-    ) -> tuple[Tensor, tuple[State, ...], Tensor | None]:
-        """``[B, T, dim]``, the mixers' states after it, and the values that later layers may mix in.
+    ) -> tuple[Tensor, tuple[State, ...], Place]:
+        """``[B, T, dim]``, the mixers' states after it, and the place with what this layer hands on to later ones.
 
         Without states it starts; here, where sharded parameters are whole.
         """
         states = self.start(len(x)) if states is None else states
         after: list[State] = []
-        values = place.values
         for name, mixer, norm, state in zip(self.names, self.mixers, self.norms, states, strict=False):
             z = norm(x)
-            views = self._views(x, place, norm) if mixer is self.mixers[0] else None
+            first = mixer is self.mixers[0]
+            here = place._replace(views=self._views(x, place, norm) if first else None)
+            values, below = place.values, place.below
             if self.offers and name in ATTENDS:
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]
-            y, state = mixer(z, state, place._replace(views=views))
+            if first and self.residual is not None:
+                y, state, below = self.residual(mixer, z, state, here)
+            else:
+                y, state = mixer(z, state, here)
+            place = place._replace(values=values, below=below)
             x = x + y
             after.append(state)
-        return x + self.mlp(self.norms[-1](x)), tuple(after), values
+        return x + self.mlp(self.norms[-1](x)), tuple(after), place
 
     def _views(self, x: Tensor, place: Place, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor] | None:
         """What queries, keys and values are taken from: mixtures of the streams in front of the layers so far."""
@@ -113,6 +121,13 @@ class Layer(nn.Module):
             return None
         q, k, v = (norm(z) for z in torch.tensordot(self.views, torch.stack([*place.before, x]), 1))
         return q, k, v
+
+
+def residual(config: TitansConfig, index: int) -> WeightResidual:
+    """The weight residual of the memory of a layer with ``index`` layers before it."""
+    heads = config.memory_heads or config.attention.heads
+    first = not any(KINDS[kind][0] in REMEMBER for kind in config.layers[:index])
+    return WeightResidual(heads, config.segment + config.longterm, first)
 
 
 def one_hot(count: int) -> Tensor:

@@ -181,10 +181,11 @@ class TitansLM(nn.Module):
         for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
             here = x
             if self.checkpointing and torch.is_grad_enabled():
-                x, state, values = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
+                x, state, place = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
             else:
-                x, state, values = layer(x, state, place)
-            place = place._replace(values=values, before=(*place.before, here) if self.config.views else ())
+                x, state, place = layer(x, state, place)
+            if self.config.views:
+                place = place._replace(before=(*place.before, here))
             after.append(state)
         return x, tuple(after)
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from miras.state import Weights
+
 
 class Place(NamedTuple):
     """Positions of a call's tokens, and what layers hand on about them. In every row the tokens that count come first.
@@ -24,6 +26,7 @@ class Place(NamedTuple):
             ones mix them in (`AttentionSpec.value_residual`).
         before: the stream in front of every layer so far, ``[B, T, dim]``, where later ones look back (`TitansConfig.views`).
         views: what a layer's memory takes its queries, keys and values from, if not from its input.
+        below: the weights from which the last memory so far started each of this call's pieces (`WeightResidual`).
     """
 
     seen: tuple[int, ...]
@@ -32,6 +35,7 @@ class Place(NamedTuple):
     values: Tensor | None = None
     before: tuple[Tensor, ...] = ()
     views: tuple[Tensor, Tensor, Tensor] | None = None
+    below: tuple[Weights, ...] = ()
 
     @classmethod
     def of(cls, seen: tuple[int, ...], tokens: int) -> Place:
@@ -75,7 +79,9 @@ class Place(NamedTuple):
         for a, b in pairwise(cuts):
             seen = tuple(s + min(n, a) for s, n in zip(self.seen, self.lengths, strict=True))
             lengths = tuple(min(max(n - a, 0), b - a) for n in self.lengths)
-            yield slice(a, b), Place(seen, lengths, b - a, None if self.values is None else self.values[:, a:b])
+            values = None if self.values is None else self.values[:, a:b]
+            views = None if self.views is None else tuple(z[:, a:b] for z in self.views)
+            yield slice(a, b), Place(seen, lengths, b - a, values, views=views)  # type: ignore[arg-type]
 
 
 def packed_left(x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor]:

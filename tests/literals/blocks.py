@@ -27,13 +27,17 @@ def rms(x: Tensor, gain: Any) -> Tensor:
 
 
 class Neural:
-    """The long-term memory: every head a perceptron that learns while it reads (Eq. 11-15, with the chunk at 1)."""
+    """The long-term memory: every head a perceptron that learns while it reads (Eq. 11-15).
+
+    Gradients are taken at the weights in front of a chunk (§3.2); with chunks of one token, at the newest.
+    """
 
     def __init__(self, memory: Memory):
         self.of, self.heads, self.width = memory, memory.heads, memory.head_dim
         starts = {n: w.detach().clone() for n, w in memory.start.items()}
         self.W = [{n: w[h] for n, w in starts.items()} for h in range(self.heads)]
         self.S = [{n: torch.zeros_like(w) for n, w in self.W[h].items()} for h in range(self.heads)]
+        self.anchor, self.written = [dict(W) for W in self.W], 0
         self.lines: dict[str, list[Tensor]] = {"q": [], "k": [], "v": []}
 
     def projected(self, which: str, x: Tensor) -> list[Tensor]:
@@ -58,9 +62,12 @@ class Neural:
     def write(self, x: Tensor) -> None:
         keys, values = self.projected("k", x), self.projected("v", x)  # Eq. 11
         gates = {n: g[0, 0] for n, g in self.of.gates(x[None, None]).items()}
+        if self.written % self.of.spec.chunk_size == 0:
+            self.anchor = [dict(W) for W in self.W]
+        self.written += 1
         for h in range(self.heads):
             k, v = keys[h] / keys[h].norm(), values[h]
-            W = {n: w.detach().requires_grad_() for n, w in self.W[h].items()}
+            W = {n: w.detach().requires_grad_() for n, w in self.anchor[h].items()}
             loss = (self.answer(W, k) - v).square().sum()  # Eq. 12
             for n, g in zip(W, torch.autograd.grad(loss, list(W.values())), strict=True):
                 self.S[h][n] = gates["log_momentum"][h].exp() * self.S[h][n] - gates["lr"][h] * g  # Eq. 14
@@ -183,6 +190,29 @@ def parallel(of: Parallel, x: Tokens) -> Tokens:
 
 def self_attention(of: SelfAttention, x: Tokens) -> Tokens:
     return attention(of.attention, x, persistent(of))
+
+
+def weight_residual(of: Sequence[LMM], shares: Sequence[Tensor | None], segment: int, x: Tokens) -> Tokens:
+    """Memories one after another; each starts a segment from its own weights plus a share of those of the one below.
+
+    What is its own is what is left of its weights when the part from below, as it was added, is taken out. In the middle
+    of a chunk the weights at which gradients are taken change in the same way.
+    """
+    below: list[list[dict[str, Tensor]]] = []
+    for one, share in zip(of, shares, strict=True):
+        memory, starts, outputs = Neural(one.memory), [], []
+        for i, token in enumerate(x):
+            s = i // segment
+            if i % segment == 0 and share is not None:
+                for h, W in [*enumerate(memory.W), *enumerate(memory.anchor)]:
+                    for n in W:
+                        own = W[n] if s == 0 else W[n] - share[h] * below[s - 1][h][n]
+                        W[n] = own + share[h] * below[s][h][n]
+            if i % segment == 0:
+                starts.append([dict(W) for W in memory.W])
+            outputs.append(memory(token))
+        x, below = outputs, starts
+    return x
 
 
 LITERALS: dict[type, Callable[..., Tokens]] = {
