@@ -97,7 +97,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     from miras.kernels import _launches, _pull, _scan, residuals
 
     x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
-    found = residuals.recall(residuals.remember(bias))
+    found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}"

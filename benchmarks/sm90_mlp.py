@@ -36,7 +36,7 @@ def perceptron(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int
         half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
         full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
     )  # fmt: skip
-    how = _mlp_launch.recall(_mlp_launch.remember(MLP(), bias, 64))
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias))
     absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
     found = []
     for name in _mlp_launch.LAUNCH:

@@ -220,6 +220,15 @@ def cauchy() -> AttentionalBias:
     return Cauchy()
 
 
+def test_second_derivatives_are_refused() -> None:
+    """Rather than wrong without a word."""
+    p, leaves = cast(drawn("huber", length=8), DTYPE, DEVICE).leaves()
+    y, _ = p.run("kernel")
+    (first,) = torch.autograd.grad(y.float().square().sum(), leaves["k"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.float().sum().backward()
+
+
 def test_who_is_refused_and_why() -> None:
     spec = MirasSpec.make(architecture="matrix", bias="kl", chunk_size=8)
     with pytest.raises(ValueError, match="bias 'kl' has no triton_residual"):

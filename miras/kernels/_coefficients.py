@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch
 
 
-@torch.library.custom_op("miras::coefficients", mutates_args=())
-def coefficients(
+def _coefficients(
     like: Tensor,
     log_decay: Tensor | None,
     log_momentum: Tensor | None,
@@ -25,7 +25,7 @@ def coefficients(
     solve: bool,
     decayed: bool,
     dtype: torch.dtype,
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows, pairs, into, mix, key_rows and key_pairs of `miras.kernels._ops.matrix`; the last two are empty without ``solve``.
 
     Args:
@@ -82,32 +82,23 @@ def _options(
     }
 
 
-def _blank(like: Tensor, size: int, kind: int, solve: bool, dtype: torch.dtype) -> list[Tensor]:
+def _blank(
+    like: Tensor, size: int, kind: int, solve: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, H, T = like.shape
     m, J = -(-T // size), 2 if kind else 1
     rows, pairs, mix = (B, H, m, J, size), (B, H, m, size, size), (B, H, m, J, J)
-    out = [like.new_empty(rows), like.new_empty(pairs, dtype=dtype), like.new_empty(rows), like.new_empty(mix)]
-    return [*out, like.new_empty(rows if solve else 0), like.new_empty(pairs if solve else 0, dtype=dtype)]
+    out = like.new_empty(rows), like.new_empty(pairs, dtype=dtype), like.new_empty(rows), like.new_empty(mix)
+    return *out, like.new_empty(rows if solve else 0), like.new_empty(pairs if solve else 0, dtype=dtype)
 
 
-@coefficients.register_fake
-def _(
-    like: Tensor,
-    log_decay: Tensor | None,
-    log_momentum: Tensor | None,
-    size: int,
-    kind: int,
-    nu: float,
-    previous: bool,
-    solve: bool,
-    decayed: bool,
-    dtype: torch.dtype,
-) -> list[Tensor]:
-    return _blank(like, size, kind, solve, dtype)
+def _blank_coefficients(
+    like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
+) -> tuple[Tensor, ...]:
+    return _blank(like, size, kind, rest[2], rest[4])
 
 
-@torch.library.custom_op("miras::coefficients_backward", mutates_args=())
-def coefficients_backward(
+def _coefficients_backward(
     like: Tensor,
     log_decay: Tensor | None,
     log_momentum: Tensor | None,
@@ -133,32 +124,25 @@ def coefficients_backward(
     return [d_decay, d_momentum]
 
 
-@coefficients_backward.register_fake
-def _(
-    like: Tensor,
-    log_decay: Tensor | None,
-    log_momentum: Tensor | None,
-    size: int,
-    kind: int,
-    nu: float,
-    previous: bool,
-    solve: bool,
-    decayed: bool,
-    grads: list[Tensor],
+def _blank_gradients(
+    like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
 ) -> list[Tensor]:
     return [like.new_empty(like.shape if log_decay is not None else 0), like.new_empty(like.shape if kind else 0)]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.rest = inputs[3:9]
 
 
-def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _backward(pull: Any, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     like, log_decay, log_momentum = ctx.saved_tensors
-    d_decay, d_momentum = coefficients_backward(like, log_decay, log_momentum, *ctx.rest, grads)
+    d_decay, d_momentum = pull(like, log_decay, log_momentum, *ctx.rest, list(grads))
     decay, momentum = (d_decay if log_decay is not None else None), (d_momentum if ctx.rest[1] else None)
     return None, decay, momentum, *[None] * 7
 
 
-coefficients.register_autograd(_backward, setup_context=_setup)
+coefficients_backward = Operator("coefficients_backward", _coefficients_backward, _blank_gradients)
+coefficients = Differentiable(
+    "coefficients", _coefficients, _blank_coefficients, _setup, _backward, coefficients_backward
+)

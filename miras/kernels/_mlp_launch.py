@@ -39,25 +39,23 @@ LAUNCH = {
 class Recipe(NamedTuple):
     """What is not a tensor."""
 
-    architecture: MLP
+    activation: str
+    norm: bool
+    residual: bool
+    eps: float
     bias: str
-    chunk: int
 
 
-_remembered: dict[str, Recipe] = {}
+def key(architecture: MLP, bias: AttentionalBias) -> str:
+    """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace."""
+    a = architecture
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
-    """The recipe behind a string."""
-    return _remembered[key]
-
-
-@torch.compiler.assume_constant_result
-def remember(architecture: MLP, bias: AttentionalBias, chunk: int) -> str:
-    """A string that stands for the recipe in the arguments of an operator."""
-    recipe = Recipe(architecture, residuals.remember(bias), chunk)
-    _remembered[repr(recipe)] = recipe
-    return repr(recipe)
+    """The recipe behind a key."""
+    activation, norm, residual, eps, bias = key.split("|")
+    return Recipe(activation, norm == "True", residual == "True", float(eps), bias)
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:
@@ -90,7 +88,7 @@ class Given(NamedTuple):
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
         """The compile-time arguments of a kernel, of those it takes."""
-        found, architecture = residuals.recall(how.bias), how.architecture
+        found = residuals.recall(how.bias)
         f, c, own = self.w1.shape[-1], self.rows.shape[-1], LAUNCH[kernel.__name__]
         every = {
             "C": c,
@@ -106,10 +104,10 @@ class Given(NamedTuple):
             "BIAS": found.residual,
             "VJP": found.vjp,
             "P": found.constants,
-            "ACT": getattr(parts, architecture.activation),
-            "NORM": architecture.norm,
-            "RESIDUAL": architecture.residual,
-            "EPS": architecture.eps,
+            "ACT": getattr(parts, how.activation),
+            "NORM": how.norm,
+            "RESIDUAL": how.residual,
+            "EPS": how.eps,
         }
         return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
 

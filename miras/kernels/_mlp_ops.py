@@ -19,6 +19,7 @@ from miras.kernels._mlp_read_backward import query_backward, read_backward
 from miras.kernels._mlp_reverse import reverse
 from miras.kernels._mlp_scan import scan
 from miras.kernels._mlp_write_backward import write_backward
+from miras.kernels.operator import Differentiable, Operator
 
 
 def _scan(
@@ -31,8 +32,7 @@ def _scan(
     )  # fmt: skip
 
 
-@torch.library.custom_op("miras::perceptron", mutates_args=())
-def perceptron(
+def _perceptron(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -51,7 +51,7 @@ def perceptron(
     """Chunks of a perceptron; the tensors are those of `Given`.
 
     Args:
-        recipe: from `remember`.
+        recipe: from `miras.kernels._mlp_launch.key`.
         keep: whether backward will follow.
 
     Returns:
@@ -62,7 +62,7 @@ def perceptron(
     how = recall(recipe)
     groups = x.groups()
     answer = torch.empty_like(v)
-    out = w1.new_empty(v.shape if keep and how.architecture.norm else 0)
+    out = w1.new_empty(v.shape if keep and how.norm else 0)
     starts = w1, w2.mT
     kept = [w.new_empty(w.shape[0], len(groups), *w.shape[1:]) for w in starts]
     ends = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in starts]
@@ -80,31 +80,15 @@ def perceptron(
     return answer, out, kept[0], kept[1], ends[0], ends[1].mT.contiguous()
 
 
-@perceptron.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    w1: Tensor,
-    w2: Tensor,
-    gate: Tensor | None,
-    recipe: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
-    out = w1.new_empty(v.shape if keep and recall(recipe).architecture.norm else 0)
-    kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (w1, w2.mT)]
-    return torch.empty_like(v), out, kept[0], kept[1], torch.empty_like(w1), torch.empty_like(w2)
+def _blank(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, recipe, keep = arguments
+    x = Given(*tensors)
+    out = x.w1.new_empty(x.v.shape if keep and recall(recipe).norm else 0)
+    kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
+    return torch.empty_like(x.v), out, *kept, torch.empty_like(x.w1), torch.empty_like(x.w2)
 
 
-@torch.library.custom_op("miras::perceptron_backward", mutates_args=())
-def perceptron_backward(
+def _perceptron_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -164,30 +148,9 @@ def perceptron_backward(
     return [lr.new_empty(0) if t is None else t for t in d]
 
 
-@perceptron_backward.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    w1: Tensor,
-    w2: Tensor,
-    gate: Tensor | None,
-    out: Tensor,
-    kept1: Tensor,
-    kept2: Tensor,
-    d_answer: Tensor,
-    d_end1: Tensor,
-    d_end2: Tensor,
-    recipe: str,
-) -> list[Tensor]:
-    x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
-    return [lr.new_empty(0) if t is None else torch.empty_like(t) for t in x]
+def _blank_gradients(*arguments: Any) -> list[Tensor]:
+    x = Given(*arguments[:12])
+    return [x.lr.new_empty(0) if t is None else torch.empty_like(t) for t in x]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -195,12 +158,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(*tensors, *output[1:4])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
-    ctx.set_materialize_grads(True)
 
 
-def _backward(ctx: Any, d_answer: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
-    grads = perceptron_backward(*ctx.saved_tensors, d_answer, *d[-2:], ctx.recipe)
+def _backward(pull: Any, ctx: Any, d_answer: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
+    grads = pull(*ctx.saved_tensors, d_answer, *d[-2:], ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 
-perceptron.register_autograd(_backward, setup_context=_setup)
+perceptron_backward = Operator("perceptron_backward", _perceptron_backward, _blank_gradients)
+perceptron = Differentiable("perceptron", _perceptron, _blank, _setup, _backward, perceptron_backward)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from miras.kernels import _launches as launches
 from miras.kernels import residuals
-from miras.kernels._launches import EVERY, Call, Tiles, rowed
+from miras.kernels._launches import EVERY, Call, rowed
+from miras.kernels.operator import Differentiable, Operator
 
 
-@torch.library.custom_op("miras::matrix", mutates_args=())
-def matrix(
+def _matrix(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -51,7 +51,7 @@ def matrix(
         key_rows: as rows, of the state a token's prediction sees; with ``slope`` only.
         key_pairs: as pairs, likewise.
         start: ``[B, H, J, I, O]``.
-        bias: key from `miras.kernels.residuals.remember`.
+        bias: key from `miras.kernels.residuals.key`.
         keep: whether backward will follow.
 
     Returns:
@@ -63,36 +63,19 @@ def matrix(
     return o, end, stored, solved
 
 
-@matrix.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    gate: Tensor | None,
-    slope: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    key_rows: Tensor | None,
-    key_pairs: Tensor | None,
-    start: Tensor,
-    bias: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x = Tiles.of(q, v, rows)
+def _blank(*arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, start, _, keep = arguments
+    call = Call.of(*tensors)
+    x = call.tiles
     return (
-        q.new_empty(x.B, x.T, x.H, x.O).transpose(1, 2),
+        call.q.new_empty(x.B, x.T, x.H, x.O).transpose(1, 2),
         torch.empty_like(start),
         start.new_empty(x.B, x.H, -(-x.m // EVERY) if keep else 0, x.J, x.I, x.O),
-        q.new_empty(x.B, x.H, x.m if slope is not None else 0, x.C, x.C),
+        call.q.new_empty(x.B, x.H, x.m if call.slope is not None else 0, x.C, x.C),
     )
 
 
-@torch.library.custom_op("miras::matrix_backward", mutates_args=())
-def matrix_backward(
+def _matrix_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -126,29 +109,9 @@ def matrix_backward(
     return [*vectors, d.rows, d.pairs, d.into, d.mix, d.key_rows, d.key_pairs, back.start]
 
 
-@matrix_backward.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    gate: Tensor | None,
-    slope: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    key_rows: Tensor | None,
-    key_pairs: Tensor | None,
-    stored: Tensor,
-    solved: Tensor,
-    d_o: Tensor,
-    d_end: Tensor,
-    bias: str,
-) -> list[Tensor]:
-    given = [q, k, v, lr, inverse, gate, slope, rows, pairs, into, mix, key_rows, key_pairs, d_end]
-    return [lr.new_empty(0) if t is None else t.new_empty(t.shape) for t in given]
+def _blank_gradients(*arguments: Any) -> list[Tensor]:
+    tensors, d_end = arguments[:13], arguments[16]
+    return [arguments[3].new_empty(0) if t is None else t.new_empty(t.shape) for t in (*tensors, d_end)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -156,12 +119,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(*tensors, *output[2:])
     ctx.bias = bias
     ctx.present = [t is not None for t in inputs[:14]]
-    ctx.set_materialize_grads(True)
 
 
-def _backward(ctx: Any, d_o: Tensor, d_end: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    grads = matrix_backward(*ctx.saved_tensors, d_o, d_end, ctx.bias)
+def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    grads = pull(*ctx.saved_tensors, d_o, d_end, ctx.bias)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 
-matrix.register_autograd(_backward, setup_context=_setup)
+matrix_backward = Operator("matrix_backward", _matrix_backward, _blank_gradients)
+matrix = Differentiable("matrix", _matrix, _blank, _setup, _backward, matrix_backward)

@@ -197,7 +197,7 @@ def errors(spec: MirasSpec, x: Inputs, solve: bool) -> tuple[str, Tensor, Tensor
         return residuals.AFFINE, offset.to(value.dtype), slope if solve else None, slope
     gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
     slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype) if solve else None
-    return residuals.remember(spec.bias), value, slope, gate
+    return residuals.key(spec.bias), value, slope, gate
 
 
 def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:

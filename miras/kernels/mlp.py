@@ -62,7 +62,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
     tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *readers[:4], *stacks, gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.remember(spec.architecture, spec.bias, spec.chunk_size)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias)
     y, _, _, _, *ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     whole = {n: w.unflatten(0, (batch, heads)) for n, w in zip(("w_1", "w_2"), ends, strict=True)}
     memory = {n: w[:, :, 0] for n, w in whole.items()}

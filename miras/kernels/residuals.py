@@ -54,18 +54,11 @@ def supported(bias: AttentionalBias) -> str | None:
 AFFINE = "affine"
 """The key of any affine residual, with the slope as its gate and the offset in the place of the value."""
 
-_remembered: dict[str, AttentionalBias] = {}
 
-
-def remember(bias: AttentionalBias) -> str:
-    """A string that stands for the bias in the arguments of an operator."""
-    key = f"{type(bias).__module__}:{bias!r}"
-    _remembered[key] = bias
-    return key
-
-
-# what torch.compiler.assume_constant_result does, which would load the compiler
-remember._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+def key(bias: AttentionalBias) -> str:
+    """A string that stands for the bias in the arguments of an operator; compilers can form it while they trace."""
+    numbers = bias.triton_constants if bias.triton_residual is not None else BUILT_IN[type(bias)][2](bias)
+    return " ".join([bias.name, *[f"{number!r}" for number in numbers]])
 
 
 def recall(key: str) -> Residual:
@@ -74,11 +67,18 @@ def recall(key: str) -> Residual:
 
     if key == AFFINE:
         return Residual(_biases.affine, _biases.affine_vjp, (), False)
-    bias = _remembered[key]
+    name, *numbers = key.split(" ")
+    constants = tuple(float(number) for number in numbers)
+    bias = next(kind for kind in reversed(_kinds(AttentionalBias)) if kind.name == name)  # the last of that name
     if bias.triton_residual is not None:
-        return Residual(bias.triton_residual, bias.triton_vjp, bias.triton_constants, bias.triton_rowwise)
-    name, rowwise, constants = BUILT_IN[type(bias)]
-    return Residual(getattr(_biases, name), getattr(_biases, f"{name}_vjp"), constants(bias), rowwise)
+        return Residual(bias.triton_residual, bias.triton_vjp, constants, bias.triton_rowwise)
+    function, looks_along, _ = BUILT_IN[bias]
+    return Residual(getattr(_biases, function), getattr(_biases, f"{function}_vjp"), constants, looks_along)
+
+
+def _kinds(base: type[AttentionalBias]) -> list[type[AttentionalBias]]:
+    """All classes derived from it, in the order of their definition within each base."""
+    return [kind for derived in base.__subclasses__() for kind in (derived, *_kinds(derived))]
 
 
 def rowwise(bias: AttentionalBias) -> bool:

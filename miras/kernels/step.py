@@ -6,8 +6,8 @@ Shapes: B batch, H heads, J = 1 + K memory and slots, I, F and O key, hidden and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from miras.architectures import MLP
@@ -16,6 +16,7 @@ from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, advance, opened
 from miras.kernels import residuals
 from miras.kernels.matrix import errors, free, readers
+from miras.kernels.operator import Operator
 from miras.kernels.table import launch
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -43,7 +44,7 @@ def perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -
     seen = readers(spec, algorithm_gates(spec, x), x, 1, False)
     gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
     one = [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
-    recipe = _mlp_launch.remember(spec.architecture, spec.bias, spec.chunk_size)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias)
     stacks = (*weights(state, "w_1"), *weights(state, "w_2"))
     y, end1, end2 = perceptron_step(x.q, x.k, x.v, *one, *seen[:4], *stacks, recipe)
     return y, advance(spec, shapes, after(state, {"w_1": end1, "w_2": end2}), 1)
@@ -60,8 +61,7 @@ def after(state: MemoryState, ends: dict[str, Tensor]) -> MemoryState:
     return state._replace(memory={n: w[:, :, 0] for n, w in ends.items()}, slots=slots)
 
 
-@torch.library.custom_op("miras::matrix_step", mutates_args=())
-def matrix_step(
+def _matrix_step(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -105,29 +105,7 @@ def matrix_step(
     return y, end
 
 
-@matrix_step.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    gate: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    key_rows: Tensor | None,
-    memory: Tensor,
-    slots: Tensor | None,
-    anchor: Tensor,
-    bias: str,
-) -> tuple[Tensor, Tensor]:
-    return _blank(v, memory, rows.shape[-2])
-
-
-@torch.library.custom_op("miras::perceptron_step", mutates_args=())
-def perceptron_step(
+def _perceptron_step(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -150,7 +128,7 @@ def perceptron_step(
     from miras.kernels import _mlp_launch, _mlp_parts, _step
 
     how, J = _mlp_launch.recall(recipe), rows.shape[-2]
-    found, architecture = residuals.recall(how.bias), how.architecture
+    found = residuals.recall(how.bias)
     B, H, I, F = memory1.shape
     y, end1 = _blank(v, memory1, J)
     _, end2 = _blank(v, memory2, J)
@@ -163,34 +141,10 @@ def perceptron_step(
         *_strides(q, k, v, gate), *layout1, *layout2, H,
         J=J, I=I, F=F, O=v.shape[-1], BF=next(n for n in (64, 32, 16) if F % n == 0), BOUND=inverse is not None,
         GATE=0 if gate is None else gate.dim() - 2, BIAS=found.residual, P=found.constants,
-        ACT=getattr(_mlp_parts, architecture.activation), NORM=architecture.norm, RESIDUAL=architecture.residual,
-        EPS=architecture.eps, num_warps=8,
+        ACT=getattr(_mlp_parts, how.activation), NORM=how.norm, RESIDUAL=how.residual,
+        EPS=how.eps, num_warps=8,
     )  # fmt: skip
     return y, end1, end2
-
-
-@perceptron_step.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    inverse: Tensor | None,
-    gate: Tensor | None,
-    rows: Tensor,
-    pairs: Tensor,
-    into: Tensor,
-    mix: Tensor,
-    memory1: Tensor,
-    slots1: Tensor | None,
-    anchor1: Tensor,
-    memory2: Tensor,
-    slots2: Tensor | None,
-    anchor2: Tensor,
-    recipe: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    y, end1 = _blank(v, memory1, rows.shape[-2])
-    return y, end1, _blank(v, memory2, rows.shape[-2])[1]
 
 
 def _blank(v: Tensor, memory: Tensor, stacked: int) -> tuple[Tensor, Tensor]:
@@ -216,3 +170,16 @@ def _placed(memory: Tensor, slots: Tensor | None, anchor: Tensor) -> tuple[list[
 def _strides(*tensors: Tensor | None) -> Iterator[int]:
     """Of batch and heads."""
     return (s for t in tensors for s in ((0, 0) if t is None else t.stride()[:2]))
+
+
+def _blank_matrix(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _blank(arguments[2], arguments[11], arguments[6].shape[-2])
+
+
+def _blank_perceptron(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    y, end1 = _blank(arguments[2], arguments[10], arguments[6].shape[-2])
+    return y, end1, _blank(arguments[2], arguments[13], arguments[6].shape[-2])[1]
+
+
+matrix_step = Operator("matrix_step", _matrix_step, _blank_matrix)
+perceptron_step = Operator("perceptron_step", _perceptron_step, _blank_perceptron)
