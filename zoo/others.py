@@ -47,9 +47,11 @@ ENTRIES: tuple[Entry, ...] = (
             step_bound=None,
         ),
         recommended={"step_bound": 1.0},
-        note="Derived from the paper's description: half the squared error of decoding with normalised slots, so that every "
-        "write is orthogonal to its slot. Its printed equations we have not seen; the code of a key, its softmax, and the "
-        "chunk size are choices made here. Slots can only grow, so there is no decay. Recommended: bounded steps.",
+        note="Derived, not transcribed: the paper's printed equations we have not seen. From its description: a dictionary of "
+        "slots, and writes orthogonal to their slot in place of a forget gate. Derived here, by differentiating half the "
+        "squared error of decoding with normalised slots: the step, its projection and its division by the slot's length. "
+        "Chosen here: that loss, the softmax that makes a code of a key, reading by the code of the query, the learning rate, "
+        "and chunks with gradients at their start. Slots can only grow, so there is no decay. Recommended: bounded steps.",
     ),
     Entry(
         name="trellis",
@@ -67,10 +69,11 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         around=Surroundings(ties=(Coded(),)),
         recommended={"algorithm": {"max_lr": 1.0}, "step_bound": 1.0},
-        note="The paper's Eq. 13-14 in the reading of a public implementation; we have not seen them in print. phi is SiLU "
-        "scaled to the root of its width. There, the first pass maps the layer's input to the key; here it maps the key of a "
-        "head to a learned map of it. Rates, decays, the number of slots (that of the key's channels) and the chunk size are "
-        "choices made here. Recommended: bounded steps.",
+        note="A third party's reading, not the paper's text: we have not seen Eq. 13-14 in print. From a public implementation: "
+        "two passes, of keys and then of values, the decay of both states, and phi, SiLU scaled to the root of its width. "
+        "There, the first pass maps the layer's input to the key. Chosen here: it maps the key of a head to a learned map of "
+        "it; rates and decays, shared by both passes, as many slots as a key has channels, and the chunk size. "
+        "Recommended: bounded steps.",
         build=Trellis,
     ),
     Entry(

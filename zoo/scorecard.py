@@ -1,7 +1,7 @@
 """What chunks change, and what a small layer recalls: figures for every entry, measured, never typed.
 
-``python -m zoo.scorecard [NAME ...]`` measures the entries (all, if none is named) on one CPU thread and writes
-`SCORECARD`, from which the documentation makes its table.
+``python -m zoo.scorecard [NAME ...]`` measures the entries (all, if none is named), each on one CPU thread, and writes
+`SCORECARD` after every one; the documentation makes its table from it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,8 @@ class Score:
         distance: for chunk sizes, how far answers are from those of the token recurrence, relative to these; only of
             entries whose answers depend on chunks.
         recall: share of queries that the recommended form answers right, in sequences never trained on, after thirty
-            seconds of training on one CPU; None where that is too short.
-        steps: training steps in that time.
+            seconds of training on one CPU; None where that is too short for a first look.
+        steps: training steps in that time; 0 where they have not been measured.
     """
 
     distance: dict[int, float] = field(default_factory=dict[int, float])
@@ -77,15 +80,17 @@ def in_chunks(spec: MirasSpec, chunk: int) -> dict[str, Any]:
 
 # --- Recall ---------------------------------------------------------------------------------------------------------
 
-PAIRS, SYMBOLS, DIM, BATCH = 8, 32, 64, 32
+KEYS, WRITES, SYMBOLS, DIM, BATCH = 8, 2, 32, 64, 32
 SECONDS, EVERY, ENOUGH = 30.0, 50, 0.995
 """Training stops after so many seconds of one CPU, or, looked at so often, where the share of right answers is enough."""
 
 
 def recall(name: str) -> tuple[float | None, int]:
-    """Accuracy of associative recall after training, and the steps it took: pairs of symbols, then every key again.
+    """Accuracy of associative recall after training, and the steps it took.
 
-    None where the time is not enough for a first look.
+    Every key is written more than once, each time with another value, and asked for the latest. A delta rule replaces
+    what is there. A sum of all writes is the same in whatever order they came, so that a memory which only adds can but
+    guess among the values of a key, however many numbers it has. None where the time is not enough for a first look.
     """
     torch.manual_seed(0)
     model = Recaller(name)
@@ -110,13 +115,15 @@ def recall(name: str) -> tuple[float | None, int]:
 
 
 def sequences(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Tokens ``[B, 4 PAIRS]``: a key and its value, ..., then keys in another order, each before a blank; and the values."""
-    keys = torch.rand(batch, SYMBOLS, generator=generator).argsort(1)[:, :PAIRS]
-    values = torch.randint(SYMBOLS, (batch, PAIRS), generator=generator)
-    order = torch.rand(batch, PAIRS, generator=generator).argsort(1)
-    context = torch.stack([keys, SYMBOLS + values], -1).flatten(1)
-    asked = torch.stack([keys.gather(1, order), torch.full_like(keys, 2 * SYMBOLS)], -1).flatten(1)
-    return torch.cat([context, asked], 1), values.gather(1, order)
+    """Tokens ``[B, 2 (WRITES + 1) KEYS]``, keys and their values, then every key before a blank; the latest values ``[B, KEYS]``."""
+    keys = torch.rand(batch, SYMBOLS, generator=generator).argsort(1)[:, :KEYS]
+    order = torch.rand(batch, WRITES * KEYS, generator=generator).argsort(1)
+    written = keys.repeat(1, WRITES).gather(1, order)
+    values = torch.randint(SYMBOLS, written.shape, generator=generator)
+    latest = ((keys[..., None] == written[:, None]) * torch.arange(WRITES * KEYS)).argmax(-1)
+    context = torch.stack([written, SYMBOLS + values], -1).flatten(1)
+    asked = torch.stack([keys, torch.full_like(keys, 2 * SYMBOLS)], -1).flatten(1)
+    return torch.cat([context, asked], 1), values.gather(1, latest)
 
 
 class Recaller(nn.Module):
@@ -125,7 +132,7 @@ class Recaller(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         spec = ENTRIES[name].point("recommended")
-        chunk = min(spec.chunk_size, PAIRS)
+        chunk = min(spec.chunk_size, KEYS)
         options = {"chunk_size": chunk, "anchor_lag": min(spec.anchor_lag, chunk - 1)}
         self.embed = nn.Embedding(2 * SYMBOLS + 1, DIM)
         self.norm = nn.RMSNorm(DIM)
@@ -133,10 +140,10 @@ class Recaller(nn.Module):
         self.classify = nn.Sequential(nn.RMSNorm(DIM), nn.Linear(DIM, SYMBOLS))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the answer at every key that is asked for, ``[B, PAIRS, SYMBOLS]``."""
+        """Logits of the answer at every key that is asked for, ``[B, KEYS, SYMBOLS]``."""
         x = self.embed(tokens)
         x = x + self.memory(self.norm(x))[0]
-        return self.classify(x[:, 2 * PAIRS :: 2])
+        return self.classify(x[:, 2 * WRITES * KEYS :: 2])
 
 
 @torch.no_grad()
@@ -173,19 +180,45 @@ def write(scores: dict[str, Score], path: Path = SCORECARD) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+def figures(name: str, only: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The entry's name and fields of its `Score`, of one of ``recall`` and ``distance`` or of both, on one thread."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    if only != "distance":
+        found["recall"], found["steps"] = recall(name)
+    if only != "recall":
+        found["distance"] = distance(name)
+    return name, found
+
+
+def measured(names: Sequence[str], only: str | None, jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The figures of entries as they are done; with several jobs, each in a process of its own."""
+    if jobs == 1:
+        yield from map(partial(figures, only=only), names)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(figures, name, only) for name in names]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or an interrupt, what has not begun never does
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, entry by entry, and keeps what is done."""
+    """Measures, and keeps the figures of every entry as soon as it is done."""
     parser = argparse.ArgumentParser(prog="python -m zoo.scorecard", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="entries to measure; all if none is named")
-    names = parser.parse_args(arguments).names or list(ENTRIES)
-    torch.set_num_threads(1)
-    scores = read()
-    for name in names:
-        begun = time.perf_counter()
-        share, steps = recall(name)
-        scores[name] = Score(distance(name), share, steps)
+    parser.add_argument("--only", choices=["recall", "distance"], help="measure this and leave the other as it is")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="entries at a time, each on one CPU thread")
+    asked = parser.parse_args(arguments)
+    names, scores = [ENTRIES[name].name for name in asked.names or ENTRIES], read()
+    for name, found in measured(names, asked.only, asked.jobs):
+        scores[name] = replace(scores.get(name, Score()), **found)
         write(scores)
-        sys.stdout.write(f"{name:<22}{share} after {steps} steps, {time.perf_counter() - begun:.0f} s\n")
+        sys.stdout.write(f"{name:<22}{scores[name]}\n")
         sys.stdout.flush()
 
 

@@ -122,7 +122,8 @@ def scorecard() -> str:
 def score_cells(score: figures.Score) -> list[str]:
     """Distances for all chunk sizes, recall and steps."""
     far = [f"{score.distance[c]:.2g}" if c in score.distance else "0" for c in figures.CHUNKS]
-    return [*far, "not measured" if score.recall is None else f"{score.recall:.3f}", str(score.steps)]
+    missing = "too slow" if score.steps else "not measured"
+    return [*far, missing if score.recall is None else f"{score.recall:.3f}", str(score.steps)]
 
 
 def tied() -> str:

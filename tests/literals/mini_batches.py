@@ -87,7 +87,7 @@ def swiglu(W: Weights, x: Tensor) -> Tensor:
 
 def orthogonal(S: Tensor) -> Tensor:
     """LaCT's five steps of Newton-Schulz, each with its own coefficients."""
-    X = S / S.square().sum((-2, -1), keepdim=True).sqrt()
+    X = S / (S.square().sum((-2, -1), keepdim=True) + 1e-14).sqrt()  # the floor of the library, not of the paper
     for a, b, c in (
         (4.0848, -6.8946, 2.9270),
         (3.9505, -6.3029, 2.6377),

@@ -99,7 +99,7 @@ def atlas(
 
 
 def newton_schulz_5(S: Tensor) -> Tensor:
-    X = S / S.square().sum((-2, -1), keepdim=True).sqrt()
+    X = S / (S.square().sum((-2, -1), keepdim=True) + 1e-14).sqrt()  # the floor of the library, not of the paper
     for _ in range(5):
         X = 3.4445 * X - 4.7750 * X @ X.mT @ X + 2.0315 * X @ X.mT @ X @ X.mT @ X
     return X
