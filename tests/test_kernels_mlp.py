@@ -21,6 +21,7 @@ from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
 from miras.kernels import Dims, mlp, trust
+from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
 from miras.testing.rounding import RoundedProducts
@@ -30,6 +31,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TITANS = MirasSpec.make(
     architecture="mlp", bias="l2", retention="l2", algorithm="momentum", chunk_size=16, step_bound=None
 )
+MONETA = replace(
+    TITANS,
+    architecture=MLP(expansion=3),
+    bias=Lp(),
+    retention=Lq(link_at="chunk"),
+    algorithm="gd",
+    step_bound=1.0,
+)
+PLAIN = MLP(expansion=2, norm=False)  # a norm divides by how little averages differ: float32 would be lost in it
+MEMORA = replace(MONETA, architecture=PLAIN, bias="l2", retention="kl", read="anchor", step_bound=4.0)
 SPECS = {
     "titans": TITANS,
     "bounded": replace(TITANS, architecture=MLP(expansion=2), step_bound=1.0),
@@ -38,6 +49,15 @@ SPECS = {
     "huber per channel": replace(TITANS, architecture=MLP(expansion=2), bias=Huber(per="value"), step_bound=1.0),
     "yaad": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(), algorithm="gd", step_bound=1.0),
     "lp": replace(TITANS, architecture=MLP(expansion=2, activation="relu2"), bias=Lp()),
+    "yaad of means": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="rms"), step_bound=1.0),
+    "yaad of the largest": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="max", per="value"), step_bound=1.0),
+    "at the anchor": replace(TITANS, architecture=MLP(expansion=2), read="anchor", step_bound=1.0),
+    "moneta": MONETA,
+    "moneta, mean": replace(MONETA, bias="l2", retention=Lq(q=2.5, norm="mean", link_at="chunk")),
+    "moneta, no bound": replace(MONETA, architecture=MLP(expansion=2, activation="silu"), step_bound=None),
+    "moneta at the anchor": replace(MONETA, retention=Lq(q=3), read="anchor", anchor_lag=3),
+    "memora": MEMORA,
+    "memora, lag": replace(MEMORA, retention=KLDecay(scale="size"), bias=Huber(per="value"), anchor_lag=1),
     "plain": replace(TITANS, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"),
 }
 
@@ -121,10 +141,13 @@ def test_any_phase_and_length() -> None:
     [
         ({"chunk_size": 24}, "chunk_size 24"),
         ({"algorithm": "aggmo"}, "slots"),
-        ({"read": "anchor"}, "read"),
+        ({"read": "previous"}, "read"),
+        ({"retention": Lq()}, "link_at='chunk'"),
+        ({"retention": Lq(form="exact")}, "form='paper'"),
+        ({"retention": "kl"}, "read='anchor'"),
+        ({"retention": Lq(link_at="chunk")}, "slot"),
         ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
-        ({"bias": Yaad(norm="rms")}, "norm other than l2"),
     ],
 )
 def test_says_why_not(change: dict[str, object], reason: str) -> None:
