@@ -35,7 +35,7 @@ def reverse(
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
-    parts, norms, told, tickets,  # what tiles tell each other
+    parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
@@ -202,12 +202,12 @@ def reverse(
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
         if LINK > 0:
             l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
-            tell_back(e1, e2, l1, l2, told + (b * TILES + tile) * 2 * O, O, LINK)
+            tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
             arrive(arrivals)
             met += TILES
             wait(arrivals, met)
             e1, e2 = link_vjp(
-                e1, e2, l1, l2, n1, n2, d_m1, d_m2, d_g1, d_g2, told + b * TILES * 2 * O, O, TILES, LINK, L
+                e1, e2, l1, l2, n1, n2, d_m1, d_m2, d_g1, d_g2, meet + b * TILES * 2 * O, O, TILES, LINK, L
             )
             e1 += tl.load(d_w1 + b * J * I * F + at1)
             e2 += tl.load(d_w2 + b * J * F * O + at2)

@@ -17,7 +17,7 @@ def scan(
     w1_stride, w2_stride, end1_stride, end2_stride,
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
     rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
-    parts, norms, told, tickets,  # what tiles tell each other
+    parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
@@ -54,11 +54,11 @@ def scan(
         token = chunk * C + rc
         kk = tl.load(k + chunk * C * I + ci)
         if LINK > 0:
-            tell(a1, a2, told + (b * TILES + tile) * 2 * O, O, LINK, L)
+            tell(a1, a2, meet + (b * TILES + tile) * 2 * O, O, LINK, L)
             arrive(arrivals)
             met += TILES
             wait(arrivals, met)
-            a1, a2, l1, l2, n1, n2 = link(a1, a2, told + b * TILES * 2 * O, O, TILES, LINK, L)
+            a1, a2, l1, l2, n1, n2 = link(a1, a2, meet + b * TILES * 2 * O, O, TILES, LINK, L)
             a1d, a2d = l1.to(DT), l2.to(DT)
             if tile == 0:
                 tl.store(sizes + local * 2, n1)
