@@ -26,7 +26,7 @@ CASES = (
     (Huber(), 1, True, "0"),
     (Lp(), 0, False, "1 4.0 0.1 1.0 1.0"),
     (Lp(), 0, True, "1 4.0 0.1 1.0 1.0"),
-    (L2(), 0, True, "2 1.0 1.0"),
+    (L2(), 0, True, "2 1.0 1.0 64 256"),
 )
 """Bias, slots, whether steps are bounded, link."""
 
@@ -56,7 +56,9 @@ def perceptron(
     found = []
     for name in _mlp_launch.LAUNCH:
         kernel: Any = getattr(_mlp_ops, name)
-        constants = x.launch(how, kernel) | {n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent}
+        constants = x.launch(how, kernel) | {
+            n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent
+        }
         if tile is not None:
             constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
         types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}

@@ -50,7 +50,9 @@ SPECS = {
     "yaad": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(), algorithm="gd", step_bound=1.0),
     "lp": replace(TITANS, architecture=MLP(expansion=2, activation="relu2"), bias=Lp()),
     "yaad of means": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="rms"), step_bound=1.0),
-    "yaad of the largest": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="max", per="value"), step_bound=1.0),
+    "yaad of the largest": replace(
+        TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="max", per="value"), step_bound=1.0
+    ),
     "at the anchor": replace(TITANS, architecture=MLP(expansion=2), read="anchor", step_bound=1.0),
     "moneta": MONETA,
     "moneta, mean": replace(MONETA, bias="l2", retention=Lq(q=2.5, norm="mean", link_at="chunk")),
@@ -157,11 +159,13 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["titans", "bounded"])
+@pytest.mark.parametrize(
+    "name", ["titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"]
+)
 @pytest.mark.parametrize("width", [32, 64])
 def test_bfloat16(name: str, width: int) -> None:
     """At a rate at which the memory does not amplify rounding."""
-    spec = replace(SPECS[name], architecture=MLP(expansion=4), chunk_size=width)
+    spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=width)
     p = problem(spec, length=4 * width, d_key=width, d_value=width)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
     agree(p, torch.bfloat16)
@@ -170,8 +174,9 @@ def test_bfloat16(name: str, width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compiled_without_a_graph_break() -> None:
-    p = moved(problem(SPECS["gd"], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+@pytest.mark.parametrize("name", ["gd", "moneta"])
+def test_compiled_without_a_graph_break(name: str) -> None:
+    p = moved(problem(SPECS[name], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
     core = AssociativeMemory(p.spec, "kernel")
     torch.compiler.reset()
     compiled = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")

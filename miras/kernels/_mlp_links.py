@@ -4,8 +4,8 @@ Every program holds a tile of both accumulators, ``a1 [I, BF]`` and, transposed,
 sum over its tile gives, they meet, and each forms its tile of the weights. ``L`` are the constants of a link:
 
 * `NORMALISER` (Moneta): ``W = A N^(2 - q)``, ``N^q = weight sum |A|^q + eps^q``; ``L = (q, eps, weight 1, weight 2)``.
-* `SOFTMAX` (Memora) along the inputs: ``W = c softmax(A)``; ``L = (c 1, c 2)``. Accumulators are committed, ``log softmax(A)``,
-  on the way: weights do not see the shift, so no gradient goes back through it.
+* `SOFTMAX` (Memora) along the inputs: ``W = c softmax(A)``; ``L = (c 1, c 2, inputs 1, inputs 2)``. Accumulators are committed,
+  ``log softmax(A)``, on the way: weights do not see the shift, so no gradient goes back through it.
 """
 
 import triton
@@ -158,10 +158,13 @@ def rise(a, n, L: tl.constexpr):
 
 
 @triton.jit
-def unlinked(w, n, C0, LINK: tl.constexpr, L: tl.constexpr):
-    """The accumulator, as it was committed, of a weight."""
+def unlinked(w, n, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
+    """The accumulator of a weight, of the first matrix (0) or the second (1).
+
+    Of a softmax up to a shift, which gradients do not see but for their rounding: an even weight is zero.
+    """
     if LINK == NORMALISER:
         a = w.to(tl.float32) / multiplier(n, LINK, L)
     else:
-        a = tl.log(tl.maximum(w.to(tl.float32) / C0, TINIEST))
+        a = tl.log(tl.maximum(w.to(tl.float32) * (L[2 + i] / L[i]), TINIEST))
     return a

@@ -50,7 +50,7 @@ def write_backward(
         dk = dot_t(tl.load(dz_ + cf), a1, dk)
         x0 = dot_t(u1, e1, x0)
         if LINK > 0:
-            i00 += inner(e1, unlinked(a1, n1, L[0], LINK, L))
+            i00 += inner(e1, unlinked(a1, n1, 0, LINK, L))
         else:
             i00 += inner(e1, a1)
         if SLOT:
@@ -60,7 +60,7 @@ def write_backward(
         h, a2, e2 = tl.load(h_ + cf), tl.load(seen2 + at2), tl.load(late2 + at2)
         y0 = dot_t(h, e2, y0)
         if LINK > 0:
-            o00 += inner(e2, unlinked(a2, n2, L[1], LINK, L))
+            o00 += inner(e2, unlinked(a2, n2, 1, LINK, L))
         else:
             o00 += inner(e2, a2)
         if SLOT:

@@ -82,12 +82,13 @@ def _link(retention: Retention, shapes: Shapes) -> str:
     """As `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels._mlp_launch import NORMALISER, SOFTMAX
 
+    sides = [shapes[n].shape for n in ("w_1", "w_2")]
     if isinstance(retention, Lq):
-        sizes = [shapes[n].shape[0] * shapes[n].shape[1] if retention.norm == "mean" else 1 for n in ("w_1", "w_2")]
-        return f"{NORMALISER} {float(retention.q)!r} {float(retention.eps)!r} {1 / sizes[0]!r} {1 / sizes[1]!r}"
+        weights = [1 / (i * o) if retention.norm == "mean" else 1.0 for i, o in sides]
+        return " ".join(map(repr, (NORMALISER, retention.q, retention.eps, *weights)))
     if isinstance(retention, KLDecay):
-        scales = [shapes[n].shape[0] if retention.scale == "size" else retention.scale for n in ("w_1", "w_2")]
-        return f"{SOFTMAX} {float(scales[0])!r} {float(scales[1])!r}"
+        scales = [i if retention.scale == "size" else retention.scale for i, _ in sides]
+        return " ".join(map(repr, (SOFTMAX, *scales, *(i for i, _ in sides))))
     return "0"
 
 
