@@ -16,11 +16,12 @@ pytest.importorskip("triton")
 
 import interpreter
 
+import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
-from miras.kernels import Dims, mlp, trust
+from miras.kernels import KERNELS, Dims, Kernel, mlp, mlp_links, trust
 from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
@@ -122,18 +123,20 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora"])
+def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
 
     monkeypatch.setattr(_mlp_launch, "FEWEST", 2)
     monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
-    agree(problem(SPECS["bounded"], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
-def test_any_phase_and_length() -> None:
+@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor"])
+def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
-    p = problem(SPECS["titans"], length=60, d_key=16, d_value=16, batch=1, heads=1)
+    p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
     _, state = replace(p.slice(0, 5)).run("reference")
     agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
 
@@ -156,6 +159,24 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
     spec = replace(TITANS, **change)  # type: ignore[arg-type]
     refused = AssociativeMemory(spec).plan(16, 16, 1, INTERPRETED).refused
     assert reason in refused["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kernel"),
+    [
+        (zoo.spec("titans_lmm"), mlp.KERNEL),
+        (zoo.spec("titans_lmm", form="recommended"), mlp.KERNEL),
+        (zoo.spec("yaad"), mlp.KERNEL),
+        (zoo.spec("yaad", form="recommended"), mlp.KERNEL),
+        (zoo.spec("yaad", bias={"norm": "rms"}), mlp_links.KERNEL),
+        (zoo.spec("moneta"), mlp_links.KERNEL),
+        (zoo.spec("memora", read="anchor"), mlp_links.KERNEL),
+        (zoo.spec("memora", form="recommended", read="anchor"), mlp_links.KERNEL),
+    ],
+)
+def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
+    shapes = AssociativeMemory(spec).shapes(64, 64)
+    assert [k for k in KERNELS if k.supports(spec, shapes, 1) is None] == [kernel]
 
 
 @pytest.mark.gpu

@@ -22,6 +22,9 @@ from miras.retentions import KLDecay, Lq, Retention
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
+LINKS = (Lq, KLDecay)
+"""Retentions whose links are formed in a kernel, in the forms that `supports` names."""
+
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What `miras.kernels.mlp` leaves: links at chunk boundaries, reads at the anchor, a lag of it, every norm of Yaad."""
@@ -46,7 +49,7 @@ def _linked(spec: MirasSpec) -> str | None:
         return f"retention {retention.name!r} moves the anchor"
     if retention.link_is_identity:
         return None
-    if not isinstance(retention, Lq | KLDecay):
+    if not isinstance(retention, LINKS):
         return f"retention {retention.name!r} has a link of which there is no kernel"
     if isinstance(retention, Lq) and retention.form != "paper":
         return "the link of retention 'lq' with form='exact' is no normalisation; form='paper' is"
