@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo
 from benchmarks import layer, ours, report
 from benchmarks import rows as forms
 from benchmarks.gpu import timed
@@ -31,7 +32,20 @@ PEAK = 798e12
 """Operations a second of a large bfloat16 product on the card (measured)."""
 
 
-def operands(batch: int, length: int, heads: int, width: int) -> tuple[list[Tensor], dict[str, Tensor], MemoryState]:
+PRESETS = {
+    "yaad": zoo.spec("yaad", chunk_size=64),
+    "moneta": zoo.spec("moneta", chunk_size=64),
+    # Without a norm, which would divide by differences of averages that bfloat16 does not resolve.
+    "memora at the anchor": zoo.spec(
+        "memora", chunk_size=64, anchor_lag=0, read="anchor", architecture={"residual": True, "norm": False}
+    ),
+}
+"""Those of the zoo that one link a chunk computes, in chunks of 64."""
+
+
+def operands(
+    batch: int, length: int, heads: int, width: int, spec: MirasSpec = SPEC
+) -> tuple[list[Tensor], dict[str, Tensor], MemoryState]:
     """Unit queries and keys, normal values, gates of a trained model at a stable rate, and a random start."""
     g = torch.Generator("cuda").manual_seed(0)
 
@@ -44,32 +58,34 @@ def operands(batch: int, length: int, heads: int, width: int) -> tuple[list[Tens
         "lr": 1e-3 * torch.sigmoid(normal(*sizes)),
         "log_decay": F.logsigmoid(normal(*sizes) + 4),
         "log_momentum": F.logsigmoid(normal(*sizes)),
+        "delta": 0.5 + torch.sigmoid(normal(*sizes)),  # errors are about the root of the width: far from the kink
     }
-    memory = AssociativeMemory(SPEC, "kernel")
+    gates = {n: g for n, g in gates.items() if n in spec.gates}
+    memory = AssociativeMemory(spec, "kernel")
     raw = memory.random_memory(heads, width, width, torch.Generator().manual_seed(0))
     raw = {n: w.cuda() for n, w in raw.items()}
     return [q, k, normal(*sizes, width).bfloat16()], gates, memory.initial_state(raw, batch, width, width)
 
 
-def gate() -> dict[str, float]:
+def gate(spec: MirasSpec = SPEC) -> dict[str, float]:
     """The kernels' error against float64, outputs and gradients, on a piece.
 
     It is within the tolerance, or within twice what rounding the operands of PyTorch's products costs.
     """
 
     def go(path: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-        qkv, gates, state = operands(2, 256, 2, 64)
+        qkv, gates, state = operands(2, 256, 2, 64, spec)
         wide = torch.promote_types(dtype, torch.float32)
         leaves = [x.to(dtype).requires_grad_() for x in qkv] + [x.to(wide).requires_grad_() for x in gates.values()]
         q, k, v, *given = leaves
         start = state.map(lambda x: x.to(wide))
-        y, _ = AssociativeMemory(SPEC, path)(q, k, v, dict(zip(gates, given, strict=True)), start)
+        y, _ = AssociativeMemory(spec, path)(q, k, v, dict(zip(gates, given, strict=True)), start)
         g = torch.Generator("cuda").manual_seed(1)
         weight = torch.randn(y.shape, device=y.device, generator=g).bfloat16().double()
         grads = torch.autograd.grad((y.double() * weight).sum(), leaves)
         return dict(zip(("y", "q", "k", "v", *gates), (y, *grads), strict=True))
 
-    got, wanted = go("kernel", torch.bfloat16), go("fused", torch.float64)
+    got, wanted = go("kernel", torch.bfloat16), go(None if spec is not SPEC else "fused", torch.float64)
     with RoundedProducts(torch.bfloat16):
         rounded = go("factored", torch.float64)
     errors = {n: relative(got[n].double(), wanted[n]) for n in wanted}
@@ -118,12 +134,12 @@ def whole_layer(build: Callable[[], nn.Module], dtype: torch.dtype) -> Callable[
     return cases
 
 
-def core(length: int) -> tuple[Any, Any]:
+def core(length: int, spec: MirasSpec = SPEC) -> tuple[Any, Any]:
     """The memory on its own: queries, keys and values in, answers out."""
     batch = max(1, 16384 // length)
-    qkv, gates, state = operands(batch, length, 16, 64)
+    qkv, gates, state = operands(batch, length, 16, 64, spec)
     leaves = [x.requires_grad_() for x in (*qkv, *gates.values())]
-    memory = AssociativeMemory(SPEC, "kernel")
+    memory = AssociativeMemory(spec, "kernel")
 
     def forward() -> Tensor:
         q, k, v, *given = leaves
@@ -198,6 +214,13 @@ def main() -> None:
         measure("layer titans-pytorch float32", whole_layer(lambda: titans(None), torch.float32)),
         measure("layer titans-pytorch bfloat16", whole_layer(lambda: titans(None), torch.bfloat16)),
     ]
+    for name, spec in PRESETS.items():
+
+        def cases(spec: MirasSpec = spec) -> tuple[Any, Any]:
+            print("   ", "errors", {n: f"{e:.1e}" for n, e in gate(spec).items()}, flush=True)
+            return core(4096, spec)
+
+        rows.append(measure(f"preset {name}", cases))
     for t in arguments.tokens:
         rows.append(measure(f"memory T={t}", lambda t=t: core(t)))
         rows.append(measure(f"attention T={t}", lambda t=t: attention(t)))

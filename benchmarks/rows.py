@@ -149,7 +149,7 @@ def gpu(results: Sequence[Mapping[str, Any]], bars: Mapping[str, tuple[float, fl
 
 
 def gpu_mlp(results: Sequence[Mapping[str, Any]], shape: str) -> list[Row]:
-    """The perceptron memory: the layer of that shape beside a peer's, and the memory beside attention as T grows."""
+    """The perceptron memory: the layer of that shape beside a peer's, presets, and the memory beside attention as T grows."""
     rows: list[Row] = []
     layers = {r["row"].removeprefix("layer "): r for r in results if r["row"].startswith("layer ")}
     layers = {"ours" if name.startswith("ours") else name: r for name, r in layers.items()}
@@ -159,6 +159,9 @@ def gpu_mlp(results: Sequence[Mapping[str, Any]], shape: str) -> list[Row]:
         rows += comparison("gpu_mlp", row, shape, "ms", times, dict.fromkeys(times))
         memory: dict[str, Spread] = {s: (r[f"{mode} GiB"], None) for s, r in layers.items() if mode in r}
         rows += comparison("gpu_mlp", row, shape, "GiB", memory, dict.fromkeys(memory))
+        for r in (r for r in results if r["row"].startswith("preset ") and mode in r):
+            row = f"{r['row'].removeprefix('preset ')}, perceptron memory, {MODES[mode]}"
+            rows += comparison("gpu_mlp", row, shape, "ms", {"ours": _spread(r[mode])}, {"ours": None})
         for length in dict.fromkeys(r["row"].partition("T=")[2] for r in results if "T=" in r["row"]):
             found = {r["row"].partition(" T=")[0]: r for r in results if r["row"].endswith(f" T={length}")}
             times = {"ours" if s == "memory" else s: _spread(r[mode]) for s, r in found.items() if mode in r}

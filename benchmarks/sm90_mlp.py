@@ -12,12 +12,23 @@ import torch
 
 from benchmarks.sm90 import Resources, compile
 from miras.architectures import MLP
-from miras.biases import L2, AttentionalBias, Huber
+from miras.biases import L2, AttentionalBias, Huber, Lp
 
-FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out"
+FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
 BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
 WIDE = frozenset(f"{FORWARD} {BACKWARD}".split())
 """Arguments in float32; the others are operands."""
+
+
+CASES = (
+    (L2(), 1, False, "0"),
+    (L2(), 0, False, "0"),
+    (Huber(), 1, True, "0"),
+    (Lp(), 0, False, "1 4.0 0.1 1.0 1.0"),
+    (Lp(), 0, True, "1 4.0 0.1 1.0 1.0"),
+    (L2(), 0, True, "2 1.0 1.0 64 256"),
+)
+"""Bias, slots, whether steps are bounded, link."""
 
 
 def _type(name: str) -> str:
@@ -26,8 +37,10 @@ def _type(name: str) -> str:
     return "*i32" if name == "tickets" else "*fp32" if name in WIDE else "*bf16"
 
 
-def perceptron(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None) -> list[Resources]:
-    """All kernels for heads of d, expansion 4 and chunks of 64."""
+def perceptron(
+    d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None, link: str = "0"
+) -> list[Resources]:
+    """All kernels for heads of d, expansion 4 and chunks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
     b, tokens, f, j = 2, 128, 4 * d, 1 + slots
@@ -36,16 +49,21 @@ def perceptron(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int
         half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
         full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
     )  # fmt: skip
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias))
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link))
     absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
+    absent += ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
+    absent += () if how.link.kind else ("seen1 of reverse",)
     found = []
     for name in _mlp_launch.LAUNCH:
         kernel: Any = getattr(_mlp_ops, name)
-        constants = x.launch(how, kernel) | {n: None for n in absent if n in kernel.arg_names}
+        constants = x.launch(how, kernel) | {
+            n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent
+        }
         if tile is not None:
             constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
         types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
         title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
+        title += f" link={how.link.kind}" if how.link.kind else ""
         found.append(compile(title, kernel, constants, types))
     return found
 
@@ -58,8 +76,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for d in arguments.dims:
         for tile in arguments.tiles:
-            for bias, slots, bound in ((L2(), 1, False), (L2(), 0, False), (Huber(), 1, True)):
-                for row in perceptron(d, bias, slots, bound, tile):
+            for bias, slots, bound, link in CASES:
+                for row in perceptron(d, bias, slots, bound, tile, link):
                     print(row, flush=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -275,6 +276,24 @@ def test_a_miscompiled_kernel_is_found_out(name: str) -> None:
     cpu = torch.device("cpu")
     assert trust.error(kernel, spec, dims, cpu, torch.float32, 2) < 1e-4
     assert trust.error(replace(kernel, run=wrong), spec, dims, cpu, torch.float32, 2) > trust.WRONG
+
+
+def test_a_first_use_inside_a_checkpoint() -> None:
+    """The self-check of a kernel saves tensors of its own, once, which a checkpoint must not count."""
+    p, leaves = cast(drawn("huber", length=8), DTYPE, DEVICE).leaves()
+    kernel = next(k for k in KERNELS if k.name == "matrix chunks")
+    calls: list[float] = []
+
+    def go(q: Tensor) -> Tensor:
+        if not calls:
+            small = replace(p.spec, chunk_size=4)
+            calls.append(trust.error(kernel, small, Dims(16, 16), q.device, q.dtype, 2))
+        return replace(p, q=q).run("kernel")[0]
+
+    y = torch.utils.checkpoint.checkpoint(go, p.q, use_reentrant=False)
+    assert isinstance(y, Tensor)
+    y.float().sum().backward()
+    assert leaves["q"].grad is not None and len(calls) == 1
 
 
 @pytest.mark.parametrize("previous", [False, True])

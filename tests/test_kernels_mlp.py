@@ -16,11 +16,13 @@ pytest.importorskip("triton")
 
 import interpreter
 
+import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
-from miras.kernels import Dims, mlp, trust
+from miras.kernels import KERNELS, Dims, Kernel, mlp, mlp_links, trust
+from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
 from miras.testing.rounding import RoundedProducts
@@ -30,6 +32,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TITANS = MirasSpec.make(
     architecture="mlp", bias="l2", retention="l2", algorithm="momentum", chunk_size=16, step_bound=None
 )
+MONETA = replace(
+    TITANS,
+    architecture=MLP(expansion=3),
+    bias=Lp(),
+    retention=Lq(link_at="chunk"),
+    algorithm="gd",
+    step_bound=1.0,
+)
+PLAIN = MLP(expansion=2, norm=False)  # a norm divides by how little averages differ: float32 would be lost in it
+MEMORA = replace(MONETA, architecture=PLAIN, bias="l2", retention="kl", read="anchor", step_bound=4.0)
 SPECS = {
     "titans": TITANS,
     "bounded": replace(TITANS, architecture=MLP(expansion=2), step_bound=1.0),
@@ -38,6 +50,17 @@ SPECS = {
     "huber per channel": replace(TITANS, architecture=MLP(expansion=2), bias=Huber(per="value"), step_bound=1.0),
     "yaad": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(), algorithm="gd", step_bound=1.0),
     "lp": replace(TITANS, architecture=MLP(expansion=2, activation="relu2"), bias=Lp()),
+    "yaad of means": replace(TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="rms"), step_bound=1.0),
+    "yaad of the largest": replace(
+        TITANS, architecture=MLP(expansion=2), bias=Yaad(norm="max", per="value"), step_bound=1.0
+    ),
+    "at the anchor": replace(TITANS, architecture=MLP(expansion=2), read="anchor", step_bound=1.0),
+    "moneta": MONETA,
+    "moneta, mean": replace(MONETA, bias="l2", retention=Lq(q=2.5, norm="mean", link_at="chunk")),
+    "moneta, no bound": replace(MONETA, architecture=MLP(expansion=2, activation="silu"), step_bound=None),
+    "moneta at the anchor": replace(MONETA, retention=Lq(q=3), read="anchor", anchor_lag=3),
+    "memora": MEMORA,
+    "memora, lag": replace(MEMORA, retention=KLDecay(scale="size"), bias=Huber(per="value"), anchor_lag=1),
     "plain": replace(TITANS, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"),
 }
 
@@ -100,18 +123,20 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora"])
+def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
 
     monkeypatch.setattr(_mlp_launch, "FEWEST", 2)
     monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
-    agree(problem(SPECS["bounded"], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
-def test_any_phase_and_length() -> None:
+@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor"])
+def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
-    p = problem(SPECS["titans"], length=60, d_key=16, d_value=16, batch=1, heads=1)
+    p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
     _, state = replace(p.slice(0, 5)).run("reference")
     agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
 
@@ -121,10 +146,13 @@ def test_any_phase_and_length() -> None:
     [
         ({"chunk_size": 24}, "chunk_size 24"),
         ({"algorithm": "aggmo"}, "slots"),
-        ({"read": "anchor"}, "read"),
+        ({"read": "previous"}, "read"),
+        ({"retention": Lq()}, "link_at='chunk'"),
+        ({"retention": Lq(form="exact")}, "form='paper'"),
+        ({"retention": "kl"}, "read='anchor'"),
+        ({"retention": Lq(link_at="chunk")}, "slot"),
         ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
-        ({"bias": Yaad(norm="rms")}, "norm other than l2"),
     ],
 )
 def test_says_why_not(change: dict[str, object], reason: str) -> None:
@@ -133,12 +161,32 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
     assert reason in refused["kernel"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "kernel"),
+    [
+        (zoo.spec("titans_lmm"), mlp.KERNEL),
+        (zoo.spec("titans_lmm", form="recommended"), mlp.KERNEL),
+        (zoo.spec("yaad"), mlp.KERNEL),
+        (zoo.spec("yaad", form="recommended"), mlp.KERNEL),
+        (zoo.spec("yaad", bias={"norm": "rms"}), mlp_links.KERNEL),
+        (zoo.spec("moneta"), mlp_links.KERNEL),
+        (zoo.spec("memora", read="anchor"), mlp_links.KERNEL),
+        (zoo.spec("memora", form="recommended", read="anchor"), mlp_links.KERNEL),
+    ],
+)
+def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
+    shapes = AssociativeMemory(spec).shapes(64, 64)
+    assert [k for k in KERNELS if k.supports(spec, shapes, 1) is None] == [kernel]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["titans", "bounded"])
+@pytest.mark.parametrize(
+    "name", ["titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"]
+)
 @pytest.mark.parametrize("width", [32, 64])
 def test_bfloat16(name: str, width: int) -> None:
     """At a rate at which the memory does not amplify rounding."""
-    spec = replace(SPECS[name], architecture=MLP(expansion=4), chunk_size=width)
+    spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=width)
     p = problem(spec, length=4 * width, d_key=width, d_value=width)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
     agree(p, torch.bfloat16)
@@ -147,8 +195,9 @@ def test_bfloat16(name: str, width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compiled_without_a_graph_break() -> None:
-    p = moved(problem(SPECS["gd"], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+@pytest.mark.parametrize("name", ["gd", "moneta"])
+def test_compiled_without_a_graph_break(name: str) -> None:
+    p = moved(problem(SPECS[name], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
     core = AssociativeMemory(p.spec, "kernel")
     torch.compiler.reset()
     compiled = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")

@@ -20,6 +20,7 @@ from miras import AssociativeMemory, MirasSpec, explain
 from miras.cli._describe import fields
 from miras.engine.plan import plan
 from miras.kernels import Dims, choose
+from miras.kernels.mlp_links import LINKS
 from miras.kernels.residuals import supported
 from miras.retentions import Retention
 from miras.spec import AXES
@@ -130,7 +131,8 @@ def _said(axis: str, name: str) -> Any:
     plain = {n: value for n, value in said.items() if isinstance(value, bool | int | str)}
     measures = {(n, gate.per) for n, gate in component.gates.items() if n in ("lr", "log_decay")}
     kernels = supported(component) is None if axis == "bias" else None
-    return frozenset(plain.items()), frozenset(measures), kernels
+    link = type(component) if isinstance(component, LINKS) else None
+    return frozenset(plain.items()), frozenset(measures), kernels, link
 
 
 def _answer(parts: dict[str, Any], chunk: int, read: Any) -> tuple[dict[str, Any], list[str]]:

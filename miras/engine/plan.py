@@ -128,11 +128,20 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The written-out backward pass covers a perceptron of two matrices under a filter of one gradient a token."""
+    if reason := perceptron(spec, pairs):
+        return reason
+    if not spec.retention.link_is_identity or spec.retention.gradient_at == "decayed":
+        return f"retention {spec.retention.name!r} reads through a link or moves the anchor"
+    if spec.read != "after" or spec.anchor_lag:
+        return "read and anchor_lag are not the default"
+    return factored(spec, shapes, pairs)
+
+
+def perceptron(spec: MirasSpec, pairs: int) -> str | None:
+    """Two matrices with nothing beside them, under a filter of one gradient a token with gates per head."""
     architecture, algorithm = spec.architecture, spec.algorithm
     if not isinstance(architecture, MLP) or architecture.depth != 2 or architecture.bias or architecture.affine:
         return f"architecture {architecture.name!r} is not a perceptron of two matrices and nothing else"
-    if not spec.retention.link_is_identity or spec.retention.gradient_at == "decayed":
-        return f"retention {spec.retention.name!r} reads through a link or moves the anchor"
     if (
         not algorithm.direction_is_identity
         or algorithm.changes_error
@@ -144,9 +153,7 @@ def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
     if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
         return "a gate per channel"
-    if spec.read != "after" or spec.anchor_lag:
-        return "read and anchor_lag are not the default"
-    return factored(spec, shapes, pairs)
+    return None
 
 
 def exact(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:

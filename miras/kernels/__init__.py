@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import matrix, mlp
+from miras.kernels import matrix, mlp, mlp_links
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
 __all__ = ["KERNELS", "Dims", "Kernel", "choose", "claimed"]
 
-KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL)
+KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL, mlp_links.KERNEL)
 """All kernels, the fastest first."""
 
 

@@ -159,16 +159,28 @@ def huber_norm_vjp(p, v, g, d, c):
 
 
 @triton.jit
+def square_size(r, c):
+    """The square of what the threshold is compared with; a root mean square takes rows that are not padded."""
+    if c[3] == 2:
+        out = tl.max(r * r, 1)[:, None]
+    elif c[3] == 1:
+        out = square_sum(r) / r.shape[1]
+    else:
+        out = square_sum(r)
+    return out
+
+
+@triton.jit
 def yaad(p, v, g, c):
-    """``c = (way of smoothing, nu or eps, factor of the square)``."""
+    """``c = (way of smoothing, nu or eps, factor of the square, what is compared: 0 for l2, 1 for rms, 2 for max)``."""
     r = p - v
-    return tl.where(square_sum(r) <= g * g, c[2] * r, g * sign(r, c))
+    return tl.where(square_size(r, c) <= g * g, c[2] * r, g * sign(r, c))
 
 
 @triton.jit
 def yaad_vjp(p, v, g, d, c):
     r = p - v
-    small = square_sum(r) <= g * g
+    small = square_size(r, c) <= g * g
     back = tl.where(small, c[2] * d, g * sign_slope(r, c) * d)
     return back, -back, tl.where(small, 0.0, sign(r, c) * d)
 

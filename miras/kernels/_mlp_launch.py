@@ -13,8 +13,8 @@ from torch import Tensor
 from miras.architectures import MLP
 from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
+from miras.kernels import _mlp_links, residuals
 from miras.kernels import _mlp_parts as parts
-from miras.kernels import residuals
 
 PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
@@ -36,6 +36,27 @@ LAUNCH = {
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
 
+READS = frozenset(("read", "read_backward", "query_backward"))
+"""Kernels that meet rates only, never their bounds."""
+
+
+class Link(NamedTuple):
+    """From accumulators to weights at the start of a chunk, see `miras.kernels._mlp_links`."""
+
+    kind: int = 0  # none, NORMALISER or SOFTMAX
+    constants: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, key: str) -> Link:
+        """From a kind and its constants behind spaces; compilers can form such a string while they trace."""
+        kind, *constants = key.split()
+        return cls(int(kind), tuple(map(float, constants)))
+
+
+NORMALISER, SOFTMAX = _mlp_links.NORMALISER.value, _mlp_links.SOFTMAX.value
+"""The kinds of links; the first multiplies what tokens read."""
+
+
 class Recipe(NamedTuple):
     """What is not a tensor."""
 
@@ -44,18 +65,22 @@ class Recipe(NamedTuple):
     residual: bool
     eps: float
     bias: str
+    link: Link
 
 
-def key(architecture: MLP, bias: AttentionalBias) -> str:
-    """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace."""
+def key(architecture: MLP, bias: AttentionalBias, link: str = "0") -> str:
+    """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
+
+    ``link`` is one that `Link.of` reads.
+    """
     a = architecture
-    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{residuals.key(bias)}"
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
     """The recipe behind a key."""
-    activation, norm, residual, eps, bias = key.split("|")
-    return Recipe(activation, norm == "True", residual == "True", float(eps), bias)
+    activation, norm, residual, eps, link, bias = key.split("|")
+    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link))
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:
@@ -98,7 +123,7 @@ class Given(NamedTuple):
             "BF": self._tile(kernel),
             "ROWS": 1 << (-(-c // self.tiles(kernel)) - 1).bit_length(),
             "SLOT": self.rows.shape[2] > 1,
-            "BOUND": self.inverse is not None,
+            "BOUND": self.inverse is not None or (how.link.kind == NORMALISER and kernel.__name__ in READS),
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
             "LIMIT": LIMIT,
             "BIAS": found.residual,
@@ -108,6 +133,8 @@ class Given(NamedTuple):
             "NORM": how.norm,
             "RESIDUAL": how.residual,
             "EPS": how.eps,
+            "LINK": how.link.kind,
+            "L": how.link.constants,
         }
         return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
 
@@ -117,11 +144,12 @@ class Given(NamedTuple):
         size = min(n, max(FEWEST, PROGRAMS // b))
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
-    def room(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Room for what tiles tell each other: sums over the hidden width and over rows; and tickets."""
+    def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Room for what tiles tell each other: sums over the hidden width, over rows, of a link; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
         sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
-        return sums, rows, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
+        told = self.w1.new_empty(b, tiles, 2, self.v.shape[-1]) if how.link.kind else None
+        return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
 
 class Seen(NamedTuple):
@@ -139,6 +167,20 @@ class Seen(NamedTuple):
         narrow, wide = x.q.new_empty, x.w1.new_empty
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
         return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
+
+
+class Linked(NamedTuple):
+    """What the scan leaves of every chunk of a group under a link; nothing where there is none."""
+
+    rates: Tensor | None = None  # [b, group, 5, C]: rates of what is read, in the places of `Seen.squares`
+    sizes: Tensor | None = None  # [b, group, 2]: norms of both accumulators
+
+    @staticmethod
+    def of(how: Recipe, seen: Seen) -> Linked:
+        if not how.link.kind:
+            return Linked()
+        sizes = seen.squares.new_empty(*seen.o.shape[:2], 2)
+        return Linked(torch.empty_like(seen.squares) if how.link.kind == NORMALISER else None, sizes)
 
 
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:

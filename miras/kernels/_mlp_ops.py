@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras.kernels._mlp_launch import Given, Recipe, Seen, launch, recall
+from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, recall
 from miras.kernels._mlp_read import read
 from miras.kernels._mlp_read_backward import query_backward, read_backward
 from miras.kernels._mlp_reverse import reverse
@@ -23,13 +23,21 @@ from miras.kernels.operator import Differentiable, Operator
 
 
 def _scan(
-    x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]
-) -> None:
+    x: Given,
+    how: Recipe,
+    w: list[Tensor],
+    ends: list[Tensor | None],
+    seen: Seen,
+    linked: Linked,
+    group: tuple[int, int, int],
+) -> Tensor:
+    """Returns what `miras.kernels._mlp_parts.load_rates` of a reader takes."""
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     launch(
         scan, x.q.shape[0] * x.tiles(scan), how, x,
-        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *x.room(scan), *group,
+        x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *seen, *linked, *x.room(scan, how), *group,
     )  # fmt: skip
+    return seen.squares if linked.rates is None else linked.rates
 
 
 def _perceptron(
@@ -69,12 +77,13 @@ def _perceptron(
     for stacks, start in zip(kept, starts, strict=True):
         stacks[:, 0] = start
     seen = Seen.of(x)
+    linked = Linked.of(how, seen)
     for i, group in enumerate(groups):
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
-        _scan(x, how, [w[:, i] for w in kept], list(after), seen, group)
+        rates = _scan(x, how, [w[:, i] for w in kept], list(after), seen, linked, group)
         launch(
             read, len(q) * group[1], how, x,
-            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, seen.squares, out if len(out) else None, answer,
+            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, rates, out if len(out) else None, answer,
             *group,
         )  # fmt: skip
     return answer, out, kept[0], kept[1], ends[0], ends[1].mT.contiguous()
@@ -120,29 +129,30 @@ def _perceptron_backward(
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
     d_u2, d_rates = torch.empty_like(seen.o), lr.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1])
     sent = q.new_empty(*seen.o.shape[:2], 2 * w1.shape[1], pairs.shape[-1], max(q.shape[-1], v.shape[-1]))
+    linked = Linked.of(how, seen)
     wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, sent]
     scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
-        _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, group)
+        rates = _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, linked, group)
         launch(
             read_backward, b * group[1], how, x,
-            q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, seen.squares,
+            q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, rates,
             d.rows, d.pairs, d_out, *wide, scratch, *group,
         )  # fmt: skip
         launch(
             query_backward, b * group[1], how, x,
-            q, k, lr, rows, pairs, d_answer, seen.w1, seen.squares, u1, d_zr,
+            q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr,
             d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
         )  # fmt: skip
         launch(
             reverse, b * x.tiles(reverse), how, x,
             k, v, gate, lr, inverse, mix, into, *seen[1:], *wide, *d_w, *late, d_z, d_o,
-            near, d.v, d.gate, *x.room(reverse), *group,
+            near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, *x.room(reverse, how), *group,
         )  # fmt: skip
         launch(
             write_backward, b * group[1], how, x,
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
-            d.k, near, d.lr, d.inverse, d.mix, d.into, *group,
+            d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, *group,
         )  # fmt: skip
     d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous())
     return [lr.new_empty(0) if t is None else t for t in d]

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
     add_up,
@@ -33,14 +34,18 @@ def reverse(
     d_w1, d_w2,  # of the stacks after the last chunk; then of those before the first
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
-    parts, norms, tickets,  # what tiles tell each other
+    seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
+    parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor."""
+    """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor.
+
+    Under a link gradients of the accumulators travel; those of a chunk's weights are gathered beside them.
+    """
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
@@ -70,6 +75,12 @@ def reverse(
         wide = local * C * F + cf
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
 
+        if LINK > 0:
+            n1, n2 = tl.load(sizes + local * 2), tl.load(sizes + local * 2 + 1)
+            m1, m2, g1, g2 = multiplier(n1, LINK, L), multiplier(n2, LINK, L), slope(n1, LINK, L), slope(n2, LINK, L)
+            r1, r2 = tl.load(d_rates + local * 2 * C + rc), tl.load(d_rates + (local * 2 + 1) * C + rc)
+            d_m1, d_m2, d_g1, d_g2 = tl.sum(r1 * s1, 0), tl.sum(r2 * s2, 0), 0.0, 0.0
+
         # the writes, before what the other tiles add
         kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
@@ -96,18 +107,28 @@ def reverse(
             rate, bound = tl.load(lr + token), tl.load(inverse + token)
             h_square, u1_square = tl.load(squares + local * 5 * C + rc), tl.load(squares + (local * 5 + 1) * C + rc)
             u2_square, k_square = tl.load(squares + (local * 5 + 2) * C + rc), tl.sum(kf * kf, 1)
-            d_s1 = tl.load(d_rates + local * 2 * C + rc) + add_up(norms, rc, C, rc < C, TILES)
-            d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rc) + add_up(norms + TILES * C, rc, C, rc < C, TILES)
-            _lr, _bound, d_square = bounded_vjp(d_s1, rate, bound, k_square * u1_square)
+            bound1, bound2 = bound, bound
+            if LINK > 0:
+                d_s1 = m1 * r1 + add_up(norms, rc, C, rc < C, TILES)
+                d_s2 = m2 * r2 + add_up(norms + TILES * C, rc, C, rc < C, TILES)
+                bound1, bound2 = bound * g1, bound * g2
+            else:
+                d_s1 = tl.load(d_rates + local * 2 * C + rc) + add_up(norms, rc, C, rc < C, TILES)
+                d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rc) + add_up(norms + TILES * C, rc, C, rc < C, TILES)
+            _lr, _bound, d_square = bounded_vjp(d_s1, rate, bound1, k_square * u1_square)
+            if LINK > 0:
+                d_g1 = tl.sum(_bound * bound, 0)
             du1 = du1 * s1[:, None] + (d_square * k_square)[:, None] * u1
-            _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
+            _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound2, h_square * u2_square)
+            if LINK > 0:
+                d_g2 = tl.sum(_bound * bound, 0)
             dh = dh * s2[:, None] + (d_square * u2_square)[:, None] * hf
         else:
             du1 *= s1[:, None]
             dh *= s2[:, None]
         du1 += tl.load(d_u1 + wide).to(tl.float32)
-        slope = tl.load(slope_ + wide).to(tl.float32)
-        d_pulled = (du1 * slope).to(DT)
+        bend = tl.load(slope_ + wide).to(tl.float32)
+        d_pulled = (du1 * bend).to(DT)
         part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
         if SLOT:
             part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
@@ -117,7 +138,7 @@ def reverse(
         met += TILES
 
         # what does not wait for the others: mixing, and what the queries sent
-        dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * slope
+        dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * bend
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
             m01, m10 = tl.load(mix + chunk * 4 + 1), tl.load(mix + chunk * 4 + 2)
@@ -127,6 +148,10 @@ def reverse(
             f1, f2 = x1, x2
         else:
             e1, e2 = m00 * e1, m00 * e2
+        if LINK > 0:  # set aside, where the result will be
+            tl.store(d_w1 + b * J * I * F + at1, e1)
+            tl.store(d_w2 + b * J * F * O + at2, e2)
+            e1, e2 = tl.zeros_like(e1), tl.zeros_like(e2)
         dzr, hr = tl.load(d_zr + wide), tl.load(hr_ + wide)
         told = sent + local * 2 * J * SENT
         e1 = dot(tl.trans(tl.load(told + ci)), dzr, e1)
@@ -149,6 +174,8 @@ def reverse(
             h_square = tl.load(squares + local * 5 * C + rr, mask=here, other=0.0)
             u2_square = tl.load(squares + (local * 5 + 2) * C + rr, mask=here, other=0.0)
             d_s2 = tl.load(d_rates + (local * 2 + 1) * C + rr, mask=here, other=0.0)
+            if LINK > 0:
+                d_s2, bound = m2 * d_s2, g2 * bound
             d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
             _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
             du2 += (d_square * h_square)[:, None] * u_row
@@ -169,10 +196,21 @@ def reverse(
 
         wait(arrivals, met)
         d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
-        dzd = (dz + dot(d_od, a2) * slope).to(DT)
+        dzd = (dz + dot(d_od, a2) * bend).to(DT)
         tl.store(dz_ + wide, dzd)
         e1 = dot(tl.trans(kk), dzd, e1)
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if LINK > 0:
+            l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
+            tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
+            arrive(arrivals)
+            met += TILES
+            wait(arrivals, met)
+            e1, e2 = link_vjp(
+                e1, e2, l1, l2, n1, n2, d_m1, d_m2, d_g1, d_g2, meet + b * TILES * 2 * O, O, TILES, LINK, L
+            )
+            e1 += tl.load(d_w1 + b * J * I * F + at1)
+            e2 += tl.load(d_w2 + b * J * F * O + at2)
         if BOUND:
             e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
             if SLOT:

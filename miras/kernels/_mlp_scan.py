@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
 
@@ -15,14 +16,18 @@ def scan(
     w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
-    parts, norms, tickets,  # what tiles tell each other
+    rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
+    parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
-    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed."""
+    """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed.
+
+    Under a link the W there are accumulators, and everything else sees their links at the start of the chunk.
+    """
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
@@ -48,8 +53,19 @@ def scan(
         chunk, local = b * total + first + n, b * count + n
         token = chunk * C + rc
         kk = tl.load(k + chunk * C * I + ci)
-        a1d, a2d = a1.to(DT), a2.to(DT)
-        h, slope, _curve = ACT(dot(kk, a1d))
+        if LINK > 0:
+            tell(a1, a2, meet + (b * TILES + tile) * 2 * O, O, LINK, L)
+            arrive(arrivals)
+            met += TILES
+            wait(arrivals, met)
+            a1, a2, l1, l2, n1, n2 = link(a1, a2, meet + b * TILES * 2 * O, O, TILES, LINK, L)
+            a1d, a2d = l1.to(DT), l2.to(DT)
+            if tile == 0:
+                tl.store(sizes + local * 2, n1)
+                tl.store(sizes + local * 2 + 1, n2)
+        else:
+            a1d, a2d = a1.to(DT), a2.to(DT)
+        h, bend, _curve = ACT(dot(kk, a1d))
         hd = h.to(DT)
         tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
@@ -93,7 +109,7 @@ def scan(
 
         wait(arrivals, met)
         u2d = tl.load(kept_u2 + local * C * O + co, cache_modifier=".cg")
-        u1 = dot(u2d, a2d) * slope
+        u1 = dot(u2d, a2d) * bend
         if BOUND:
             bound = tl.load(inverse + token)
             tl.store(norms + (TILES + tile) * C + rc, tl.sum(u1 * u1, 1))
@@ -104,12 +120,20 @@ def scan(
             u2_square = tl.load(squares + (local * 5 + 2) * C + rc, cache_modifier=".cg")
             u1_square = add_up(norms + TILES * C, rc, C, rc < C, TILES)
             kf = kk.to(tl.float32)
-            s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
-            s2 = bounded_rate(s2, bound, h_square * u2_square)
+            if LINK > 0:
+                s1 = bounded_rate(s1, bound * slope(n1, LINK, L), tl.sum(kf * kf, 1) * u1_square)
+                s2 = bounded_rate(s2, bound * slope(n2, LINK, L), h_square * u2_square)
+            else:
+                s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
+                s2 = bounded_rate(s2, bound, h_square * u2_square)
             if tile == 0:
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)
                 tl.store(squares + (local * 5 + 4) * C + rc, s2)
+        if LINK == NORMALISER:  # noqa: SIM102  # one is known when it is compiled, the other is not
+            if tile == 0:
+                tl.store(rates + (local * 5 + 3) * C + rc, s1 * multiplier(n1, LINK, L))
+                tl.store(rates + (local * 5 + 4) * C + rc, s2 * multiplier(n2, LINK, L))
         kt, ut, hf = tl.trans(kk), tl.trans(u2d), hd.to(tl.float32)
         a1 = dot(kt, (u1 * (row0 * s1)[:, None]).to(DT), a1)
         a2 = dot(ut, (hf * (row0 * s2)[:, None]).to(DT), a2)

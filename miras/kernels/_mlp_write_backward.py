@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_links import multiplier, slope, unlinked
 from miras.kernels._mlp_parts import bounded_vjp, dot, load_rates
 
 
@@ -20,9 +21,10 @@ def write_backward(
     k, lr, inverse, into,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares, h_, u1_, d_rates, late1, late2, dz_,  # of the chunks at hand, [b, count, ...]
     d_k, near, d_lr, d_inverse, d_mix, d_into,  # results [b, total C, ...]; near is part of d_k
+    sizes,  # under a link, of the chunks at hand: norms
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """What the reverse scan leaves to be done for all chunks at once: keys, mixing and rates."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -33,6 +35,8 @@ def write_backward(
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]
 
+    if LINK > 0:
+        n1, n2 = tl.load(sizes + local * 2), tl.load(sizes + local * 2 + 1)
     x0, y0, dk = tl.zeros([C, I], tl.float32), tl.zeros([C, O], tl.float32), tl.zeros([C, I], tl.float32)
     i00, o00 = tl.zeros([I], tl.float32), tl.zeros([O], tl.float32)
     if SLOT:
@@ -45,14 +49,20 @@ def write_backward(
         u1, a1, e1 = tl.load(u1_ + cf), tl.load(seen1 + at1), tl.load(late1 + at1)
         dk = dot_t(tl.load(dz_ + cf), a1, dk)
         x0 = dot_t(u1, e1, x0)
-        i00 += inner(e1, a1)
+        if LINK > 0:
+            i00 += inner(e1, unlinked(a1, n1, 0, LINK, L))
+        else:
+            i00 += inner(e1, a1)
         if SLOT:
             m1, f1 = tl.load(seen1 + I * F + at1), tl.load(late1 + I * F + at1)
             x1 = dot_t(u1, f1, x1)
             i01, i11 = i01 + inner(e1, m1), i11 + inner(f1, m1)
         h, a2, e2 = tl.load(h_ + cf), tl.load(seen2 + at2), tl.load(late2 + at2)
         y0 = dot_t(h, e2, y0)
-        o00 += inner(e2, a2)
+        if LINK > 0:
+            o00 += inner(e2, unlinked(a2, n2, 1, LINK, L))
+        else:
+            o00 += inner(e2, a2)
         if SLOT:
             m2, f2 = tl.load(seen2 + F * O + at2), tl.load(late2 + F * O + at2)
             y1 = dot_t(h, f2, y1)
@@ -67,6 +77,8 @@ def write_backward(
     u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :]).to(tl.float32)
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     d_s1, d_s2 = tl.load(d_rates + local * 2 * C + rc), tl.load(d_rates + local * 2 * C + C + rc)
+    if LINK > 0:  # those of what is read, until here
+        d_s1, d_s2 = d_s1 * multiplier(n1, LINK, L), d_s2 * multiplier(n2, LINK, L)
     row = tl.load(into + chunk * J * C + rc)
     d_row1, d_row2 = tl.sum(x0 * kf, 1), tl.sum(y0 * u2, 1)
     tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2)
@@ -82,8 +94,13 @@ def write_backward(
         rate, bound = tl.load(lr + token), tl.load(inverse + token)
         h_square, u1_square = tl.load(squares + local * 5 * C + rc), tl.load(squares + (local * 5 + 1) * C + rc)
         square2 = h_square * tl.load(squares + (local * 5 + 2) * C + rc)
-        d_lr2, d_bound2, d_square = bounded_vjp(d_s2, rate, bound, square2)
-        d_lr1, d_bound1, d_square = bounded_vjp(d_s1, rate, bound, tl.sum(kf * kf, 1) * u1_square)
+        bound1, bound2 = bound, bound
+        if LINK > 0:
+            bound1, bound2 = bound * slope(n1, LINK, L), bound * slope(n2, LINK, L)
+        d_lr2, d_bound2, d_square = bounded_vjp(d_s2, rate, bound2, square2)
+        d_lr1, d_bound1, d_square = bounded_vjp(d_s1, rate, bound1, tl.sum(kf * kf, 1) * u1_square)
+        if LINK > 0:
+            d_bound1, d_bound2 = d_bound1 * slope(n1, LINK, L), d_bound2 * slope(n2, LINK, L)
         tl.store(d_lr + token, d_lr1 + d_lr2)
         tl.store(d_inverse + token, d_bound1 + d_bound2)
         dk += (d_square * u1_square)[:, None] * kf

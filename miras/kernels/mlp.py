@@ -33,11 +33,16 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if spec.algorithm.slots > 1:
         return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots; there is room for one"
+    return tiled(spec, shapes) or residuals.supported(spec.bias)
+
+
+def tiled(spec: MirasSpec, shapes: Shapes) -> str | None:
+    """None, or which size fills no tile."""
     if shapes["w_1"].shape[1] > HIDDEN:
         return f"the hidden width {shapes['w_1'].shape[1]} is over {HIDDEN}"
     if spec.chunk_size not in SIZES:
         return f"chunk_size {spec.chunk_size} is not one of {SIZES}"
-    return residuals.supported(spec.bias)
+    return None
 
 
 def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
@@ -53,16 +58,29 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
+    return chunks(spec, state, x, readers(spec, x))
+
+
+def readers(spec: MirasSpec, x: Inputs) -> list[Tensor]:
+    """Rows, pairs, into and mix of all chunks."""
+    return [
+        t for t in matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)[:4] if t is not None
+    ]
+
+
+def chunks(
+    spec: MirasSpec, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0"
+) -> tuple[Tensor, MemoryState]:
+    """Whole chunks with given coefficients; ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
     assert isinstance(spec.architecture, MLP)
     batch, heads = x.q.shape[:2]
-    readers = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
     stacks = [fused.stack(state, n) for n in ("w_1", "w_2")]
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
-    tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *readers[:4], *stacks, gate]
+    tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *seen, *stacks, gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias, link)
     y, _, _, _, *ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     whole = {n: w.unflatten(0, (batch, heads)) for n, w in zip(("w_1", "w_2"), ends, strict=True)}
     memory = {n: w[:, :, 0] for n, w in whole.items()}

@@ -24,6 +24,9 @@ def _smooth(bias: Any) -> tuple[float, ...]:
     return (1.0, bias.nu) if bias.smooth == "gradient" else (0.0, bias.eps)
 
 
+NORMS = ("l2", "rms", "max")
+"""What Yaad compares with its threshold, in the order in which its Triton function numbers them."""
+
 BUILT_IN: dict[type[AttentionalBias], tuple[str, bool, Callable[[Any], tuple[float, ...]]]] = {
     Dot: ("dot", False, lambda _: ()),
     L2: ("l2", False, lambda b: (b.curvature,)),
@@ -32,21 +35,26 @@ BUILT_IN: dict[type[AttentionalBias], tuple[str, bool, Callable[[Any], tuple[flo
     LogCosh: ("log_cosh", False, lambda _: ()),
     Huber: ("huber", False, lambda _: ()),
     HuberNorm: ("huber_norm", True, lambda _: ()),
-    Yaad: ("yaad", True, lambda b: (*_smooth(b), b.curvature)),
+    Yaad: ("yaad", True, lambda b: (*_smooth(b), b.curvature, NORMS.index(b.norm))),
     ValueShift: ("value_shift", True, lambda b: (b.eps,)),
 }
 """The name of the Triton function, whether it looks along a row, and the constants of a bias."""
 
 
-def supported(bias: AttentionalBias) -> str | None:
-    """None, or why kernels cannot compute the residual of a bias. Imports no Triton."""
+def supported(bias: AttentionalBias, norms: bool = False) -> str | None:
+    """None, or why kernels cannot compute the residual of a bias. Imports no Triton.
+
+    Args:
+        bias: the bias.
+        norms: whether the kernel sees whole rows without padding, as Yaad's norms other than l2 want them.
+    """
     if len(bias.gates) > 1 or any(gate.per not in ("head", "value") for gate in bias.gates.values()):
         return f"bias {bias.name!r} has more than one gate, or one that is neither per head nor per value channel"
     if bias.triton_residual is not None:
         return None if bias.triton_vjp is not None else f"bias {bias.name!r} has a triton_residual without a triton_vjp"
     if type(bias) not in BUILT_IN:
         return f"bias {bias.name!r} has no triton_residual"
-    if isinstance(bias, Yaad) and bias.norm != "l2":
+    if isinstance(bias, Yaad) and bias.norm != "l2" and not norms:
         return f"bias {bias.name!r} compares with a norm other than l2"
     return None
 

@@ -48,7 +48,8 @@ def error(
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
     heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
-    with torch.enable_grad():
+    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         leaves = _numbers(spec, dims, heads, length, device)
         kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])
         torch_side = _run(None, spec, dims, leaves)
