@@ -70,7 +70,6 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result  # compilers trace `plan`, and cannot follow a search for a module
 def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
     """The part of `Kernel.fits` that every Triton kernel shares."""
     if not has_triton():
@@ -84,3 +83,8 @@ def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"q, k and v are {dtype}; kernels take bfloat16, float16 and float32"
     return None
+
+
+# Compilers trace `plan`, and cannot follow a search for a module. This is what torch.compiler.assume_constant_result does,
+# which would load the compiler.
+triton_runs._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
