@@ -18,13 +18,12 @@ import torch
 
 from benchmarks import report
 from benchmarks import rows as forms
+from benchmarks.books import CHANGES
 from titans.config import TitansConfig, preset
 from titans.experiments import MEMORIES, MODELS
 from titans.model import TitansLM
 
 NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
-CHANGES = {"moneta": {"retention": {"name": "lq", "link_at": "chunk"}}}
-"""Moneta as its paper trains it (MIRAS §5.4)."""
 RATE = 989e12
 """Dense bfloat16 operations a second of an H100, from its data sheet."""
 

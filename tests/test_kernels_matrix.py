@@ -13,9 +13,9 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
-from miras.biases import AttentionalBias
+from miras.biases import AttentionalBias, Huber
 from miras.engine.plan import Path
-from miras.kernels import KERNELS, Dims, choose, trust
+from miras.kernels import KERNELS, Dims, choose, residuals, trust
 from miras.testing import TOLERANCE, problem, relative
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
@@ -200,6 +200,15 @@ def test_a_bias_of_your_own() -> None:
     spec = replace(p.spec, bias=cauchy())
     own = problem(spec, length=16, d_key=16, d_value=16, batch=1, heads=2)
     agrees(own, DTYPE, DEVICE)
+
+
+def test_two_biases_of_one_name_keep_their_functions() -> None:
+    """And with them a compiled model that another process reads from a cache."""
+    from tests.triton_cauchy import residual, vjp
+
+    other = type("Huber", (Huber,), {"triton_residual": residual, "triton_vjp": vjp, "__module__": __name__})
+    found = [residuals.recall(residuals.key(bias())).residual for bias in (other, Huber)]
+    assert found[0] is residual and found[1] is not residual
 
 
 def cauchy() -> AttentionalBias:

@@ -1,6 +1,6 @@
 """What chunks change, and what a small layer recalls: figures for every entry, measured, never typed.
 
-``python -m zoo.scorecard [NAME ...]`` measures the entries (all, if none is named), each on one CPU thread, and writes
+``python -m zoo.scorecard [NAME ...]`` measures the entries (all but hybrids, if none is named), each on one CPU thread, and writes
 `SCORECARD` after every one; the documentation makes its table from it.
 """
 
@@ -27,6 +27,10 @@ from zoo._catalogue import ENTRIES, load
 
 SCORECARD = Path(__file__).with_name("scorecard.json")
 """Where the figures are kept."""
+
+
+MEASURED = [name for name in ENTRIES if not name.endswith("_h")]
+"""Entries that have figures; the memory of a hybrid is that of the entry without attention."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=["recall", "distance"], help="measure this and leave the other as it is")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="entries at a time, each on one CPU thread")
     asked = parser.parse_args(arguments)
-    names, scores = [ENTRIES[name].name for name in asked.names or ENTRIES], read()
+    names, scores = [ENTRIES[name].name for name in asked.names] or MEASURED, read()
     for name, found in measured(names, asked.only, asked.jobs):
         scores[name] = replace(scores.get(name, Score()), **found)
         write(scores)

@@ -41,6 +41,12 @@ class AttentionalBias(Component, ABC):
     """Its pull-back, ``@triton.jit (p, v, gate, d, constants) -> (dp, dv, dgate)``, each a tile like ``d``."""
     triton_rowwise: ClassVar[bool] = False
     """Whether a channel's residual depends on the other channels of its token."""
+    triton_key: ClassVar[str]
+    """Where the class is defined: what stands for it in the arguments of operators, in other processes too."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.triton_key = f"{cls.__module__}.{cls.__qualname__}"
 
     @property
     def gates(self) -> Mapping[str, Gate]:

@@ -195,9 +195,13 @@ def errors(spec: MirasSpec, x: Inputs, solve: bool) -> tuple[str, Tensor, Tensor
         slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
         slope = slope[..., 0].expand_as(lr).to(lr.dtype)
         return residuals.AFFINE, offset.to(value.dtype), slope if solve else None, slope
-    gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
     slope = spec.bias.affine(value[..., :1])[0][..., 0].expand_as(lr).to(lr.dtype) if solve else None
-    return residuals.key(spec.bias), value, slope, gate
+    return residuals.key(spec.bias), value, slope, bias_gate(spec, x)
+
+
+def bias_gate(spec: MirasSpec, x: Inputs) -> Tensor | None:
+    """The gate of the bias, ``[B, H, T]`` or, per value channel, ``[B, H, T, O]``."""
+    return next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
 
 
 def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:

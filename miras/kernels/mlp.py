@@ -63,9 +63,8 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
 
 def readers(spec: MirasSpec, x: Inputs) -> list[Tensor]:
     """Rows, pairs, into and mix of all chunks."""
-    return [
-        t for t in matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)[:4] if t is not None
-    ]
+    seen = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
+    return [seen.rows, seen.pairs, seen.into, seen.mix]
 
 
 def chunks(

@@ -66,7 +66,7 @@ AFFINE = "affine"
 def key(bias: AttentionalBias) -> str:
     """A string that stands for the bias in the arguments of an operator; compilers can form it while they trace."""
     numbers = bias.triton_constants if bias.triton_residual is not None else BUILT_IN[type(bias)][2](bias)
-    return " ".join([bias.name, *[f"{number!r}" for number in numbers]])
+    return " ".join([bias.triton_key, *[f"{number!r}" for number in numbers]])
 
 
 def recall(key: str) -> Residual:
@@ -75,9 +75,10 @@ def recall(key: str) -> Residual:
 
     if key == AFFINE:
         return Residual(_biases.affine, _biases.affine_vjp, (), False)
-    name, *numbers = key.split(" ")
+    where, *numbers = key.split(" ")
     constants = tuple(float(number) for number in numbers)
-    bias = next(kind for kind in reversed(_kinds(AttentionalBias)) if kind.name == name)  # the last of that name
+    # of a class that was defined again, as in notebooks, the last
+    bias = next(kind for kind in reversed(_kinds(AttentionalBias)) if kind.triton_key == where)
     if bias.triton_residual is not None:
         return Residual(bias.triton_residual, bias.triton_vjp, constants, bias.triton_rowwise)
     function, looks_along, _ = BUILT_IN[bias]

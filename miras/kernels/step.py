@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from miras.architectures import MLP
-from miras.engine.chunked import bias_gates
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, advance, opened
-from miras.kernels import residuals
-from miras.kernels.matrix import errors, free, readers
+from miras.kernels import _mlp_launch, _mlp_parts, _step, residuals
+from miras.kernels._launches import power, rowed
+from miras.kernels.matrix import bias_gate, errors, free, readers
 from miras.kernels.operator import Operator
 from miras.kernels.table import launch
 from miras.spec import MirasSpec
@@ -29,25 +29,25 @@ def matrix(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tu
     bias, value, _, gate = errors(spec, x, False)
     seen = readers(spec, algorithm_gates(spec, x), x, 1, solve)
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
-    one = [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
-    given = (queries, keys, value, *one, *seen[:4], seen.key_rows)
+    given = (queries, keys, value, *_contiguous(x, gate), *seen[:4], seen.key_rows)
     y, end = matrix_step(*given, *weights(state, name), bias)
     return y, advance(spec, shapes, after(state, {name: end}), 1)
 
 
 def perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """One token of a memory that `miras.kernels.mlp` computes."""
-    from miras.kernels import _mlp_launch
-
     assert isinstance(spec.architecture, MLP)
     state = opened(spec, state)
     seen = readers(spec, algorithm_gates(spec, x), x, 1, False)
-    gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
-    one = [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
     recipe = _mlp_launch.key(spec.architecture, spec.bias)
     stacks = (*weights(state, "w_1"), *weights(state, "w_2"))
-    y, end1, end2 = perceptron_step(x.q, x.k, x.v, *one, *seen[:4], *stacks, recipe)
+    y, end1, end2 = perceptron_step(x.q, x.k, x.v, *_contiguous(x, bias_gate(spec, x)), *seen[:4], *stacks, recipe)
     return y, advance(spec, shapes, after(state, {"w_1": end1, "w_2": end2}), 1)
+
+
+def _contiguous(x: Inputs, gate: Tensor | None) -> list[Tensor | None]:
+    """Rate, bound and the bias's gate of the token."""
+    return [None if t is None else t.contiguous() for t in (x.pair["lr"], x.pair.get("inverse_bound"), gate)]
 
 
 def weights(state: MemoryState, name: str) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -86,19 +86,16 @@ def _matrix_step(
         slots: ``[B, H, K, I, O]``.
         anchor: ``[B, H, I, O]``.
     """
-    from miras.kernels import _step
-
     found, (B, H, I, O), J = residuals.recall(bias), memory.shape, rows.shape[-2]
     y, end = _blank(v, memory, J)
-    width = max(16, 1 << (O - 1).bit_length())
-    block = width if found.rowwise or inverse is not None else min(width, 32)
-    q, k, v = (_near(t) for t in (q, k, v))
+    block = power(O) if found.rowwise or inverse is not None else min(power(O), 32)
+    q, k, v = (rowed(t) for t in (q, k, v))
     stack, layout = _placed(memory, slots, anchor)
     launch(
         _step.matrix_step, B * H * -(-O // block),
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, *stack, y, end,
         *_strides(q, k, v, gate), *layout, H, I, O,
-        J=J, BI=max(16, 1 << (I - 1).bit_length()), BV=block, NV=-(-O // block), BOUND=inverse is not None,
+        J=J, BI=power(I), BV=block, NV=-(-O // block), BOUND=inverse is not None,
         SOLVE=key_rows is not None, GATE=0 if gate is None else gate.dim() - 2, RESIDUAL=found.residual,
         CONSTANTS=found.constants, num_warps=4,
     )  # fmt: skip
@@ -125,14 +122,12 @@ def _perceptron_step(
     recipe: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Answers ``[B, H, 1, O]`` and both stacks after the token."""
-    from miras.kernels import _mlp_launch, _mlp_parts, _step
-
     how, J = _mlp_launch.recall(recipe), rows.shape[-2]
     found = residuals.recall(how.bias)
     B, H, I, F = memory1.shape
     y, end1 = _blank(v, memory1, J)
     _, end2 = _blank(v, memory2, J)
-    q, k, v = (_near(t) for t in (q, k, v))
+    q, k, v = (rowed(t) for t in (q, k, v))
     first, layout1 = _placed(memory1, slots1, anchor1)
     second, layout2 = _placed(memory2, slots2, anchor2)
     launch(
@@ -150,11 +145,6 @@ def _perceptron_step(
 def _blank(v: Tensor, memory: Tensor, stacked: int) -> tuple[Tensor, Tensor]:
     B, H, *size = memory.shape
     return v.new_empty(v.shape), memory.new_empty(B, H, stacked, *size)
-
-
-def _near(x: Tensor) -> Tensor:
-    """Channels next to each other."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _placed(memory: Tensor, slots: Tensor | None, anchor: Tensor) -> tuple[list[Tensor], list[int]]:
