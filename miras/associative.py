@@ -153,7 +153,8 @@ class AssociativeMemory:
                 y, state = go(x, state)
             else:
                 y, state = ragged.run(x, state, go, ragged.rows(x, mask, cu_seqlens))
-        return y.transpose(1, 2).to(v.dtype), state
+        # Rebuilt: compilers of torch 2.11 return the result of `_replace` without its fields.
+        return y.transpose(1, 2).to(v.dtype), MemoryState(*state)
 
     def surprise(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], state: MemoryState

@@ -126,7 +126,7 @@ class Memory(nn.Module):
             return state
         like = next(iter(raw.values()))
         tail = like.new_zeros(batch, self._kernel().shape[1] - 1, self.conv.shape[0], dtype=_wide(like.dtype))
-        return state._replace(extra=state.extra | {"conv": tail})
+        return with_tail(state, tail)
 
     def forward(
         self,
@@ -232,7 +232,7 @@ class Memory(nn.Module):
         y, after = through(self.around.ties, tokens, self.tied, lambda t: core(*t, inner, mask=mask))
         if mask is not None and self.around.ties:  # they may answer tokens that the memory skips
             y = y * mask[..., None, None]
-        return y, after if tail is None else after._replace(extra=after.extra | {"conv": tail})
+        return y, after if tail is None else with_tail(after, tail)
 
     def read(self, state: MemoryState, q: Tensor) -> Tensor:
         """What the memory answers to ``q [B, T, H, D]`` now, without writing: ``[B, T, H, D]``."""
@@ -311,6 +311,11 @@ class Memory(nn.Module):
             raise ValueError(f"x must be {dtype} as the weights are (or use autocast), got {x.dtype}")
         if checkable(x) and not all_finite(x):
             raise ValueError("x holds NaN or infinite numbers")
+
+
+def with_tail(state: MemoryState, tail: Tensor) -> MemoryState:
+    """The state and the convolution's tail."""
+    return MemoryState(*state[:-1], state.extra | {"conv": tail})  # not `_replace`: see `AssociativeMemory`
 
 
 def without_tail(state: MemoryState) -> MemoryState:

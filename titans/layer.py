@@ -113,7 +113,7 @@ class Layer(nn.Module):
             place = place._replace(values=values, below=below)
             x = x + y
             after.append(state)
-        return x + self.mlp(self.norms[-1](x)), tuple(after), place
+        return x + self.mlp(self.norms[-1](x)), tuple(after), Place(*place)  # not `_replace`d: see `AssociativeMemory`
 
     def _views(self, x: Tensor, place: Place, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor] | None:
         """What queries, keys and values are taken from: mixtures of the streams in front of the layers so far."""

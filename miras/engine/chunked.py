@@ -108,7 +108,7 @@ def segments(spec: MirasSpec, x: Inputs, lengths: list[int]) -> list[tuple[Input
         like = x.q[..., 0].narrow(2, token, m * n).unflatten(2, (m, n))
         found += side_by_side(coefficients(spec, stretch, like, x.pairs), m)
         start, token = start + m, token + m * n
-    return list(zip(pieces, split_gates or [{} for _ in pieces], found, strict=True))
+    return list(zip(pieces, split_gates, found, strict=True))
 
 
 def surprise(seg: Segment) -> tuple[dict[str, Factor], Weights]:

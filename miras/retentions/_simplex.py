@@ -170,7 +170,7 @@ def nearest(anchor: Tensor, step: Tensor, c: float, power: int, slices: tuple[in
 def total(scale: float | Literal["size"], memory: Tensor, slices: tuple[int, ...]) -> float:
     """What a slice sums to."""
     if isinstance(scale, str):
-        return float(math.prod(memory.shape[d] for d in slices))
+        return float(math.prod([memory.shape[d] for d in slices]))  # a list: compilers know no generators here
     return scale
 
 

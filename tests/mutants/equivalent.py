@@ -23,6 +23,9 @@ EQUIVALENT: dict[str, str] = {
     r"^weights\.Decayed\._sides: .*:1, :1\].* -> .*:1, (:|:2)\]": "only its shape counts, and ends as one column",
     r"^weights\.gate_on: gate\.dim\(\) == 4 and weight\.kind .* -> weight": "a gate per channel has channels",
     r"^filters\.channel_\w+: .*\.shape\[-2\].* -> .*\.shape\[2\]": "they have four dimensions",
+    r"^fused\._forward: zip\(rows, seen, .* -> zip\(seen, rows,": "they are multiplied with one another",
+    r"^reference\._gradients: .* if algorithm\.implicit else prediction -> ": "only an implicit error looks at the step",
+    r"^reference\.: 1e-30 -> ": "under the root of norms that are zero or far above it",
     r"\.vjp\(answer, anchor\)\[:2\] -> .*\[:3\]|vjp\(answer, anchor\)$": "it returns two",
 }
 """Regular expressions of fingerprints (``module.function: original -> mutated``)."""

@@ -12,10 +12,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from miras.associative import AssociativeMemory
-from miras.engine import chunked, filters, picard, plan, products, weights
+from miras.associative import AssociativeMemory, inputs
+from miras.engine import chunked, filters, picard, plan, problem, products, run, weights
 from miras.engine.plan import Path
 from miras.engine.weights import Decayed, PerToken, Plain
+from miras.kernels import Dims, Kernel
 from miras.testing import TOLERANCE, apply, relative
 from miras.testing.laws import (
     close,
@@ -27,7 +28,7 @@ from miras.testing.laws import (
     tensors,
 )
 from tests.mutants import recurrence
-from tests.mutants.cases import WIDE, Case, cases, make
+from tests.mutants.cases import LATE, WIDE, Case, cases, make
 
 Check = Callable[[], None]
 LETTERS: dict[Path, str] = {"exact": "E", "fused": "U", "factored": "F", "materialised": "M", "picard": "P"}
@@ -232,6 +233,80 @@ def sweeps_end(tolerance: float, most: int, coupling: float, size: float) -> Non
     close(errors, max(100 * tolerance, 1e-12), "fixed point")
 
 
+def kernels_are_asked(whole: bool) -> None:
+    """A kernel gets what it says it takes, in the dtype of the inputs, where it may be trusted; the rest goes around it."""
+    p = make("", WIDE | {"length": 8}, 1, algorithm="momentum", chunk_size=3).problem()
+    memory, asked = AssociativeMemory(p.spec), list[tuple[str, int]]()
+    shapes, dims = memory.shapes(3, 5), Dims(3, 5)
+    around = plan.plan(p.spec, shapes)
+
+    def told(name: str) -> Any:
+        def kernel(spec: Any, shapes: Any, state: Any, x: Any) -> Any:
+            asked.append((name, x.length))
+            y, after = run.run(spec, shapes, around, state, x.to(torch.float64))
+            return y.to(x.v.dtype), after
+
+        return kernel
+
+    stub = Kernel("stub", lambda *_: None, lambda *_: None, told("run"), told("one"), whole_chunks=whole)
+    planned = replace(around, path="kernel", kernel=stub)
+
+    def use(part: Any, right: bool = True, narrow: bool = False) -> list[tuple[str, int]]:
+        """What the kernel is asked for, and that the answer is that of the path around it."""
+        x = inputs(p.spec, part.q, part.k, part.v, part.gates, torch.float64)
+        x = x._replace(q=x.q.float(), k=x.k.float(), v=x.v.float()) if narrow else x
+        asked.clear()
+        with patch.object(run, "trusted", lambda *a: a[:3] == (stub, p.spec, dims) and a[4] == x.q.dtype and right):
+            y, after = run.run(p.spec, shapes, planned, part.state, x)
+        assert y.dtype == x.v.dtype
+        compare((y.transpose(1, 2), after), part.run(), 1e-5 if narrow else 0.0, "a kernel")
+        return list(asked)
+
+    assert use(p) == [("run", 6 if whole else 8)], "two tokens end a chunk, two chunks are whole"
+    assert use(p, narrow=True) == [("run", 6 if whole else 8)], "and in float32"
+    assert not use(p, right=False), "a kernel that is wrong here"
+    assert use(p.slice(0, 1)) == ([] if whole else [("run", 1)]), "gradients may be wanted"
+    with torch.no_grad():
+        assert use(p.slice(0, 1)) == [("one", 1)], "one token"
+        assert use(p.slice(0, 2)) == ([] if whole else [("run", 2)]), "two tokens"
+    with patch.object(run, "trusted", lambda *_: True):
+        go = partial(run.run, p.spec, shapes, planned, p.state)
+        asked.clear()
+        torch.func.grad(lambda q: go(inputs(p.spec, q, p.k, p.v, p.gates, torch.float64))[0].sum())(p.q)
+        assert not asked, "a kernel has no transforms"
+
+
+def plans() -> None:
+    """What a plan says of a spec beside the path."""
+    p = make("", {}).problem()
+    shapes = AssociativeMemory(p.spec).shapes(4, 4)
+    made = plan.plan(p.spec, shapes)
+    assert (made.path, made.around, made.tolerance, made.kernel) == ("exact", "exact", 0.0, None)
+    assert plan.plan(p.spec, shapes, path="factored").around == "exact", "the fastest of PyTorch"
+    assert plan.plan(p.spec, shapes, pairs=2).path == "factored", "one pair a token unless told"
+    assert plan.plan(p.spec, shapes, path="picard", tolerance=0.5).tolerance == 0.5
+    perceptron: dict[str, Any] = {"architecture": "mlp", "chunk_size": 3}
+    frozen = {"name": "lq", "link_at": "chunk"}
+    others: tuple[dict[str, Any], ...] = (
+        {"retention": frozen},
+        {"read": "previous"},
+        {"anchor_lag": 1},
+        {"retention": LATE},
+    )
+    for spec in others:
+        case = make("", {}, **perceptron | spec)
+        reasons = plan.plan(case.spec, AssociativeMemory(case.spec).shapes(4, 4)).refused
+        assert reasons.get("fused"), f"the fused path computes a plain perceptron only, not {spec}"
+
+
+def narrow_energy() -> None:
+    """Squared norms of narrow numbers are summed in the wide dtype."""
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    wanted = (x.double() ** 2).sum(-1)
+    for given in (x, x.double()):
+        close({"squares": relative(problem.energy(given, torch.float64), wanted)}, 1e-15, "energy")
+
+
 def law(name: str, cut: int, case: Case) -> None:
     """A shipped law."""
     apply(name, case.problem(), cut)
@@ -265,4 +340,6 @@ def checks() -> dict[str, Check]:
     found |= {f"sweeps {numbers}": partial(sweeps_end, *numbers) for numbers in sweeps}
     found |= {f"products {i} {d}": partial(products_differentiate, i, d) for i in (0, 2) for d in (2, 3, 5)}
     found |= {f"empty {a}": partial(empty, make("", WIDE, algorithm=a)) for a in ("momentum", "omega", "newton")}
-    return found | {"ragged rows": ragged_rows, "limited gradients": limited_gradients}
+    found |= {f"kernels {whole}": partial(kernels_are_asked, whole) for whole in (False, True)}
+    alone = {"ragged rows": ragged_rows, "limited gradients": limited_gradients}
+    return found | alone | {"plans": plans, "narrow energy": narrow_energy}
