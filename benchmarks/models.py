@@ -1,13 +1,16 @@
-"""Training speed of whole models on one GPU: `python -m benchmarks.models [--sizes 170m 340m] [--lengths 4096 32768] [--json FILE]`.
+"""Training speed of whole models: `python -m benchmarks.models [--sizes 170m 340m] [--lengths 4096 32768] [--json FILE]`.
 
 Models of the published widths and depths take optimizer steps on random tokens, in bfloat16 under autocast, as
 `titans.train` does. Tokens a second are medians over steps; MFU counts 6 operations for every parameter but the
-embedding and every token, and neither attention nor the memories' own updates, over the card's bfloat16 rate.
+embedding and every token, and neither attention nor the memories' own updates, over the cards' bfloat16 rate.
+
+On several GPUs, `torchrun --nproc-per-node 2 -m benchmarks.models`: every card takes ``--tokens``, gradients are averaged.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -22,6 +25,8 @@ from benchmarks.books import CHANGES
 from titans.config import TitansConfig, preset
 from titans.experiments import MEMORIES, MODELS
 from titans.model import TitansLM
+from titans.train import System
+from titans.train.parallel import World, world
 
 NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
 RATE = 989e12
@@ -36,7 +41,8 @@ class Speed:
     size: str
     length: int
     batch: int
-    parameters: int
+    cards: int
+    parameters: int = 0
     tokens_per_second: float = 0.0
     slowest: float = 0.0
     fastest: float = 0.0
@@ -53,34 +59,36 @@ def config(name: str, size: str) -> TitansConfig:
     return preset(size, kind, memory=MEMORIES[memory] | CHANGES.get(name, {}), window=512, segment=512)
 
 
-def measure(name: str, size: str, length: int, tokens: int, steps: int, device: str, compiled: bool) -> Speed:
+def measure(name: str, size: str, length: int, ranks: World, args: argparse.Namespace) -> Speed:
     """Some steps of training."""
     torch.manual_seed(0)
-    found = Speed(name, size, length, max(1, tokens // length), 0)
+    device = ranks.device.type
+    found = Speed(name, size, length, max(1, args.tokens // length), ranks.size)
     try:
-        model = TitansLM(config(name, size)).to(device)
+        model = TitansLM(config(name, size)).to(ranks.device)
         model.checkpointing = True
         found.path = paths(model, device)
-        if compiled:
+        if args.compile:
             for layer in model.layers:
                 layer.compile()
         weights = sum(p.numel() for p in model.parameters())
         found.parameters = weights
+        wrapped = ranks.wrap(model, model.layers)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        x = torch.randint(model.embedding.num_embeddings, (found.batch, length), device=device)
+        x = torch.randint(model.embedding.num_embeddings, (found.batch, length), device=ranks.device)
         times: list[float] = []
-        for _ in range(steps + 2):
+        for _ in range(args.steps + 2):
             begin = time.perf_counter()
             with torch.autocast(device, torch.bfloat16):
-                loss = model(x, return_loss=True)
+                loss = wrapped(x, return_loss=True)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             assert torch.isfinite(loss)  # and waits for the device
             times.append(time.perf_counter() - begin)
-        found.first_step, rates = times[0], [x.numel() / t for t in times[2:]]
+        found.first_step, rates = times[0], [ranks.size * x.numel() / t for t in times[2:]]
         found.tokens_per_second, found.slowest, found.fastest = statistics.median(rates), min(rates), max(rates)
-        found.mfu = 6 * (weights - model.embedding.weight.numel()) * found.tokens_per_second / RATE
+        found.mfu = 6 * (weights - model.embedding.weight.numel()) * found.tokens_per_second / (ranks.size * RATE)
         found.gib = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     except Exception as error:  # the other rows are worth having
         found.error = f"{type(error).__name__}: {error}"[:300]
@@ -110,34 +118,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"))
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with world(System(parallel=args.parallel)) as ranks:
+        speeds(args, ranks)
+
+
+def speeds(args: argparse.Namespace, ranks: World) -> None:
+    """Every model in every size."""
     rows: list[dict[str, Any]] = []
-    for size in args.sizes:
-        for length in args.lengths:
-            for name in args.models:
-                found = measure(name, size, length, args.tokens, args.steps, device, args.compile)
-                rows.append(asdict(found))
-                print(
-                    f"{size} T={length} {name:<15} {found.tokens_per_second / 1e3:8.1f} kilotokens/s "
-                    f"[{found.slowest / 1e3:.1f} {found.fastest / 1e3:.1f}] MFU {found.mfu:.1%} {found.gib:.1f} GiB "
-                    f"first step {found.first_step:.1f} s, {found.path} {found.error}",
-                    flush=True,
-                )
-                if args.json:
-                    where = report.machine() | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
-                    wrong = "; ".join(
-                        f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"]
-                    )
-                    note = f"bfloat16 under autocast, recomputation, layers {'' if args.compile else 'not '}compiled. {wrong}"
-                    report.write(
-                        args.json,
-                        "Training whole models",
-                        "python -m benchmarks.models",
-                        where,
-                        forms.models(rows),
-                        note,
-                    )
+    for size, length, name in itertools.product(args.sizes, args.lengths, args.models):
+        found = measure(name, size, length, ranks, args)
+        rows.append(asdict(found))
+        if ranks.is_first:
+            print(
+                f"{size} T={length} {name:<15} {found.tokens_per_second / 1e3:8.1f} kilotokens/s "
+                f"[{found.slowest / 1e3:.1f} {found.fastest / 1e3:.1f}] on {ranks.size}, MFU {found.mfu:.1%} {found.gib:.1f} GiB "
+                f"first step {found.first_step:.1f} s, {found.path} {found.error}",
+                flush=True,
+            )
+            if args.json:
+                save(args, rows)
+
+
+def save(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Rows so far, as the documentation reads them."""
+    where = report.machine() | ({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+    wrong = "; ".join(f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"])
+    note = f"bfloat16 under autocast, recomputation, layers {'' if args.compile else 'not '}compiled. {wrong}"
+    report.write(args.json, "Training whole models", "python -m benchmarks.models", where, forms.models(rows), note)
 
 
 if __name__ == "__main__":

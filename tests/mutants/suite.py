@@ -286,6 +286,14 @@ def plans() -> None:
     assert plan.plan(p.spec, shapes, pairs=2).path == "factored", "one pair a token unless told"
     assert plan.plan(p.spec, shapes, path="picard", tolerance=0.5).tolerance == 0.5
     perceptron: dict[str, Any] = {"architecture": "mlp", "chunk_size": 3}
+    never: Any = None
+    stub = Kernel("stub", never, never, never, never)
+    for case, around, tile in ((make("", {}), "exact", plan.TILE), (make("", {}, **perceptron), "fused", 3)):
+        shapes = AssociativeMemory(case.spec).shapes(4, 4)
+        with patch.object(plan, "choose", lambda *_: stub):
+            made = plan.plan(case.spec, shapes, dims=Dims(4, 4))
+        assert (made.path, made.around, made.tile, made.kernel) == ("kernel", around, tile, stub)
+        assert plan.plan(case.spec, shapes).tile == tile
     frozen = {"name": "lq", "link_at": "chunk"}
     others: tuple[dict[str, Any], ...] = (
         {"retention": frozen},
