@@ -29,15 +29,19 @@ def lengths(y, shortest):
 
 @triton.jit
 def heads(
-    x, taps, tail, out, sx_b, sx_t, s_tail_b, s_tail_t, T, H, first, shortest,
+    x, taps, tail, out, sx_b, sx_t, s_tail_b, s_tail_t, T, G, H, before, shortest,
     D: tl.constexpr, W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """A tile of tokens of one head; ``out [B, H, T, D]``."""
+    """A tile of tokens of one head of H, those after the first ``before`` of all G.
+
+    ``x [B, T, C]`` and ``tail [B, W - 1, C]`` with channels next to each other, ``taps [W, C]``, C = G D; ``out [B, H, T, D]``.
+    """
     h, rest = tl.program_id(0) % H, tl.program_id(0) // H
     tiles = tl.cdiv(T, BT)
     b, n = (rest // tiles).to(tl.int64), rest % tiles
     rt, rd = n * BT + tl.arange(0, BT), tl.arange(0, BD)
-    channel, there = first + h * D + rd, rd < D
+    channel, there = (before + h) * D + rd, rd < D
+    C = G * D
     z = tl.zeros([BT, BD], tl.float32)
     for lag in tl.static_range(W):
         t = rt - lag
@@ -45,9 +49,9 @@ def heads(
         line = tl.load(x + b * sx_b + t[:, None].to(tl.int64) * sx_t + channel[None, :], mask=keep, other=0.0)
         line = line.to(tl.float32)
         if n == 0:
-            before = tail + b * s_tail_b + (t + W - 1)[:, None] * s_tail_t + channel[None, :]
-            line += tl.load(before, mask=(t < 0)[:, None] & there[None, :], other=0.0).to(tl.float32)
-        z += tl.load(taps + channel * W + W - 1 - lag, mask=there, other=0.0).to(tl.float32)[None, :] * line
+            old = tail + b * s_tail_b + (t + W - 1)[:, None] * s_tail_t + channel[None, :]
+            line += tl.load(old, mask=(t < 0)[:, None] & there[None, :], other=0.0).to(tl.float32)
+        z += tl.load(taps + (W - 1 - lag) * C + channel, mask=there, other=0.0).to(tl.float32)[None, :] * line
     y, _ = activated(z, SILU)
     if UNIT:
         length, _ = lengths(y, shortest)
@@ -70,7 +74,7 @@ def pulled(z, upstream, shortest, SILU: tl.constexpr, UNIT: tl.constexpr):
 @triton.jit
 def heads_backward(
     x, taps, tail, d_out, d_last, dx, d_taps, d_tail,
-    sx_b, sx_t, s_tail_b, s_tail_t, sd_b, sd_h, sd_t, T, C, H, first, shortest, S,
+    sx_b, sx_t, s_tail_b, s_tail_t, sd_b, sd_h, sd_t, T, G, H, before, shortest, S,
     D: tl.constexpr, W: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr, AHEAD: tl.constexpr,
     SILU: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +88,7 @@ def heads_backward(
     b, n = (rest // stretches).to(tl.int64), rest % stretches
     rh, rd = block * BH + tl.arange(0, BH), tl.arange(0, BD)
     keep = (rh < H)[:, None] & (rd < D)[None, :]
-    channel = first + rh[:, None] * D + rd[None, :]
+    channel, C = (before + rh[:, None]) * D + rd[None, :], G * D
     begin, end = n * S, tl.minimum(n * S + S, T)
     x += b * sx_b + channel
     tail += b * s_tail_b + channel
@@ -95,7 +99,7 @@ def heads_backward(
     zero = tl.zeros([BH, BD], tl.float32)
     lags, line, ahead, sums = (), (), (), ()  # taps by lag; tokens before t; gradients of tokens t - W + 1 and later
     for lag in tl.static_range(W):
-        lags = lags + (tl.load(taps + channel * W + W - 1 - lag, mask=keep, other=0.0).to(tl.float32),)
+        lags = lags + (tl.load(taps + (W - 1 - lag) * C + channel, mask=keep, other=0.0).to(tl.float32),)
         sums = sums + (zero,)
     for lag in tl.static_range(1, W):
         t = begin - lag

@@ -17,8 +17,8 @@ from miras.kernels._launches import power, rowed
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch
 
-TILE = 4096
-"""Numbers of a tile of tokens of one head."""
+TILE = 2048
+"""Numbers of a tile of tokens of one head: twice as many take so many registers that too few loads are under way."""
 
 STRETCH = 64
 """Tokens that a program of the convolution's backward pass walks along."""
@@ -30,26 +30,31 @@ ROW = 128
 """Channels of a token that it takes, as many heads as fit."""
 
 
-def _parts(counts: list[int], width: int, units: bool) -> Iterator[tuple[int, int, bool]]:
-    """Heads, first channel, and whether they are scaled to length one, of queries, keys and values."""
+def tokens(width: int) -> int:
+    """Of a tile."""
+    return max(16, TILE // power(width))
+
+
+def _parts(counts: list[int], units: bool) -> Iterator[tuple[int, int, bool]]:
+    """Heads, how many come before them, and whether they are scaled to length one, of queries, keys and values."""
     for i, heads in enumerate(counts):
-        yield heads, sum(counts[:i]) * width, units and i < 2
+        yield heads, sum(counts[:i]), units and i < 2
 
 
 def _heads(
     line: Tensor, taps: Tensor, tail: Tensor, counts: list[int], silu: bool, units: bool, narrow: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `miras.convolution.heads` without a mask; in memory the tokens of a head lie next to each other."""
-    line, taps, tail = rowed(line), taps.contiguous(), rowed(tail)
+    line, by_tap, tail = rowed(line), taps.mT.contiguous(), rowed(tail)
     B, T, C = line.shape
     D = C // sum(counts)
-    block = max(16, TILE // power(D))
+    block = tokens(D)
     q, k, v, _ = out = _blank_heads(line, taps, tail, counts, silu, units, narrow)
-    for part, (H, first, unit) in zip((q, k, v), _parts(counts, D, units), strict=True):
+    for part, (H, before, unit) in zip((q, k, v), _parts(counts, units), strict=True):
         if H:
             launch(
                 _around_heads.heads, B * H * -(-T // block),
-                line, taps, tail, part, *line.stride()[:2], *tail.stride()[:2], T, H, first, convolution.SHORTEST,
+                line, by_tap, tail, part, *line.stride()[:2], *tail.stride()[:2], T, sum(counts), H, before, convolution.SHORTEST,
                 D=D, W=taps.shape[1], BT=block, BD=power(D), SILU=silu, UNIT=unit, num_warps=4,
             )  # fmt: skip
     kept = tail.shape[1]
@@ -83,19 +88,19 @@ def _heads_backward(
     units: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of line, taps and tail."""
-    line, taps, tail, d_last = rowed(line), taps.contiguous(), rowed(tail), d_last.contiguous()
+    line, by_tap, tail, d_last = rowed(line), taps.mT.contiguous(), rowed(tail), d_last.contiguous()
     (B, T, C), W = line.shape, taps.shape[1]
     D = C // sum(counts)
     block, stretches = max(1, ROW // power(D)), -(-T // STRETCH)
     d_line, d_taps, d_tail = _blank_heads_backward(line, taps, tail)
     sums = taps.new_empty(B, stretches, W, C, dtype=torch.float32)
-    for d_part, (H, first, unit) in zip(map(rowed, (d_q, d_k, d_v)), _parts(counts, D, units), strict=True):
+    for d_part, (H, before, unit) in zip(map(rowed, (d_q, d_k, d_v)), _parts(counts, units), strict=True):
         if H:
             b, t, h = d_part.stride()[:3]
             launch(
                 _around_heads.heads_backward, B * stretches * -(-H // block),
-                line, taps, tail, d_part, d_last, d_line, sums, d_tail,
-                *line.stride()[:2], *tail.stride()[:2], b, h, t, T, C, H, first, convolution.SHORTEST, STRETCH,
+                line, by_tap, tail, d_part, d_last, d_line, sums, d_tail,
+                *line.stride()[:2], *tail.stride()[:2], b, h, t, T, sum(counts), H, before, convolution.SHORTEST, STRETCH,
                 D=D, W=W, BH=block, BD=power(D), AHEAD=AHEAD, SILU=silu, UNIT=unit, num_warps=1,
             )  # fmt: skip
     return d_line, d_taps.copy_(sums.sum((0, 1)).mT), d_tail
@@ -118,17 +123,13 @@ def _gated(y: Tensor, gain: Tensor, gate: Tensor, eps: float) -> Tensor:
     """As `miras.kernels.around.slow_gated`."""
     y, gate = rowed(y), rowed(gate)
     B, T, H, D = y.shape
-    out, block = _blank_gated(y, gain, gate, eps), _tokens(D)
+    out, block = _blank_gated(y, gain, gate, eps), tokens(D)
     launch(
         _around_gated.gated, B * H * -(-T // block),
         y, gain, gate, out, *y.stride()[:3], *gate.stride()[:2], T, H, eps,
         D=D, BT=block, BD=power(D), num_warps=4,
     )  # fmt: skip
     return out
-
-
-def _tokens(width: int) -> int:
-    return max(16, TILE // 2 // power(width))
 
 
 def _blank_gated(y: Tensor, gain: Tensor, gate: Tensor, eps: float) -> Tensor:
@@ -139,7 +140,7 @@ def _gated_backward(y: Tensor, gain: Tensor, gate: Tensor, d_out: Tensor, eps: f
     """Gradients of answers, gain and gate."""
     y, gate, d_out = rowed(y), rowed(gate), rowed(d_out)
     B, T, H, D = y.shape
-    block = _tokens(D)
+    block = tokens(D)
     programs = B * H * -(-T // block)
     d_y, d_gain, d_gate = _blank_gated_backward(y, gain, gate)
     sums = gain.new_empty(programs, D, dtype=torch.float32)

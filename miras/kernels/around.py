@@ -83,7 +83,12 @@ def _heads_fit(line: Tensor, taps: Tensor, tail: Tensor, counts: Sequence[int], 
 
 def _usable(x: Tensor, width: int) -> bool:
     """On a device that kernels are for, heads of that width, outside of transforms."""
-    return x.is_cuda and width <= WIDEST and triton_runs(x.device, x.dtype) is None and fused.outside_functorch()
+    return on_device(x) and width <= WIDEST and triton_runs(x.device, x.dtype) is None and fused.outside_functorch()
+
+
+def on_device(x: Tensor) -> bool:
+    """Never on a CPU, although Triton's interpreter could."""
+    return x.is_cuda
 
 
 @lru_cache
