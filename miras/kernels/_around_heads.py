@@ -21,10 +21,10 @@ def activated(z, SILU: tl.constexpr):
 
 
 @triton.jit
-def lengths(y, shortest):
-    """Of the vectors along the last axis, not under ``shortest``, and whether they are their own."""
+def inverses(y, shortest):
+    """One over those of the vectors along the last axis, which count as ``shortest`` at least, and whether they are longer."""
     length = tl.sqrt(tl.sum(y * y, 1))
-    return tl.maximum(length, shortest)[:, None], (length >= shortest)[:, None]
+    return (1.0 / tl.maximum(length, shortest))[:, None], (length >= shortest)[:, None]
 
 
 @triton.jit
@@ -54,8 +54,8 @@ def heads(
         z += tl.load(taps + (W - 1 - lag) * C + channel, mask=there, other=0.0).to(tl.float32)[None, :] * line
     y, _ = activated(z, SILU)
     if UNIT:
-        length, _ = lengths(y, shortest)
-        y = y / length
+        inverse, _ = inverses(y, shortest)
+        y = y * inverse
     place = out + ((b * H + h) * T + rt)[:, None] * D + rd[None, :]
     tl.store(place, y.to(out.dtype.element_ty), mask=(rt < T)[:, None] & there[None, :])
 
@@ -65,9 +65,9 @@ def pulled(z, upstream, shortest, SILU: tl.constexpr, UNIT: tl.constexpr):
     """The gradient of what the convolution gave."""
     y, slope = activated(z, SILU)
     if UNIT:
-        length, own = lengths(y, shortest)
-        y = y / length
-        upstream = (upstream - tl.where(own, y * tl.sum(upstream * y, 1)[:, None], 0.0)) / length
+        inverse, longer = inverses(y, shortest)
+        y = y * inverse
+        upstream = (upstream - tl.where(longer, y * tl.sum(upstream * y, 1)[:, None], 0.0)) * inverse
     return upstream * slope
 
 
