@@ -14,8 +14,8 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from miras import Memory, convolution
-from miras.kernels import _around_heads, _around_ops, around, trust
+from miras import Memory, MirasSpec, convolution
+from miras.kernels import Dims, _around_heads, _around_ops, around, matrix, trust
 from miras.surroundings import Surroundings
 from miras.testing import TOLERANCE, relative
 
@@ -153,6 +153,15 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":  # a device keeps what it compiled
         monkeypatch.setattr(_around_heads, "activated", wrong)
         assert error() > trust.WRONG
+
+
+def test_trials_within_inference() -> None:
+    """The first call may be one of generation."""
+    device, dtype = torch.device(DEVICE), torch.float32 if DEVICE == "cpu" else torch.bfloat16
+    spec = MirasSpec.make(architecture="matrix", bias="huber", chunk_size=4)
+    with torch.inference_mode():
+        assert around.gated_error(16, device, torch.float32, 20) < EXACT
+        assert trust.error(matrix.CHUNKS, spec, Dims(16, 16), device, dtype, 2) < trust.WRONG
 
 
 # --- In a layer -----------------------------------------------------------------------------------------------------

@@ -109,39 +109,37 @@ def heads_error(
     from miras.kernels import _around_ops
 
     counts = [4, 4, 4]
-    shapes = (2, length, 12 * width), (12 * width, taps), (2, taps - 1, 12 * width)
-    how = counts, silu, units, True
-    return _error(_around_ops.heads, convolution.heads, shapes, how, device, dtype)
+    line, *state = (2, length, 12 * width), (12 * width, taps), (2, taps - 1, 12 * width)
+    given = [(line, dtype), *((shape, torch.float32) for shape in state)]  # as under autocast
+    return _error(_around_ops.heads, convolution.heads, given, (counts, silu, units, True), device)
 
 
 def gated_error(width: int, device: torch.device, dtype: torch.dtype, length: int = 160) -> float:
     """The largest relative error of outputs and gradients, against PyTorch in float32."""
     from miras.kernels import _around_ops
 
-    shapes = (2, length, 4, width), (width,), (2, length, 4 * width)
-    return _error(_around_ops.gated, slow_gated, shapes, (1e-6,), device, dtype)
+    given = [((2, length, 4, width), dtype), ((width,), torch.float32), ((2, length, 4 * width), dtype)]
+    return _error(_around_ops.gated, slow_gated, given, (1e-6,), device)
 
 
 def _error(
     kernel: Callable[..., Any],
     slow: Callable[..., Any],
-    shapes: Sequence[tuple[int, ...]],
+    given: Sequence[tuple[tuple[int, ...], torch.dtype]],
     how: tuple[Any, ...],
     device: torch.device,
-    dtype: torch.dtype,
 ) -> float:
-    g = torch.Generator(device).manual_seed(0)
-    numbers = [torch.randn(shape, device=device, generator=g).to(dtype) for shape in shapes]
+    """Of random tensors of these shapes and dtypes."""
 
-    def run(function: Callable[..., Any], wanted: torch.dtype) -> list[Tensor]:
-        leaves = [x.to(wanted).requires_grad_() for x in numbers]
+    def run(function: Callable[..., Any], numbers: list[Tensor]) -> list[Tensor]:
+        leaves = [x.requires_grad_() for x in numbers]
         out = function(*leaves, *how)
         outs = [out] if isinstance(out, Tensor) else list(out)
         g = torch.Generator(device).manual_seed(1)
-        grads = [torch.randn(y.shape, device=device, generator=g).to(dtype).to(y.dtype) for y in outs]
+        grads = [torch.randn(y.shape, device=device, generator=g).to(y.dtype) for y in outs]
         return [*(y.detach() for y in outs), *torch.autograd.grad(outs, leaves, grads)]
 
-    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
-    quiet = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
-    with torch.enable_grad(), quiet, torch.autocast(device.type, enabled=False):
-        return trust.largest(run(kernel, dtype), run(slow, torch.float32))
+    with trust.apart(device):
+        g = torch.Generator(device).manual_seed(0)
+        numbers = [torch.randn(shape, device=device, generator=g).to(dtype) for shape, dtype in given]
+        return trust.largest(run(kernel, numbers), run(slow, [x.detach().float() for x in numbers]))

@@ -5,8 +5,9 @@ Compilers have turned correct kernels into wrong ones without a word; a wrong an
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import torch
@@ -57,12 +58,20 @@ def error(
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
     heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
-    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+    with apart(device):
         leaves = _numbers(spec, dims, heads, length, device)
         kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])
         torch_side = _run(None, spec, dims, leaves)
     return largest(kernel_side, torch_side)
+
+
+@contextlib.contextmanager
+def apart(device: torch.device) -> Generator[None]:
+    """Gradients in full precision, whatever is going on around the trial."""
+    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
+    unheard = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    with torch.inference_mode(False), torch.enable_grad(), unheard, torch.autocast(device.type, enabled=False):
+        yield
 
 
 def largest(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
