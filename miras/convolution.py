@@ -48,7 +48,8 @@ def heads(
     if taps is not None and tail is not None:
         line, tail = causal_conv(line, taps, tail, mask)
     split = (F.silu(line) if silu else line).unflatten(-1, (sum(counts), -1)).split(list(counts), 2)
-    q, k = (unit(x).to(line.dtype if narrow else None) if units else x for x in split[:2])
+    dtype = line.dtype if narrow else torch.promote_types(line.dtype, torch.float32)
+    q, k = [unit(x).to(dtype) if units else x for x in split[:2]]
     return q, k, split[2], tail
 
 

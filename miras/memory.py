@@ -283,7 +283,7 @@ class Memory(nn.Module):
     def _in_heads(
         self, line: Tensor, state: MemoryState, mask: Tensor | None, reads: bool = True, writes: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries (``reads``), keys and values (``writes``), ``[B, T, H, D]`` or, for N pairs, ``[B, T, H, N, D]``; the tail they leave."""
+        """Queries, keys and values, and the tail they leave; ``line`` has those of reads, of writes, or of both."""
         part, pairs = slice(0 if reads else self._inner, None if writes else self._inner), self.pairs * writes
         taps = tail = None
         if self.conv is not None:
@@ -292,7 +292,7 @@ class Memory(nn.Module):
         how = self.around.activation == "silu", self.around.qk_norm, writes and self._rounds(line)
         q, k, v, tail = kernels.heads(line, taps, tail, counts, *how, mask)
         if pairs > 1:
-            k, v = (rearrange(z, "b t (n h) d -> b t h n d", n=pairs) for z in (k, v))
+            k, v = [rearrange(z, "b t (n h) d -> b t h n d", n=pairs) for z in (k, v)]
         return q, k, v, tail
 
     def _rounds(self, line: Tensor) -> bool:
