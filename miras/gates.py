@@ -103,11 +103,12 @@ class GateProjection(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Gates by name, ``[B, T, H]``, ``[B, T, H, N]``, ``[B, T, H, *channels]`` or ``[B, T, H, N, *channels]``."""
         parts: dict[str, Tensor] = {}
+        wide = torch.promote_types(x.dtype, torch.float32)
         if self.direct is not None:
-            parts |= zip(self.per_head, self._split(self.direct(x), self.per_head), strict=True)
+            parts |= zip(self.per_head, self._split(self.direct(x).to(wide), self.per_head), strict=True)
         if self.down is not None and self.up is not None:
-            parts |= zip(self.per_channel, self._split(self.up(self.down(x)), self.per_channel), strict=True)
-        return {n: self._shape(n, gate(parts[n].to(_wide(x.dtype)))) for n, gate in self.declared.items()}
+            parts |= zip(self.per_channel, self._split(self.up(self.down(x)).to(wide), self.per_channel), strict=True)
+        return {n: self._shape(n, gate(parts[n])) for n, gate in self.declared.items()}
 
     def _split(self, logits: Tensor, names: list[str]) -> tuple[Tensor, ...]:
         return logits.split([self.sizes[n] for n in names], -1)
@@ -116,7 +117,3 @@ class GateProjection(nn.Module):
         n = (self.pairs[name],) if self.pairs[name] > 1 else ()
         d = self.widths[self.declared[name].per]
         return gate.unflatten(-1, (self.heads, *n, *d)) if n or d else gate
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

@@ -15,10 +15,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from miras.associative import AssociativeMemory, all_finite, checkable
-from miras.convolution import causal_conv
+from miras.convolution import unit
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
+from miras.kernels import around as kernels
 from miras.packing import side_by_side
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -199,24 +200,20 @@ class Memory(nn.Module):
         else:
             weights = self.qkv.weight.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
             line = torch.cat([F.linear(z, w) for z, w in zip(views, weights, strict=True)], -1)
-        line, tail = self._convolve(line, state, slice(None), mask)
-        q, pairs = line.split([self._inner, line.shape[-1] - self._inner], -1)
-        k, v = self._split(pairs)
-        return Tokens(self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), k, v, self.gates(x)), tail
+        q, k, v, tail = self._in_heads(line, state, mask)
+        return Tokens(q, k, v, self.gates(x)), tail
 
     def queries(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Queries alone, where they come from another sequence than what is written; and their part of the tail."""
-        part = slice(0, self._inner)
-        q, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
-        return self.unit(rearrange(q, "b t (h d) -> b t h d", h=self.heads)), tail
+        q, _, _, tail = self._in_heads(F.linear(x, self.qkv.weight[: self._inner]), state, mask, writes=False)
+        return q, tail
 
     def writes(
         self, x: Tensor, state: MemoryState, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
         """Keys, values and gates alone, and their part of the tail; see `queries`."""
-        part = slice(self._inner, None)
-        pairs, tail = self._convolve(F.linear(x, self.qkv.weight[part]), state, part, mask)
-        return *self._split(pairs), self.gates(x), tail
+        _, k, v, tail = self._in_heads(F.linear(x, self.qkv.weight[self._inner :]), state, mask, reads=False)
+        return k, v, self.gates(x), tail
 
     def stream(
         self,
@@ -244,10 +241,11 @@ class Memory(nn.Module):
 
     def emit(self, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output from the memory's answers ``[B, T, H, D]``."""
+        gate = None if self.gate is None else self.gate(x)
+        if gate is not None and (gated := kernels.gated(y, self.norm, gate)) is not None:
+            return self.out(gated)
         y = rearrange(self.norm(y.to(self.out.weight.dtype)), "b t h d -> b t (h d)")
-        if self.gate is not None:
-            y = y * F.silu(self.gate(x))
-        return self.out(y)
+        return self.out(y if gate is None else y * F.silu(gate))
 
     def inspect(self, x: Tensor, state: MemoryState | None = None) -> dict[str, Tensor]:
         """What the memory saw: ``surprise`` (the inner loss at the anchor) and every gate, ``[B, T, H, ...]``."""
@@ -282,26 +280,31 @@ class Memory(nn.Module):
         q, k, v = self.conv.split([self._inner, self.pairs * self._inner, self.pairs * self._inner])
         return torch.cat([F.pad(q, (1, 0)), F.pad(k, (0, 1)), F.pad(v, (1, 0))])
 
-    def _convolve(
-        self, line: Tensor, state: MemoryState, part: slice, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Convolution and activation of a part of the projected channels, and the tail they leave."""
-        tail = None
+    def _in_heads(
+        self, line: Tensor, state: MemoryState, mask: Tensor | None, reads: bool = True, writes: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values, and the tail they leave; ``line`` has those of reads, of writes, or of both."""
+        part, pairs = slice(0 if reads else self._inner, None if writes else self._inner), self.pairs * writes
+        taps = tail = None
         if self.conv is not None:
-            line, tail = causal_conv(line, self._kernel()[part], state.extra["conv"][..., part], mask)
-        return (F.silu(line) if self.around.activation == "silu" else line), tail
+            taps, tail = self._kernel()[part], state.extra["conv"][..., part]
+        counts = self.heads * reads, self.heads * pairs, self.heads * pairs
+        how = self.around.activation == "silu", self.around.qk_norm, writes and self._rounds(line)
+        q, k, v, tail = kernels.heads(line, taps, tail, counts, *how, mask)
+        if pairs > 1:
+            k, v = [rearrange(z, "b t (n h) d -> b t h n d", n=pairs) for z in (k, v)]
+        return q, k, v, tail
 
-    def _split(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of length one and values, ``[B, T, H, D]``, or ``[B, T, H, N, D]`` for N pairs a token."""
-        k, v = rearrange(pairs, "b t (z n h d) -> z b t h n d", z=2, h=self.heads, d=self.head_dim)
-        if self.pairs == 1:
-            k, v = k[..., 0, :], v[..., 0, :]
-        return self.unit(k), v
+    def _rounds(self, line: Tensor) -> bool:
+        """Whether the memory will round its queries and keys to the dtype of what was projected."""
+        if line.dtype == _wide(line.dtype) or self.around.ties or type(self.core) is not AssociativeMemory:
+            return False
+        where = (line.device, line.dtype)
+        return self.core.plan(self.head_dim, self.d_value, self.around.pairs, where).path == "kernel"
 
     def unit(self, x: Tensor) -> Tensor:
         """Queries or keys scaled to length one, if `Surroundings.qk_norm` asks for it."""
-        # eps bounds the gradient at padded, all-zero tokens; vectors longer than it come out with length one
-        return F.normalize(x.to(_wide(x.dtype)), dim=-1, eps=1e-3) if self.around.qk_norm else x
+        return unit(x) if self.around.qk_norm else x
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:

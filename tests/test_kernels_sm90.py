@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.nightly
-def test_compiled_for_hopper() -> None:
+@pytest.mark.parametrize("module", ["sm90", "sm90_around"])
+def test_compiled_for_hopper(module: str) -> None:
     """In a process of its own: the interpreter of other tests takes the compiler's place for good."""
     environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.sm90", "--dims", "64"]
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--dims", "64"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

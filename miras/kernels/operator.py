@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
@@ -38,6 +39,8 @@ class Differentiable(Operator):
         setup: ``(ctx, inputs, output)`` keeps what backward needs.
         backward: ``(pull, ctx, *gradients)`` to gradients of the arguments; ``pull`` runs the next operator.
         pull: the operator that computes them.
+        again: the same function in PyTorch, which takes over where the gradient itself will be differentiated; then ``ctx``
+            has saved the tensors it begins with, and keeps its other arguments as ``how``. None: that is an error.
     """
 
     def __init__(
@@ -48,12 +51,27 @@ class Differentiable(Operator):
         setup: Callable[..., None],
         backward: Callable[..., Any],
         pull: Operator,
+        again: Callable[..., Any] | None = None,
     ):
         super().__init__(name, function, fake)
         self.node.register_autograd(partial(backward, pull.node), setup_context=setup)
-        once = once_differentiable(partial(backward, pull.function))
-        methods = {"forward": function, "setup_context": setup, "backward": once}
+        once = partial(backward, pull.function)
+        back = once_differentiable(once) if again is None else partial(_twice, once, again)
+        methods = {"forward": function, "setup_context": setup, "backward": back}
         self.direct: Any = type(name, (torch.autograd.Function,), {n: staticmethod(f) for n, f in methods.items()})
 
     def __call__(self, *arguments: Any) -> Any:
         return self.node(*arguments) if torch.compiler.is_compiling() else self.direct.apply(*arguments)
+
+
+def _twice(once: Callable[..., Any], again: Callable[..., Any], ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients by the kernel, or, where they will be differentiated, by PyTorch."""
+    if not torch.is_grad_enabled():
+        return once(ctx, *grads)
+    saved = ctx.saved_tensors
+    output = again(*saved, *ctx.how)
+    pairs = zip((output,) if isinstance(output, Tensor) else output, grads, strict=True)
+    outputs, upstream = zip(*((y, g) for y, g in pairs if y.requires_grad), strict=True)
+    wanted = [x for x in saved if x.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=True, allow_unused=True))
+    return *(next(found) if x.requires_grad else None for x in saved), *[None] * len(ctx.how)

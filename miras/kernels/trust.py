@@ -5,7 +5,9 @@ Compilers have turned correct kernels into wrong ones without a word; a wrong an
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import torch
@@ -20,22 +22,30 @@ WRONG = 0.1
 
 
 def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel may be used: outside of a device, a compiler or the recording of a graph nothing can be tried."""
-    if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
-        return True
-    return tried(kernel, spec, dims, device, dtype)
+    """Whether the kernel may be used; where nothing can be tried it may."""
+    return not triable(device) or tried(kernel, spec, dims, device, dtype)
+
+
+def triable(device: torch.device) -> bool:
+    """Whether numbers can be tried: on a device, outside of a compiler and of the recording of a graph."""
+    return device.type == "cuda" and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing()
 
 
 @lru_cache
 def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
     """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
     worst = error(kernel, spec, dims, device, dtype)
+    return accepted(worst, kernel.name, device, f"{dtype}, heads of {dims.key} x {dims.value}")
+
+
+def accepted(worst: float, name: str, device: torch.device, where: str) -> bool:
+    """Whether an error is one of rounding; warns of a larger one."""
     if worst < WRONG:
         return True
     warnings.warn(
-        f"kernel {kernel.name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {dtype}, heads of "
-        f"{dims.key} x {dims.value}): this Triton miscompiles it, PyTorch takes its place",
-        stacklevel=2,
+        f"kernel {name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {where}): this Triton "
+        "miscompiles it, PyTorch takes its place",
+        stacklevel=3,
     )
     return False
 
@@ -48,12 +58,25 @@ def error(
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
     heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
-    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+    with apart(device):
         leaves = _numbers(spec, dims, heads, length, device)
         kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])
         torch_side = _run(None, spec, dims, leaves)
-    pairs = zip(kernel_side, torch_side, strict=True)
+    return largest(kernel_side, torch_side)
+
+
+@contextlib.contextmanager
+def apart(device: torch.device) -> Generator[None]:
+    """Gradients in full precision, whatever is going on around the trial."""
+    # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
+    unheard = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    with torch.inference_mode(False), torch.enable_grad(), unheard, torch.autocast(device.type, enabled=False):
+        yield
+
+
+def largest(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """Of the relative errors."""
+    pairs = zip(got, wanted, strict=True)
     errors = [((a.float() - b).norm() / b.norm().clamp_min(1e-3)).item() for a, b in pairs]
     return max(e if e == e else float("inf") for e in errors)  # NaN is the largest error of all
 
