@@ -76,15 +76,15 @@ def operands(s: Shape, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def ours(path: Path = "kernel", **fields: Any) -> Callable[[Shape], Case]:
-    """A memory of one matrix a head, from zero."""
+def ours(path: Path = "kernel", tokens: int = 200, **fields: Any) -> Callable[[Shape], Case]:
+    """A memory of one matrix a head, from zero; as many tokens are compared before it is timed."""
     spec = MirasSpec.make(architecture="matrix", **fields)
 
     def build(s: Shape) -> Case:
         x = operands(s)
         names = list(spec.gates)
         memory = AssociativeMemory(spec, path)
-        gate(spec, x)
+        gate(spec, x, tokens)
 
         def call(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> Tensor:
             return memory(q, k, v, dict(zip(names, gates, strict=True)))[0]
@@ -94,12 +94,31 @@ def ours(path: Path = "kernel", **fields: Any) -> Callable[[Shape], Case]:
     return build
 
 
-def gate(spec: MirasSpec, x: dict[str, Tensor]) -> None:
+def whole(build: Callable[[Shape], Case]) -> Callable[[Shape], Case]:
+    """The same without splitting a sequence into segments."""
+
+    def built(s: Shape) -> Case:
+        case = build(s)
+
+        def call(*leaves: Tensor) -> Tensor:
+            segments: Any = import_module("miras.kernels._split")
+            most, segments.MOST = segments.MOST, 1
+            try:
+                return case.call(*leaves)
+            finally:
+                segments.MOST = most
+
+        return Case(call, case.leaves)
+
+    return built
+
+
+def gate(spec: MirasSpec, x: dict[str, Tensor], tokens: int) -> None:
     """No number without correctness: the kernel against a PyTorch path in float64, outputs and gradients, on a piece."""
 
     def go(path: Any, dtype: torch.dtype) -> list[Tensor]:
         cut = {
-            n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32))
+            n: t[:1, :tokens, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32))
             for n, t in x.items()
         }
         q, k, v, *rest = leaves = [cut[n].detach().requires_grad_() for n in ("q", "k", "v", *spec.gates)]
@@ -141,6 +160,9 @@ def attention(s: Shape) -> Case:
 
 HUBER: dict[str, Any] = dict(bias="huber", algorithm="momentum", chunk_size=64)
 FREE: dict[str, Any] = HUBER | {"step_bound": None}
+L2: dict[str, Any] = dict(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None)
+DELTA: dict[str, Any] = dict(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1, step_bound=None)
+LONG = Shape(1, 65536, 8, 128)
 GDN = Shape(4, 4096, 16, 128)
 
 
@@ -159,14 +181,7 @@ class Row:
 ROWS = [
     Row("huber momentum", GDN, ours(**FREE), fla_gated_delta_rule, "fla gated delta rule", (3, 1.5)),
     Row("huber momentum bounded", GDN, ours(**HUBER), fla_gated_delta_rule, "fla gated delta rule"),
-    Row(
-        "exact delta",
-        GDN,
-        ours(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1, step_bound=None),
-        fla_gated_delta_rule,
-        "fla gated delta rule",
-        (0, 1.2),
-    ),
+    Row("exact delta", GDN, ours(**DELTA), fla_gated_delta_rule, "fla gated delta rule", (0, 1.2)),
     Row(
         "exact delta momentum",
         GDN,
@@ -189,11 +204,8 @@ ROWS = [
         )
         for b, t in ((4, 4096), (2, 8192), (1, 32768))
     ),
-    Row(
-        "one long sequence",
-        Shape(1, 65536, 8, 128),
-        ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None),
-    ),
+    Row("one long sequence", LONG, ours(tokens=4096, **L2), whole(ours(**L2)), "unsplit", (2, 0)),
+    Row("one long sequence, exact", LONG, ours(tokens=4096, **DELTA), fla_gated_delta_rule, "fla gated delta rule"),
 ]
 
 

@@ -22,7 +22,7 @@ HALF = frozenset(
     ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
 )
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
-UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT", "first", "count", "total")
+UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "OWN", "COUNT", "NT", "first", "count", "total")
 LIMIT = 227 * 1024
 """Bytes of shared memory that a program can have."""
 
@@ -87,7 +87,7 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 def _type(name: str) -> str:
     if name in HALF or name in HALF_GRADIENTS:
         return "*bf16"
-    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|COUNT|BHT", name):
+    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|OWN|COUNT|BHT", name):
         return "i32"
     return "*fp32"
 
@@ -139,6 +139,21 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     return out
 
 
+def carry(d: int, slots: int, solve: bool) -> Resources:
+    """What segments of a long sequence do to a matrix of d x d whose bias is l2."""
+    from miras.biases import L2
+    from miras.kernels import _carry, _launches, residuals
+
+    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    found = residuals.recall(residuals.key(L2()))
+    _, shared = _launches.shared_arguments(x, False, "scan")
+    flags = {"SOLVE": solve, "GATE": 0, "CONSTANT": False, "MAPS": True, "NP": -(-x.J * d // shared["BV"])}
+    constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants, "gate": None}
+    constants |= {} if solve else {"key_rows": None, "solve": None}
+    types = {n: _type(n) for n in _carry.carry.arg_names}
+    return compile(f"carry    d={d} l2 slots={slots}{' solve' if solve else ''}", _carry.carry, constants, types)
+
+
 def main() -> None:
     """Prints one line a kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,6 +167,9 @@ def main() -> None:
     print("triton", triton.__version__)
     found: list[Resources] = []
     for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
+        for solve in (False, True):
+            found.append(carry(d, slots, solve))
+            print(found[-1], flush=True)
         for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)

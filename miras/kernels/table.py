@@ -25,6 +25,7 @@ class Dims(NamedTuple):
     value: int
 
 
+Supports = Callable[[MirasSpec, Shapes, int], str | None]
 Run = Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
 
 
@@ -41,15 +42,17 @@ class Kernel:
         one: the same for a single token in any phase, when nothing is differentiated.
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
+        variant: whether it computes only what another kernel of the table does too, at some sizes faster.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
     """
 
     name: str
-    supports: Callable[[MirasSpec, Shapes, int], str | None]
+    supports: Supports
     fits: Callable[[torch.device, torch.dtype, Dims], str | None]
     run: Run
     one: Run
     whole_chunks: bool = True
+    variant: bool = False
     proven: bool = False
 
 

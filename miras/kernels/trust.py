@@ -43,11 +43,12 @@ def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dty
 def error(
     kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype, count: int = 16
 ) -> float:
-    """The largest relative error of outputs and gradients over that many heads and tiles.
+    """The largest relative error of outputs and gradients over that many heads and tiles, or few heads and more tiles.
 
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
-    heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
+    heads, tiles = (2, 4 * count) if kernel.variant else (count, count)
+    length = tiles * (spec.chunk_size if kernel.whole_chunks else 64)
     # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         leaves = _numbers(spec, dims, heads, length, device)

@@ -1,0 +1,141 @@
+"""A sequence in segments at once: the numbers of the sequence in one, and when it is cut at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from miras import AssociativeMemory
+from miras.engine.plan import plan
+from miras.kernels import Dims, choose
+from miras.kernels import _split as segments
+from miras.kernels._launches import Tiles
+from miras.testing.laws import tensors
+from miras.testing.problems import Problem
+from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, drawn, results
+
+CASES: dict[str, dict[str, Any]] = {
+    "l2": dict(length=85),  # ten chunks and a part of one; odd widths, read before the write
+    "implicit in chunks": dict(length=64),
+    "dgd in chunks": dict(length=64),
+    "second order": dict(length=64),
+    "delta rule": dict(length=320, heads=1),
+    "gated delta rule": dict(length=290, heads=1),
+    "delta rule with momentum": dict(length=224, heads=1),
+    "two heavy balls": dict(length=160, heads=1),
+    "dgd": dict(length=160, heads=1),
+    "linear attention": dict(length=260, heads=1),
+    "linear attention with momentum": dict(length=224, heads=1),
+}
+"""Cases of matrices whose errors are affine in the memory, at sizes that leave several tiles a segment."""
+
+cases = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four segments, whatever a device has; as many as there are tiles where these are fewer."""
+    monkeypatch.setattr(segments, "segments", lambda x, constant, available: max(min(x.m, 4), 1))
+
+
+def lasting(name: str, **sizes: Any) -> Problem:
+    """Decays so weak that something of a segment is left after the next one."""
+    p = drawn(name, **CASES[name] | sizes)
+    return replace(p, gates={g: 0.02 * x if g.startswith("log_") else x for g, x in p.gates.items()})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
+@pytest.mark.usefixtures("cut")
+@cases
+def test_interpreted(name: str) -> None:
+    agrees(lasting(name, batch=2 if name == "l2" else 1), torch.float32, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@cases
+def test_on_device(name: str, dtype: torch.dtype) -> None:
+    agrees(lasting(name), dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("name", ["l2", "delta rule with momentum", "gated delta rule", "linear attention"])
+def test_tiles_on_device(name: str, d: int) -> None:
+    """Real sizes at bfloat16, with a tail, and the same bits twice."""
+    p = lasting(name, d_key=d, d_value=d, length=720)
+    size = 64 if p.spec.chunk_size > 1 else 1
+    gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
+    p = replace(p, spec=replace(p.spec, chunk_size=size), gates=gates)
+    agrees(p, torch.bfloat16, "cuda")
+    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the very function that counts segments."""
+    for name, value in {"processors": lambda _: 1000, "LEAST": 2, "JOIN": 0}.items():
+        monkeypatch.setattr(segments, name, value)
+    p = cast(drawn("l2", length=64), DTYPE, DEVICE)
+    core = AssociativeMemory(p.spec, "kernel")
+    torch.compiler.reset()
+
+    def loss(call: Any) -> tuple[torch.Tensor, ...]:
+        leafy, leaves = p.leaves()
+        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
+        total = y.square().sum() + state.memory["w"].sum()
+        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"], leaves["state/memory/w"]])
+
+    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
+    for a, b in zip(got, wanted, strict=True):
+        close(a, b)
+
+
+def test_the_cut_changes_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = cast(drawn("delta rule with momentum", length=300), DTYPE, DEVICE)
+    outputs = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(segments, "segments", lambda x, constant, available, n=count: n)
+        outputs.append(tensors(*p.run("kernel")))
+    for cut_up in outputs[1:]:
+        for n, x in cut_up.items():
+            close(x, outputs[0][n])
+
+
+LONG = Tiles(1, 8, 65536, 64, 1024, 2, 128, 128, torch.bfloat16)
+
+
+def test_when_it_is_cut() -> None:
+    """One long sequence of few heads on a large device, and nothing else."""
+    assert 4 <= segments.segments(LONG, False, 132) <= 8
+    assert segments.segments(LONG, True, 132) >= 8  # nothing but scales to find
+    assert segments.segments(LONG._replace(B=16), False, 132) == 1  # the card is full
+    assert segments.segments(LONG._replace(m=16), False, 132) == 1  # too short: `miras.kernels.trust` sees the rest
+    assert segments.segments(LONG, False, 0) == 1  # no device
+
+
+def test_who_is_cut() -> None:
+    where = (torch.device("cuda"), torch.float32)
+    names = {
+        "l2": "matrix chunks, split",
+        "linear attention": "matrix tokens, split",
+        "dgd": "matrix tokens, split",
+        "huber": "matrix chunks",
+    }
+    for name, wanted in names.items():
+        p = drawn(name)
+        shapes = AssociativeMemory(p.spec).shapes(16, 16)
+        forced = choose(p.spec, shapes, 1, Dims(16, 16), where, forced=True)
+        assert not isinstance(forced, str) and forced.name == wanted
+        unasked = choose(p.spec, shapes, 1, Dims(16, 16), where)
+        assert not isinstance(unasked, str) and unasked.proven
+        assert plan(p.spec, shapes, 1, None, None, Dims(16, 16), where).kernel == unasked
