@@ -49,13 +49,16 @@ class Resources:
         )
 
 
-def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str, str]) -> Resources:
-    """One kernel; ``types`` are those of arguments that are not compiled in."""
+def compile(
+    name: str, function: Any, constants: dict[str, Any], types: dict[str, str], given: tuple[str, ...] = ()
+) -> Resources:
+    """One kernel; ``types`` are those of arguments that are not compiled in, ``given`` those that need not be there."""
     import triton
     import triton.backends.nvidia.compiler as nvidia
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    constants = {p.name: p.default for p in function.params if p.has_default and p.name not in given} | constants
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
     aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in UNALIGNED)]
@@ -92,15 +95,27 @@ def _type(name: str) -> str:
     return "*fp32"
 
 
-def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Resources]:
-    """All kernels of a matrix memory of d x d."""
-    from miras.kernels import _launches, _pull, _scan, residuals
+BESIDE = {
+    "forward": ("vectors", "vector_end", "vector_checkpoints", "last"),
+    "states": ("vectors", "vector_states"),
+    "reverse": ("d_vectors", "d_vector_states", "d_vector_start", "d_last"),
+    "readers": ("vector_states",),
+    "writers": ("vector_states", "d_vector_states"),
+}
+"""Arguments that kernels have for a vector beside the matrix, and for the error of the last tile."""
 
-    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+
+def matrix(
+    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False
+) -> list[Resources]:
+    """All kernels of a matrix memory of d x d, or of one behind a layer norm with a vector beside it."""
+    from miras.kernels import _launches, _pull, _reverse, _scan, residuals
+
+    x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
-    rowwise = found.rowwise or bound
-    title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}"
+    rowwise = found.rowwise or bound or normed
+    title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -111,7 +126,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     for name, function, kernel, more in (
         ("forward", _scan.scan, "scan", forward),
         ("states", _scan.scan, "scan", again),
-        ("reverse", _scan.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
+        ("reverse", _reverse.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
@@ -119,6 +134,9 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         constants = {
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
+        if normed:
+            more = {"VECTOR": True, "NORM": 1e-6, "LAST": name in ("forward", "reverse"), "RESIDUAL": found.residual}
+            constants |= {n: c for n, c in more.items() if n in function.arg_names}
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -126,9 +144,8 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
             missing |= {"slope": None, "d_slope": None}
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
-        out.append(
-            compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
-        )
+        types = {n: _type(n) for n in function.arg_names}
+        out.append(compile(f"{name:<8} {title}", function, constants | missing, types, BESIDE[name] if normed else ()))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
@@ -174,10 +191,20 @@ def main() -> None:
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)
                 found.append(row)
-    if bad := [r.name for r in found if r.shared > LIMIT or r.transposed or not r.wgmma or r.spills > SPILLS]:
+    for chunk, slots in ((16, 0), (64, 0), (64, 1)):
+        for row in matrix(64, L2(), slots, False, False, chunk, True):
+            print(row, flush=True)
+            found.append(row)
+    bad = [r.name for r in found if r.shared > LIMIT or r.transposed or r.spills > SPILLS or not on_tensor_cores(r)]
+    if bad:
         raise SystemExit(
             f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"
         )
+
+
+def on_tensor_cores(r: Resources) -> bool:
+    """By instructions of warp groups, which tiles of 16 tokens do not fill."""
+    return r.wgmma > 0 or (r.mma > 0 and r.name.endswith("normed 16"))
 
 
 if __name__ == "__main__":

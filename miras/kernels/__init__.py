@@ -8,13 +8,21 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import matrix, mlp, mlp_links, split
+from miras.kernels import matrix, mlp, mlp_links, normed, split
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
 __all__ = ["KERNELS", "Dims", "Kernel", "choose", "claimed"]
 
-KERNELS: tuple[Kernel, ...] = (split.TOKENS, split.CHUNKS, matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL, mlp_links.KERNEL)
+KERNELS: tuple[Kernel, ...] = (
+    split.TOKENS,
+    split.CHUNKS,
+    matrix.TOKENS,
+    matrix.CHUNKS,
+    mlp.KERNEL,
+    mlp_links.KERNEL,
+    normed.KERNEL,
+)
 """All kernels, the fastest first."""
 
 

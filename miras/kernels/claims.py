@@ -48,7 +48,7 @@ def tile(spec: MirasSpec, shapes: Shapes, solve: bool) -> int:
     return LARGEST if min(next(iter(shapes.values())).shape) >= 64 else LARGEST // 2
 
 
-def _tried(spec: MirasSpec, shapes: Shapes, tokens: int) -> str | None:
+def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int) -> str | None:
     """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``."""
     rows, columns = next(iter(shapes.values())).shape
     if max(tokens, rows) < 64:  # no matrix instructions of whole warp groups
@@ -57,8 +57,8 @@ def _tried(spec: MirasSpec, shapes: Shapes, tokens: int) -> str | None:
         return f"a head of {rows} x {columns} is over 128 x 128"
     if min(rows, columns) < 64:
         return f"a head of {rows} x {columns} is under 64 x 64, with tiles of {tokens} tokens"
-    if spec.algorithm.slots > 1:
-        return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots, each of {rows} x {columns}"
+    if slots > 1:
+        return f"algorithm {spec.algorithm.name!r} keeps {slots} slots, each of {rows} x {columns}"
     return None
 
 
@@ -99,14 +99,14 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return "the gradient is taken at a decayed state"
     if spec.read == "anchor":
         return "read is 'anchor'"
-    return _tried(spec, shapes, tile(spec, shapes, False)) or _residual(spec)
+    return tried(spec, shapes, spec.chunk_size, spec.algorithm.slots) or _residual(spec)
 
 
 def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The token-by-token recurrence: an affine residual, or one without a prediction at any chunk size."""
     if reason := _linear(spec, shapes, pairs):
         return reason
-    if reason := _tried(spec, shapes, tile(spec, shapes, True)):
+    if reason := tried(spec, shapes, tile(spec, shapes, True), spec.algorithm.slots):
         return reason
     if free(spec):
         return _residual(spec)
