@@ -71,11 +71,14 @@ def test_on_device(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("chunk", [16, 64])
+@pytest.mark.parametrize("length", [320, 777, 4096])
 @pytest.mark.parametrize("name", ["ttt_linear", "as the paper", "bounded", "momentum", "decayed mini-batches"])
-def test_tiles_on_device(name: str, chunk: int) -> None:
-    """Real sizes at bfloat16, and the same bits twice."""
-    p = drawn(name, d_key=64, d_value=64, length=320)
-    gates = {g: 0.05 * x if g == "lr" else x for g, x in p.gates.items()}
+def test_tiles_on_device(name: str, length: int, chunk: int) -> None:
+    """Real sizes at bfloat16, whole chunks or not, and the same bits twice."""
+    p = drawn(name, d_key=64, d_value=64, length=length)
+    # behind a norm a memory that decays to nothing would leave nothing but rounding
+    small = {"lr": 0.05, "log_decay": 0.02}
+    gates = {g: small.get(g, 1.0) * x for g, x in p.gates.items()}
     p = replace(p, spec=replace(p.spec, chunk_size=chunk), gates=gates)
     agrees(p, torch.bfloat16, "cuda")
     first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))

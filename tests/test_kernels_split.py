@@ -11,8 +11,9 @@ import torch
 pytest.importorskip("triton")
 
 from miras import AssociativeMemory
+from miras.biases import L2, Dot
 from miras.engine.plan import plan
-from miras.kernels import Dims, choose
+from miras.kernels import Dims, choose, matrix, residuals, split, trust
 from miras.kernels import _split as segments
 from miras.kernels._launches import Tiles
 from miras.testing.laws import tensors
@@ -43,10 +44,20 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "segments", lambda x, constant, available: max(min(x.m, 4), 1))
 
 
+WEAK = {"log_decay": 0.02, "log_momentum": 0.3}
+"""Factors of gates with which something of a segment is left after the next one."""
+
+
 def lasting(name: str, **sizes: Any) -> Problem:
-    """Decays so weak that something of a segment is left after the next one."""
     p = drawn(name, **CASES[name] | sizes)
-    return replace(p, gates={g: 0.02 * x if g.startswith("log_") else x for g, x in p.gates.items()})
+    return replace(p, gates={g: WEAK.get(g, 1.0) * x for g, x in p.gates.items()})
+
+
+def large(name: str, d: int, **sizes: Any) -> Problem:
+    """Tiles of 64 tokens, and steps small enough for 64 stale gradients."""
+    p = lasting(name, d_key=d, d_value=d, **sizes)
+    gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
+    return replace(p, spec=replace(p.spec, chunk_size=64 if p.spec.chunk_size > 1 else 1), gates=gates)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
@@ -64,20 +75,33 @@ def test_on_device(name: str, dtype: torch.dtype) -> None:
     agrees(lasting(name), dtype, "cuda")
 
 
+REAL = ["l2", "dgd in chunks", "delta rule with momentum", "gated delta rule", "linear attention"]
+
+
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("d", [64, 128])
-@pytest.mark.parametrize("name", ["l2", "delta rule with momentum", "gated delta rule", "linear attention"])
-def test_tiles_on_device(name: str, d: int) -> None:
-    """Real sizes at bfloat16, with a tail, and the same bits twice."""
-    p = lasting(name, d_key=d, d_value=d, length=720)
-    size = 64 if p.spec.chunk_size > 1 else 1
-    gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
-    p = replace(p, spec=replace(p.spec, chunk_size=size), gates=gates)
+@pytest.mark.parametrize("length", [512, 777])
+@pytest.mark.parametrize("name", REAL)
+def test_tiles_on_device(name: str, length: int, d: int) -> None:
+    """Real sizes at bfloat16, whole tiles or not, and the same bits twice."""
+    p = large(name, d, length=length)
     agrees(p, torch.bfloat16, "cuda")
     first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("name", REAL)
+def test_cut_by_itself_on_device(name: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many segments as the device at hand is worth, in a sequence that has a tail."""
+    counts: list[int] = []
+    choose_count = segments.segments
+    monkeypatch.setattr(segments, "segments", lambda *a: counts.append(choose_count(*a)) or counts[-1])
+    agrees(large(name, d, batch=1, heads=1, length=4096 + 33), torch.bfloat16, "cuda")
+    assert max(counts) > 1
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -121,6 +145,27 @@ def test_when_it_is_cut() -> None:
     assert segments.segments(LONG._replace(B=16), False, 132) == 1  # the card is full
     assert segments.segments(LONG._replace(m=16), False, 132) == 1  # too short: `miras.kernels.trust` sees the rest
     assert segments.segments(LONG, False, 0) == 1  # no device
+
+
+def test_the_first_use_tries_segments() -> None:
+    """At the sizes of `miras.kernels.trust`, two heads of 64 tiles."""
+    for d, slots in ((16, 0), (64, 0), (64, 1), (128, 0), (128, 1)):
+        assert segments.segments(Tiles(1, 2, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16), False, 132) > 1
+
+
+def test_constant_errors() -> None:
+    """Told by the key that the operator gets."""
+    assert residuals.constant(residuals.key(Dot()))
+    assert not residuals.constant(residuals.key(L2())) and not residuals.constant(residuals.AFFINE)
+
+
+def test_a_wrong_variant_leaves_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a wrong whole leaves nothing, since short sequences are its own."""
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+    for wrong, wanted in (((), split.CHUNKS), ((split.CHUNKS,), matrix.CHUNKS), ((matrix.CHUNKS,), None)):
+        monkeypatch.setattr(trust, "tried", lambda kernel, *_, w=wrong: kernel not in w)
+        where = torch.device("cuda"), torch.bfloat16
+        assert trust.trusted(split.CHUNKS, drawn("l2").spec, Dims(16, 16), *where) == wanted
 
 
 def test_who_is_cut() -> None:

@@ -28,7 +28,7 @@ KERNELS: tuple[Kernel, ...] = (
 
 def claimed(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """None if some kernel computes the spec, else what each has against it."""
-    reasons = {k.name: k.supports(spec, shapes, pairs) for k in KERNELS if not k.variant}
+    reasons = {k.name: k.supports(spec, shapes, pairs) for k in KERNELS if k.whole is None}
     if None in reasons.values():
         return None
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -56,7 +56,7 @@ def choose(
         return reason
     able = [k for k in KERNELS if k.supports(spec, shapes, pairs) is None]
     if where is None or (where[0].type != "cuda" and not (forced and interpreted())):
-        return f"{next(k for k in able if not k.variant).name} needs a CUDA device"
+        return f"{next(k for k in able if k.whole is None).name} needs a CUDA device"
     refusals = {k: k.fits(*where, dims) for k in able}
     fitting = [k for k, reason in refusals.items() if reason is None]
     for kernel in fitting:
@@ -64,4 +64,4 @@ def choose(
             return kernel
     if fitting:
         return f"{fitting[0].name} has not passed its tests on a device as it is here; ask for it with path='kernel'"
-    return "; ".join(f"{k.name}: {reason}" for k, reason in refusals.items() if not k.variant)
+    return "; ".join(f"{k.name}: {reason}" for k, reason in refusals.items() if k.whole is None)

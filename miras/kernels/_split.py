@@ -19,7 +19,7 @@ from miras.kernels import _carry, residuals
 from miras.kernels import _launches as launches
 from miras.kernels._launches import EVERY, Call, Tiles, config, rowed, shared_arguments, strides
 from miras.kernels.operator import Differentiable, Operator
-from miras.kernels.table import launch
+from miras.kernels.table import constant, launch
 
 CARRY, JOIN, GAIN = 0.7, 5, 0.8
 """A tile of `_carry.carry` and a product of starts, in tiles of the whole scan, and what part of its time must be left."""
@@ -31,23 +31,23 @@ MOST = 64
 """Most segments."""
 
 
-@torch.compiler.assume_constant_result
+@constant
 def processors(device: torch.device) -> int:
     """Multiprocessors of a device."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
-def segments(x: Tiles, constant: bool, available: int) -> int:
+def segments(x: Tiles, scales: bool, available: int) -> int:
     """Into how many segments of ``x.m // n`` tiles to cut a sequence, 1 for none: the quickest by counting waves of programs.
 
     Args:
         x: the whole sequence.
-        constant: whether errors do not depend on the memory, so that a segment only scales what was there.
+        scales: whether errors do not depend on the memory, so that a segment only scales what was there.
         available: multiprocessors.
     """
     c = config(x, False, "scan")
     at_once, blocks = max(available * 8 // c.warps, 1), -(-x.O // c.block)
-    columns = 0 if constant else -(-x.J * x.I // c.block)
+    columns = 0 if scales else -(-x.J * x.I // c.block)
 
     def time(n: int) -> float:
         scans = -(-x.programs * blocks * n // at_once)
@@ -64,11 +64,11 @@ def segments(x: Tiles, constant: bool, available: int) -> int:
 def _carried(call: Call, solved: Tensor, start: Tensor, count: int, bias: str) -> tuple[Tensor, Tensor]:
     """Own parts ``[B, S - 1, H, J I, O]`` and maps ``[B, S - 2, H, J I, J I]`` of segments; of constant errors, ``J`` and ``I O``."""
     x, found = call.tiles, residuals.recall(bias)
-    constant = residuals.constant(bias)
+    scales = residuals.constant(bias)
     blocks, shared = shared_arguments(x, False, "scan")
     rows, width = x.B // count, x.J * x.I
     own = start.new_empty(rows, count - 1, x.H, x.J, x.I, x.O)
-    phi = start.new_empty(rows, 0 if constant else count - 2, x.H, width, width)
+    phi = start.new_empty(rows, 0 if scales else count - 2, x.H, width, width)
     columns = -(-width // shared["BV"]) if phi.numel() else 0
     programs = rows * x.H * (count - 1) * blocks
     flags = {n: call.flags[n] for n in ("SOLVE", "GATE")}
@@ -76,9 +76,9 @@ def _carried(call: Call, solved: Tensor, start: Tensor, count: int, bias: str) -
         _carry.carry, programs + rows * x.H * (count - 2) * columns,
         call.k, call.v, call.lr, call.gate, call.into, call.mix, call.key_rows, solved, start, own, phi,
         *strides(call.k, call.v), *call.sizes(), count, programs,
-        NP=max(columns, 1), MAPS=columns > 0, CONSTANT=constant, RESIDUAL=found.residual, CONSTANTS=found.constants, **flags, **shared,
+        NP=max(columns, 1), MAPS=columns > 0, CONSTANT=scales, RESIDUAL=found.residual, CONSTANTS=found.constants, **flags, **shared,
     )  # fmt: skip
-    if constant:
+    if scales:
         own = own.flatten(-2)
         return own, _scales(call.mix.unflatten(0, (rows, count))[:, 1:-1])
     return own.flatten(-3, -2), phi

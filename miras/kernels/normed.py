@@ -12,7 +12,6 @@ from torch import Tensor
 from miras.algorithms import MiniBatch
 from miras.architectures import MLP
 from miras.biases import Dot
-from miras.engine.chunked import bias_gates
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, limited
 from miras.kernels import claims, matrix, residuals
@@ -86,8 +85,9 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     a = spec.architecture
     assert isinstance(a, MLP)
     value = x.v - x.k if a.residual and not isinstance(spec.bias, Dot) else x.v  # the error is one of the difference
-    gate = next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
-    inverse, gate = (None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), gate))
+    inverse, gate = (
+        None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), matrix.bias_gate(spec, x))
+    )
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
     given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *_readers(spec, x)
     keep = torch.is_grad_enabled()
@@ -111,10 +111,12 @@ def _readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor
     """Coefficients of the memory and of lasting slots; others are empty where a chunk starts."""
     gates, size = algorithm_gates(spec, x), spec.chunk_size
     if not spec.algorithm.settles:
-        return matrix.readers(spec, gates, x, size, False)[:4]
+        seen = matrix.readers(spec, gates, x, size, False)
+        return seen.rows, seen.pairs, seen.into, seen.mix
     if "log_decay" in gates or spec.read == "previous":
-        rows, pairs, into, mix, *_ = matrix.readers(spec, gates, x, size, False)
-        return rows[..., :1, :].contiguous(), pairs, into[..., :1, :].contiguous(), mix[..., :1, :1].contiguous()
+        seen = matrix.readers(spec, gates, x, size, False)
+        rows, into, mix = (t[..., :1, :].contiguous() for t in (seen.rows, seen.into, seen.mix[..., :1]))
+        return rows, seen.pairs, into, mix
     reader = gates["reader"].unflatten(2, (-1, size))
     pairs = reader[..., None].to(x.q.dtype).expand(*reader.shape, size).tril()
     into = -reader[..., -1:].expand_as(reader).unsqueeze(3).contiguous()

@@ -71,7 +71,7 @@ def key(bias: AttentionalBias) -> str:
 
 def constant(key: str) -> bool:
     """Whether the error does not depend on the prediction."""
-    return key == Dot.name
+    return key == Dot.triton_key
 
 
 def recall(key: str) -> Residual:

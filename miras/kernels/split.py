@@ -49,8 +49,8 @@ def cut(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> tuple[int, i
     (batch, heads, tokens, _), (rows, columns) = x.q.shape, next(iter(shapes.values())).shape
     stack = 1 + spec.algorithm.slots
     tiles = Tiles(batch, heads, tokens, size, tokens // size, stack, rows, columns, x.q.dtype)
-    constant = residuals.constant(residuals.AFFINE if claims.written_by_algorithm(spec) else residuals.key(spec.bias))
-    count = _split.segments(tiles, constant, _split.processors(x.q.device))
+    scales = residuals.constant(residuals.AFFINE if claims.written_by_algorithm(spec) else residuals.key(spec.bias))
+    count = _split.segments(tiles, scales, _split.processors(x.q.device))
     return count, tiles.m // count * size
 
 
@@ -75,7 +75,7 @@ def _beside(x: Tensor, count: int) -> Tensor:
 def _kernel(whole: Kernel, solve: bool) -> Kernel:
     run = partial(matrix.run, solve=solve, stretch=stretch)
     claim = partial(supports, whole.supports)
-    return replace(whole, name=f"{whole.name}, split", supports=claim, run=run, variant=True, proven=False)
+    return replace(whole, name=f"{whole.name}, split", supports=claim, run=run, whole=whole, proven=False)
 
 
 CHUNKS, TOKENS = _kernel(matrix.CHUNKS, False), _kernel(matrix.TOKENS, True)

@@ -19,11 +19,16 @@ WRONG = 0.1
 """Relative error that no rounding of operands explains."""
 
 
-def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel may be used: outside of a device, a compiler or the recording of a graph nothing can be tried."""
+def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel that may be used: this one, or the one that it is only faster than, or none.
+
+    Off the device, under a compiler, and while a graph is recorded nothing can be tried.
+    """
     if device.type != "cuda" or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
-        return True
-    return tried(kernel, spec, dims, device, dtype)
+        return kernel
+    if kernel.whole and not tried(kernel.whole, spec, dims, device, dtype):
+        return None  # it computes the other sizes for this one
+    return kernel if tried(kernel, spec, dims, device, dtype) else kernel.whole
 
 
 @lru_cache
@@ -34,7 +39,7 @@ def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dty
         return True
     warnings.warn(
         f"kernel {kernel.name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {dtype}, heads of "
-        f"{dims.key} x {dims.value}): this Triton miscompiles it, PyTorch takes its place",
+        f"{dims.key} x {dims.value}): this Triton miscompiles it, {kernel.whole.name if kernel.whole else 'PyTorch'} takes its place",
         stacklevel=2,
     )
     return False
@@ -47,7 +52,7 @@ def error(
 
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
-    heads, tiles = (2, 4 * count) if kernel.variant else (count, count)
+    heads, tiles = (2, 4 * count) if kernel.whole else (count, count)
     length = tiles * (spec.chunk_size if kernel.whole_chunks else 64)
     # whoever listens to what is saved for backward, as checkpoints do, is not to hear of this
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
