@@ -108,7 +108,7 @@ BESIDE = {
 def matrix(
     d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False
 ) -> list[Resources]:
-    """All kernels of a matrix memory of d x d, or of one behind a layer norm with a vector beside it."""
+    """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded."""
     from miras.kernels import _launches, _pull, _reverse, _scan, residuals
 
     x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16)
@@ -135,7 +135,12 @@ def matrix(
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
         if normed:
-            more = {"VECTOR": True, "NORM": 1e-6, "LAST": name in ("forward", "reverse"), "RESIDUAL": found.residual}
+            more = {
+                "VECTOR": not bound,
+                "NORM": 1e-6,
+                "LAST": name in ("forward", "reverse"),
+                "RESIDUAL": found.residual,
+            }
             constants |= {n: c for n, c in more.items() if n in function.arg_names}
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
@@ -145,7 +150,8 @@ def matrix(
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
         types = {n: _type(n) for n in function.arg_names}
-        out.append(compile(f"{name:<8} {title}", function, constants | missing, types, BESIDE[name] if normed else ()))
+        given = tuple(n for n in BESIDE[name] if normed and (not bound or n.endswith("last")))
+        out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
@@ -156,19 +162,20 @@ def matrix(
     return out
 
 
-def carry(d: int, slots: int, solve: bool) -> Resources:
-    """What segments of a long sequence do to a matrix of d x d whose bias is l2."""
-    from miras.biases import L2
+def carry(d: int, bias: str, slots: int, solve: bool) -> Resources:
+    """What segments of a long sequence do to a matrix of d x d under a bias of that key."""
     from miras.kernels import _carry, _launches, residuals
 
     x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
-    found = residuals.recall(residuals.key(L2()))
+    found, scales, slope = residuals.recall(bias), residuals.constant(bias), bias == residuals.AFFINE
     _, shared = _launches.shared_arguments(x, False, "scan")
-    flags = {"SOLVE": solve, "GATE": 0, "CONSTANT": False, "MAPS": True, "NP": -(-x.J * d // shared["BV"])}
-    constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants, "gate": None}
-    constants |= {} if solve else {"key_rows": None, "solve": None}
+    columns = 1 if scales else -(-x.J * d // shared["BV"])
+    flags = {"SOLVE": solve, "GATE": int(slope), "CONSTANT": scales, "MAPS": not scales, "NP": columns}
+    constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants}
+    constants |= ({} if slope else {"gate": None}) | ({} if solve else {"key_rows": None, "solve": None})
     types = {n: _type(n) for n in _carry.carry.arg_names}
-    return compile(f"carry    d={d} l2 slots={slots}{' solve' if solve else ''}", _carry.carry, constants, types)
+    name = found.residual.__name__
+    return compile(f"carry    d={d} {name} slots={slots}{' solve' if solve else ''}", _carry.carry, constants, types)
 
 
 def main() -> None:
@@ -179,20 +186,22 @@ def main() -> None:
     arguments = parser.parse_args()
     import triton
 
-    from miras.biases import L2, Huber
+    from miras.biases import L2, Dot, Huber
+    from miras.kernels import residuals
 
     print("triton", triton.__version__)
     found: list[Resources] = []
     for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
-        for solve in (False, True):
-            found.append(carry(d, slots, solve))
+        l2, dot = (residuals.key(bias()) for bias in (L2, Dot))
+        for bias, solve in ((l2, False), (l2, True), (residuals.AFFINE, False), (residuals.AFFINE, True), (dot, False)):
+            found.append(carry(d, bias, slots, solve))
             print(found[-1], flush=True)
         for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)
                 found.append(row)
-    for chunk, slots in ((16, 0), (64, 0), (64, 1)):
-        for row in matrix(64, L2(), slots, False, False, chunk, True):
+    for chunk, slots, bound in ((16, 0, False), (64, 0, False), (64, 1, False), (64, 0, True)):
+        for row in matrix(64, L2(), slots, bound, False, chunk, True):
             print(row, flush=True)
             found.append(row)
     bad = [r.name for r in found if r.shared > LIMIT or r.transposed or r.spills > SPILLS or not on_tensor_cores(r)]

@@ -124,6 +124,19 @@ def test_compiled_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None
         close(a, b)
 
 
+def test_compiled_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first length is cut, the second makes a graph for every length, in one piece."""
+    for name, value in {"processors": lambda _: 1000, "LEAST": 2, "JOIN": 0}.items():
+        monkeypatch.setattr(segments, name, value)
+    torch.compiler.reset()
+    core = AssociativeMemory(drawn("l2").spec, "kernel")
+    call = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=2):  # pyright: ignore[reportPrivateUsage]
+        for length in (64, 96, 128, 168):
+            p = cast(drawn("l2", length=length), DTYPE, DEVICE)
+            close(call(p.q, p.k, p.v, p.gates, p.state)[0], p.run("kernel")[0])
+
+
 def test_the_cut_changes_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     p = cast(drawn("delta rule with momentum", length=300), DTYPE, DEVICE)
     outputs = []

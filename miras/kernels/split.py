@@ -29,7 +29,7 @@ def supports(claimed: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> 
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """In as many segments as are worth it; what is over, and what is too short, token after token."""
-    count, length = cut(spec, shapes, x, solve)
+    count, length = cut(spec, shapes, x, solve) if known(*x.q.shape) else (1, x.length)
     if count == 1:
         return matrix.stretch(spec, shapes, state, x, solve)
     if count * length == x.length:
@@ -38,6 +38,15 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     first, state = _segments(spec, shapes, state, body, solve, count)
     last, state = matrix.stretch(spec, shapes, state, tail, solve)
     return torch.cat([first, last], 2), state
+
+
+def known(*sizes: int) -> bool:
+    """Whether sizes are numbers: what is compiled for every length cannot be cut as suits each."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return all(has_static_value(n) for n in sizes)
 
 
 def cut(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> tuple[int, int]:
