@@ -18,7 +18,7 @@ from miras.kernels import _split as segments
 from miras.kernels._launches import Tiles
 from miras.testing.laws import tensors
 from miras.testing.problems import Problem
-from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, drawn, results
+from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, drawn, pieces_agree, results
 
 CASES: dict[str, dict[str, Any]] = {
     "l2": dict(length=85),  # ten chunks and a part of one; odd widths, read before the write
@@ -65,6 +65,11 @@ def large(name: str, d: int, **sizes: Any) -> Problem:
 @cases
 def test_interpreted(name: str) -> None:
     agrees(lasting(name, batch=2 if name == "l2" else 1), torch.float32, "cpu")
+
+
+@pytest.mark.usefixtures("cut")
+def test_masked_and_packed() -> None:
+    pieces_agree("l2")
 
 
 @pytest.mark.gpu

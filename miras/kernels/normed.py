@@ -15,7 +15,7 @@ from miras.biases import Dot
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, limited
 from miras.kernels import claims, matrix, residuals
-from miras.kernels.table import Dims, Kernel
+from miras.kernels.table import Kernel, in_pytorch
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
@@ -71,11 +71,6 @@ def _residual(spec: MirasSpec, adds_key: bool) -> str | None:
 def _slots(spec: MirasSpec) -> int:
     """Slots that outlive a chunk."""
     return spec.algorithm.lasting if spec.algorithm.settles else spec.algorithm.slots
-
-
-def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
-    """As for a bare matrix."""
-    return matrix.fits(device, dtype, dims)
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
@@ -138,13 +133,4 @@ def _spent(spec: MirasSpec, x: Inputs, last: Tensor, vector: bool) -> Weights:
     return slots | {"b_1": share @ last} if vector else slots
 
 
-def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
-    """A single token, in PyTorch."""
-    from miras.engine.plan import Plan
-    from miras.engine.run import run as go
-
-    y, state = go(spec, shapes, Plan("factored", spec.chunk_size), state, x.to(x.pair["lr"].dtype))
-    return y.to(x.v.dtype), state
-
-
-KERNEL = Kernel("matrix behind a norm", supports, fits, run, one)
+KERNEL = Kernel("matrix behind a norm", supports, matrix.fits, run, in_pytorch)
