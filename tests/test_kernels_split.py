@@ -27,13 +27,13 @@ CASES: dict[str, dict[str, Any]] = {
     "second order": dict(length=64),
     "delta rule": dict(length=320, heads=1),
     "gated delta rule": dict(length=290, heads=1),
-    "delta rule with momentum": dict(length=224, heads=1),
-    "two heavy balls": dict(length=160, heads=1),
-    "dgd": dict(length=160, heads=1),
+    "delta rule with momentum": dict(length=290, heads=1),
+    "two heavy balls": dict(length=256, heads=1),
+    "dgd": dict(length=256, heads=1),
     "linear attention": dict(length=260, heads=1),
-    "linear attention with momentum": dict(length=224, heads=1),
+    "linear attention with momentum": dict(length=390, heads=1),
 }
-"""Cases of matrices whose errors are affine in the memory, at sizes that leave several tiles a segment."""
+"""Cases of matrices whose errors are affine in the memory, at sizes that leave two or three tiles a segment."""
 
 cases = pytest.mark.parametrize("name", CASES)
 
