@@ -17,130 +17,27 @@ from pathlib import Path as File
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from benchmarks import report, rows
-from miras import AssociativeMemory, MirasSpec
-from miras.engine.plan import Path
-from miras.testing import TOLERANCE, relative
+from benchmarks.gpu_cases import (
+    TTT,
+    Case,
+    Shape,
+    attention,
+    fla_delta_rule,
+    fla_gated_delta_rule,
+    fla_ttt_linear,
+    ours,
+    whole,
+)
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Batch, tokens, heads and width of a head."""
-
-    B: int
-    T: int
-    H: int
-    D: int
-
-    def __str__(self) -> str:
-        return f"B{self.B} T{self.T} H{self.H} D{self.D}"
-
-
-class Case:
-    """What is timed: a function of leaves that require gradients."""
-
-    def __init__(self, call: Callable[..., Tensor], leaves: list[Tensor]):
-        self.call, self.leaves = call, [x.detach().requires_grad_() for x in leaves]
-
-    def forward(self) -> Tensor:
-        with torch.no_grad():
-            return self.call(*self.leaves)
-
-    def both(self) -> tuple[Tensor, ...]:
-        y = self.call(*self.leaves)
-        return torch.autograd.grad(y, self.leaves, torch.ones_like(y), allow_unused=True)
-
-
-def operands(s: Shape, seed: int = 0) -> dict[str, Tensor]:
-    """Unit queries and keys, standard normal values, gates as a trained model has them."""
-    g = torch.Generator("cuda").manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, device="cuda", generator=g)
-
-    q, k = (F.normalize(normal(s.B, s.T, s.H, s.D), dim=-1).bfloat16() for _ in range(2))
-    gate = (s.B, s.T, s.H)
-    return {
-        "q": q,
-        "k": k,
-        "v": normal(s.B, s.T, s.H, s.D).bfloat16(),
-        "lr": 0.1 * torch.sigmoid(normal(*gate)),
-        "log_decay": F.logsigmoid(normal(*gate) + 4),
-        "log_momentum": F.logsigmoid(normal(*gate)),
-        "delta": 2 + F.softplus(normal(*gate)),  # rare kinks, at which no rounded prediction has the right derivative
-    }
-
-
-def ours(path: Path = "kernel", **fields: Any) -> Callable[[Shape], Case]:
-    """A memory of one matrix a head, from zero."""
-    spec = MirasSpec.make(architecture="matrix", **fields)
-
-    def build(s: Shape) -> Case:
-        x = operands(s)
-        names = list(spec.gates)
-        memory = AssociativeMemory(spec, path)
-        gate(spec, x)
-
-        def call(q: Tensor, k: Tensor, v: Tensor, *gates: Tensor) -> Tensor:
-            return memory(q, k, v, dict(zip(names, gates, strict=True)))[0]
-
-        return Case(call, [x["q"], x["k"], x["v"], *(x[n] for n in names)])
-
-    return build
-
-
-def gate(spec: MirasSpec, x: dict[str, Tensor]) -> None:
-    """No number without correctness: the kernel against a PyTorch path in float64, outputs and gradients, on a piece."""
-
-    def go(path: Any, dtype: torch.dtype) -> list[Tensor]:
-        cut = {
-            n: t[:1, :200, :2].to(dtype if n in "qkv" else torch.promote_types(dtype, torch.float32))
-            for n, t in x.items()
-        }
-        q, k, v, *rest = leaves = [cut[n].detach().requires_grad_() for n in ("q", "k", "v", *spec.gates)]
-        y = AssociativeMemory(spec, path)(q, k, v, dict(zip(spec.gates, rest, strict=True)))[0]
-        weight = torch.linspace(-1, 1, y.numel(), device=y.device, dtype=torch.float64).view_as(y)
-        return [y, *torch.autograd.grad((y.double() * weight).sum(), leaves)]
-
-    slow = next(p for p in ("exact", "factored") if p not in AssociativeMemory(spec).plan(16, 16).refused)
-    errors = [
-        relative(a.double(), b) for a, b in zip(go("kernel", torch.bfloat16), go(slow, torch.float64), strict=True)
-    ]
-    limit = TOLERANCE["kernel"][torch.bfloat16]
-    assert all(e <= limit for e in errors), f"{spec}: relative errors {errors} exceed {limit}"
-
-
-def fla_gated_delta_rule(s: Shape) -> Case:
-    chunk_gated_delta_rule: Any = import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
-    if s.D == 128:  # where the miscompiled tile is not used
-        setattr(import_module("fla.ops.common.chunk_o"), "TRITON_ABOVE_3_7_1", True)  # noqa: B010
-    x = operands(s)
-    return Case(
-        lambda q, k, v, g, beta: chunk_gated_delta_rule(q, k, v, g, beta, scale=1.0)[0],
-        [x["q"], x["k"], x["v"], x["log_decay"], x["lr"]],
-    )
-
-
-def fla_delta_rule(s: Shape) -> Case:
-    chunk_delta_rule: Any = import_module("fla.ops.delta_rule").chunk_delta_rule
-    x = operands(s)
-    beta = x["lr"].bfloat16()
-    return Case(lambda q, k, v, b: chunk_delta_rule(q, k, v, b, scale=1.0)[0], [x["q"], x["k"], x["v"], beta])
-
-
-def attention(s: Shape) -> Case:
-    x = operands(s)
-    q, k, v = (x[n].transpose(1, 2) for n in "qkv")
-    return Case(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v])
-
-
 HUBER: dict[str, Any] = dict(bias="huber", algorithm="momentum", chunk_size=64)
 FREE: dict[str, Any] = HUBER | {"step_bound": None}
+L2: dict[str, Any] = dict(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None)
+DELTA: dict[str, Any] = dict(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1, step_bound=None)
+LONG = Shape(1, 65536, 8, 128)
 GDN = Shape(4, 4096, 16, 128)
 
 
@@ -159,14 +56,7 @@ class Row:
 ROWS = [
     Row("huber momentum", GDN, ours(**FREE), fla_gated_delta_rule, "fla gated delta rule", (3, 1.5)),
     Row("huber momentum bounded", GDN, ours(**HUBER), fla_gated_delta_rule, "fla gated delta rule"),
-    Row(
-        "exact delta",
-        GDN,
-        ours(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1, step_bound=None),
-        fla_gated_delta_rule,
-        "fla gated delta rule",
-        (0, 1.2),
-    ),
+    Row("exact delta", GDN, ours(**DELTA), fla_gated_delta_rule, "fla gated delta rule", (0, 1.2)),
     Row(
         "exact delta momentum",
         GDN,
@@ -189,11 +79,19 @@ ROWS = [
         )
         for b, t in ((4, 4096), (2, 8192), (1, 32768))
     ),
-    Row(
-        "one long sequence",
-        Shape(1, 65536, 8, 128),
-        ours(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None),
+    *(
+        Row(
+            f"TTT-Linear {c}",
+            Shape(4, 4096, 16, 64),
+            ours(rate=0.02, chunk_size=c, **TTT),
+            fla_ttt_linear(c),
+            f"fla TTT-Linear {c}",
+            (1, 1),
+        )
+        for c in (16, 64)
     ),
+    Row("one long sequence", LONG, ours(tokens=4096, **L2), whole(ours(**L2)), "unsplit", (2, 0)),
+    Row("one long sequence, exact", LONG, ours(tokens=4096, **DELTA), fla_gated_delta_rule, "fla gated delta rule"),
 ]
 
 

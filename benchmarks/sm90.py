@@ -22,12 +22,12 @@ HALF = frozenset(
     ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
 )
 HALF_GRADIENTS = frozenset(("dx", "d_states", "d_predictions", "dv", "dq", "dk", "d_pairs", "d_key_pairs"))
-UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "COUNT", "NT", "first", "count", "total")
+UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "OWN", "COUNT", "NT", "first", "count", "total")
 LIMIT = 227 * 1024
 """Bytes of shared memory that a program can have."""
 
 SPILLS = 4096
-"""Bytes a thread; one head's whole rows of 128 channels take 3.2 KB, everything else under 1.4."""
+"""Bytes a thread; one head's whole rows of 128 channels take 3.2 KB, gradients through a norm 2.3, everything else under 1.4."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,16 @@ class Resources:
         )
 
 
-def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str, str]) -> Resources:
-    """One kernel; ``types`` are those of arguments that are not compiled in."""
+def compile(
+    name: str, function: Any, constants: dict[str, Any], types: dict[str, str], given: tuple[str, ...] = ()
+) -> Resources:
+    """One kernel; ``types`` are those of arguments that are not compiled in, ``given`` those that need not be there."""
     import triton
     import triton.backends.nvidia.compiler as nvidia
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    constants = {p.name: p.default for p in function.params if p.has_default and p.name not in given} | constants
     options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
     aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in UNALIGNED)]
@@ -87,20 +90,32 @@ def compile(name: str, function: Any, constants: dict[str, Any], types: dict[str
 def _type(name: str) -> str:
     if name in HALF or name in HALF_GRADIENTS:
         return "*bf16"
-    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|COUNT|BHT", name):
+    if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|OWN|COUNT|BHT", name):
         return "i32"
     return "*fp32"
 
 
-def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Resources]:
-    """All kernels of a matrix memory of d x d."""
-    from miras.kernels import _launches, _pull, _scan, residuals
+BESIDE = {
+    "forward": ("vectors", "vector_end", "vector_checkpoints", "last"),
+    "states": ("vectors", "vector_states"),
+    "reverse": ("d_vectors", "d_vector_states", "d_vector_start", "d_last"),
+    "readers": ("vector_states",),
+    "writers": ("vector_states", "d_vector_states"),
+}
+"""Arguments that kernels have for a vector beside the matrix, and for the error of the last tile."""
 
-    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+
+def matrix(
+    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False
+) -> list[Resources]:
+    """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded."""
+    from miras.kernels import _launches, _pull, _reverse, _scan, residuals
+
+    x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
-    rowwise = found.rowwise or bound
-    title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}"
+    rowwise = found.rowwise or bound or normed
+    title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -111,7 +126,7 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     for name, function, kernel, more in (
         ("forward", _scan.scan, "scan", forward),
         ("states", _scan.scan, "scan", again),
-        ("reverse", _scan.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
+        ("reverse", _reverse.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
@@ -119,6 +134,14 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
         constants = {
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
+        if normed:
+            more = {
+                "VECTOR": not bound,
+                "NORM": 1e-6,
+                "LAST": name in ("forward", "reverse"),
+                "RESIDUAL": found.residual,
+            }
+            constants |= {n: c for n, c in more.items() if n in function.arg_names}
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -126,9 +149,9 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
             missing |= {"slope": None, "d_slope": None}
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
-        out.append(
-            compile(f"{name:<8} {title}", function, constants | missing, {n: _type(n) for n in function.arg_names})
-        )
+        types = {n: _type(n) for n in function.arg_names}
+        given = tuple(n for n in BESIDE[name] if normed and (not bound or n.endswith("last")))
+        out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
@@ -139,6 +162,22 @@ def matrix(d: int, bias: Any, slots: int, bound: bool, solve: bool) -> list[Reso
     return out
 
 
+def carry(d: int, bias: str, slots: int, solve: bool) -> Resources:
+    """What segments of a long sequence do to a matrix of d x d under a bias of that key."""
+    from miras.kernels import _carry, _launches, residuals
+
+    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    found, scales, slope = residuals.recall(bias), residuals.constant(bias), bias == residuals.AFFINE
+    _, shared = _launches.shared_arguments(x, False, "scan")
+    columns = 1 if scales else -(-x.J * d // shared["BV"])
+    flags = {"SOLVE": solve, "GATE": int(slope), "CONSTANT": scales, "MAPS": not scales, "NP": columns}
+    constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants}
+    constants |= ({} if slope else {"gate": None}) | ({} if solve else {"key_rows": None, "solve": None})
+    types = {n: _type(n) for n in _carry.carry.arg_names}
+    name = found.residual.__name__
+    return compile(f"carry    d={d} {name} slots={slots}{' solve' if solve else ''}", _carry.carry, constants, types)
+
+
 def main() -> None:
     """Prints one line a kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,19 +186,34 @@ def main() -> None:
     arguments = parser.parse_args()
     import triton
 
-    from miras.biases import L2, Huber
+    from miras.biases import L2, Dot, Huber
+    from miras.kernels import residuals
 
     print("triton", triton.__version__)
     found: list[Resources] = []
     for d, slots in itertools.product(arguments.dims, (1,) if arguments.quick else (0, 1)):
+        l2, dot = (residuals.key(bias()) for bias in (L2, Dot))
+        for bias, solve in ((l2, False), (l2, True), (residuals.AFFINE, False), (residuals.AFFINE, True), (dot, False)):
+            found.append(carry(d, bias, slots, solve))
+            print(found[-1], flush=True)
         for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
             for row in matrix(d, bias, slots, bound, solve):
                 print(row, flush=True)
                 found.append(row)
-    if bad := [r.name for r in found if r.shared > LIMIT or r.transposed or not r.wgmma or r.spills > SPILLS]:
+    for chunk, slots, bound in ((16, 0, False), (64, 0, False), (64, 1, False), (64, 0, True)):
+        for row in matrix(64, L2(), slots, bound, False, chunk, True):
+            print(row, flush=True)
+            found.append(row)
+    bad = [r.name for r in found if r.shared > LIMIT or r.transposed or r.spills > SPILLS or not on_tensor_cores(r)]
+    if bad:
         raise SystemExit(
             f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"
         )
+
+
+def on_tensor_cores(r: Resources) -> bool:
+    """By instructions of warp groups, which tiles of 16 tokens do not fill."""
+    return r.wgmma > 0 or (r.mma > 0 and r.name.endswith("normed 16"))
 
 
 if __name__ == "__main__":

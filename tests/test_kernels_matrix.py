@@ -152,6 +152,10 @@ def test_tiles_on_device(name: str, d: int, length: int) -> None:
 
 @pytest.mark.parametrize("name", ["huber", "delta rule with momentum", "linear attention"])
 def test_split_masked_and_packed(name: str) -> None:
+    pieces_agree(name)
+
+
+def pieces_agree(name: str) -> None:
     """A sequence cut inside a chunk, with tokens left out, or packed with another."""
     p = cast(drawn(name, length=21, batch=2), DTYPE, DEVICE)
     y, state = p.run("kernel")

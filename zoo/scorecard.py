@@ -41,7 +41,7 @@ class Score:
         distance: for chunk sizes, how far answers are from those of the token recurrence, relative to these; only of
             entries whose answers depend on chunks.
         recall: share of queries that the recommended form answers right, in sequences never trained on, after thirty
-            seconds of training on one CPU; None where that is too short for a first look.
+            seconds of training on one CPU; None where the loss was no number before a first look.
         steps: training steps in that time; 0 where they have not been measured.
     """
 
@@ -94,7 +94,7 @@ def recall(name: str) -> tuple[float | None, int]:
 
     Every key is written more than once, each time with another value, and asked for the latest. A delta rule replaces
     what is there. A sum of all writes is the same in whatever order they came, so that a memory which only adds can but
-    guess among the values of a key, however many numbers it has. None where the time is not enough for a first look.
+    guess among the values of a key, however many numbers it has. None where the loss is no number before a first look.
     """
     torch.manual_seed(0)
     model = Recaller(name)
@@ -111,7 +111,7 @@ def recall(name: str) -> tuple[float | None, int]:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % EVERY == 0:
+        if step % EVERY == 0 or time.process_time() >= end:
             best = max(best or 0.0, accuracy(model, *held_out))
             if best >= ENOUGH:
                 break

@@ -64,12 +64,13 @@ def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: 
         return y.to(x.v.dtype), after
 
     dims = Dims(x.q.shape[-1], x.v.shape[-1])
-    if not fused.outside_functorch() or not trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype):
+    kernel = trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype) if fused.outside_functorch() else None
+    if kernel is None:
         return rest(state, x)
     if x.length == 1 and not torch.is_grad_enabled():
-        return plan.kernel.one(spec, shapes, state, x)
-    kernel = partial(plan.kernel.run, spec, shapes)
-    return _whole_chunks(spec, state, x, kernel, rest) if plan.kernel.whole_chunks else kernel(state, x)
+        return kernel.one(spec, shapes, state, x)
+    go = partial(kernel.run, spec, shapes)
+    return _whole_chunks(spec, state, x, go, rest) if kernel.whole_chunks else go(state, x)
 
 
 def _fused(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:

@@ -8,22 +8,30 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import matrix, mlp, mlp_links
+from miras.kernels import matrix, mlp, mlp_links, normed, split
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
 __all__ = ["KERNELS", "Dims", "Kernel", "choose", "claimed"]
 
-KERNELS: tuple[Kernel, ...] = (matrix.TOKENS, matrix.CHUNKS, mlp.KERNEL, mlp_links.KERNEL)
+KERNELS: tuple[Kernel, ...] = (
+    split.TOKENS,
+    split.CHUNKS,
+    matrix.TOKENS,
+    matrix.CHUNKS,
+    mlp.KERNEL,
+    mlp_links.KERNEL,
+    normed.KERNEL,
+)
 """All kernels, the fastest first."""
 
 
 def claimed(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """None if some kernel computes the spec, else what each has against it."""
-    reasons = [k.supports(spec, shapes, pairs) for k in KERNELS]
-    if None in reasons:
+    reasons = {k.name: k.supports(spec, shapes, pairs) for k in KERNELS if k.whole is None}
+    if None in reasons.values():
         return None
-    return "; ".join(f"{k.name}: {reason}" for k, reason in zip(KERNELS, reasons, strict=True))
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def choose(
@@ -48,11 +56,12 @@ def choose(
         return reason
     able = [k for k in KERNELS if k.supports(spec, shapes, pairs) is None]
     if where is None or (where[0].type != "cuda" and not (forced and interpreted())):
-        return f"{able[0].name} needs a CUDA device"
-    refusals = [k.fits(*where, dims) for k in able]
-    for kernel, reason in zip(able, refusals, strict=True):
-        if reason is None and (kernel.proven or forced):
+        return f"{next(k for k in able if k.whole is None).name} needs a CUDA device"
+    refusals = {k: k.fits(*where, dims) for k in able}
+    fitting = [k for k, reason in refusals.items() if reason is None]
+    for kernel in fitting:
+        if kernel.proven or forced:
             return kernel
-        if reason is None:
-            return f"{kernel.name} has not passed its tests on a device as it is here; ask for it with path='kernel'"
-    return "; ".join(f"{k.name}: {reason}" for k, reason in zip(able, refusals, strict=True))
+    if fitting:
+        return f"{fitting[0].name} has not passed its tests on a device as it is here; ask for it with path='kernel'"
+    return "; ".join(f"{k.name}: {reason}" for k, reason in refusals.items() if k.whole is None)

@@ -5,13 +5,15 @@ Shapes: B batch, H heads, T tokens, m tiles of C tokens, J = 1 + K memory and sl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from miras.engine.weights import LIMIT
-from miras.kernels import _pull, _scan
+from miras.kernels import _pull, _reverse, _scan
 from miras.kernels.residuals import Residual
 from miras.kernels.table import launch
 
@@ -171,8 +173,13 @@ def solve(call: Call) -> Tensor:
     return solved
 
 
-def forward(call: Call, solved: Tensor, start: Tensor, found: Residual, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, the stack at the end, and (``keep``) the stacks before every stretch of tiles."""
+def forward(
+    call: Call, solved: Tensor, start: Tensor, found: Residual, keep: bool, **more: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, the stack at the end, and (``keep``) the stacks before every stretch of tiles.
+
+    ``more``, here and below: arguments of kernels that only some memories have.
+    """
     x = call.tiles
     o, end = call.q.new_empty(x.B, x.T, x.H, x.O).transpose(1, 2), torch.empty_like(start)
     stored = start.new_empty(x.B, x.H, -(-x.m // EVERY) if keep else 0, x.J, x.I, x.O)
@@ -181,12 +188,12 @@ def forward(call: Call, solved: Tensor, start: Tensor, found: Residual, keep: bo
     launch(
         _scan.scan, x.programs * blocks, *call.scanned, solved, start, o, end, stored, None, None, None, None,
         *strides(call.q, call.k, call.v, o, call.gate), *call.sizes(), count, 1, -(-x.m // count),
-        READ=True, CHECK=keep, SAVE=False, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared,
+        READ=True, CHECK=keep, SAVE=False, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared, **more,
     )  # fmt: skip
     return o, end, stored
 
 
-def again(call: Call, solved: Tensor, stored: Tensor, found: Residual) -> Scratch:
+def again(call: Call, solved: Tensor, stored: Tensor, found: Residual, **more: Any) -> Scratch:
     """The states before all tiles, predictions and errors, from the stored stacks."""
     x, scratch = call.tiles, Scratch(call)
     blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
@@ -195,7 +202,7 @@ def again(call: Call, solved: Tensor, stored: Tensor, found: Residual) -> Scratc
         _scan.scan, x.programs * blocks * segments, *call.scanned, solved, stored, None, None, None,
         scratch.states, scratch.errors, scratch.predictions, scratch.rates,
         *strides(call.q, call.k, call.v, None, call.gate), *call.sizes(), EVERY, segments, 1,
-        READ=False, CHECK=False, SAVE=True, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared,
+        READ=False, CHECK=False, SAVE=True, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared, **more,
     )  # fmt: skip
     return scratch
 
@@ -210,7 +217,9 @@ class Reversed(NamedTuple):
     start: Tensor
 
 
-def reverse(call: Call, solved: Tensor, scratch: Scratch, d_o: Tensor, d_end: Tensor, found: Residual) -> Reversed:
+def reverse(
+    call: Call, solved: Tensor, scratch: Scratch, d_o: Tensor, d_end: Tensor, found: Residual, **more: Any
+) -> Reversed:
     """Gradients of states and predictions, into the scratch memory, and of what no other kernel sees."""
     x, flags = call.tiles, call.flags
     bound, kind = flags["BOUND"], flags["GATE"]
@@ -220,11 +229,11 @@ def reverse(call: Call, solved: Tensor, scratch: Scratch, d_o: Tensor, d_end: Te
     d_gate, d_lr, d_inverse = (call.lr.new_empty(n) for n in (gates, *[token if bound else (0,)] * 2))
     out = Reversed(call.v.new_empty(call.v.shape), d_gate, d_lr, d_inverse, d_end.new_empty(d_end.shape))
     launch(
-        _scan.reverse, x.programs * blocks, *call.scanned, solved,
+        _reverse.reverse, x.programs * blocks, *call.scanned, solved,
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(), scratch.d_states,
         scratch.d_predictions, out.v, out.gate, out.lr, out.inverse, scratch.d_norms, out.start,
         *strides(call.q, call.k, call.v, d_o, call.gate), *call.sizes(), x.programs * x.T,
-        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **shared,
+        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **shared, **more,
     )  # fmt: skip
     return out._replace(gate=d_gate.sum(0) if len(d_gate) > 1 else d_gate[0])
 
@@ -244,7 +253,13 @@ class Pulled(NamedTuple):
     key_pairs: Tensor
 
 
-def pull(call: Call, scratch: Scratch, d_o: Tensor) -> Pulled:
+def pull(
+    call: Call,
+    scratch: Scratch,
+    d_o: Tensor,
+    readers: Mapping[str, Any] = MappingProxyType({}),
+    writers: Mapping[str, Any] = MappingProxyType({}),
+) -> Pulled:
     """Gradients of readers, of keys as readers where every token sees those before it, and of writers."""
     x, solves, bound = call.tiles, call.slope is not None, call.inverse is not None
     like = (
@@ -265,7 +280,7 @@ def pull(call: Call, scratch: Scratch, d_o: Tensor) -> Pulled:
     _, shared = shared_arguments(x, False, "readers")
     launch(
         _pull.readers, tiles, call.q, call.k, rates, call.rows, call.pairs, None, *seen, d_o,
-        d.q, d.rate, d.rows, d.pairs, None, *strides(call.q, call.k, d_o), *sizes, KEYS=False, **shared,
+        d.q, d.rate, d.rows, d.pairs, None, *strides(call.q, call.k, d_o), *sizes, KEYS=False, **shared, **readers,
     )  # fmt: skip
     if solves:
         upstream = scratch.d_predictions
@@ -277,6 +292,6 @@ def pull(call: Call, scratch: Scratch, d_o: Tensor) -> Pulled:
     launch(
         _pull.writers, tiles, call.q, call.k, rates, call.pairs, call.into, call.key_pairs, *seen, d_o, scratch.d_states,
         scratch.d_predictions, scratch.d_norms, d.k, d.rate, d.into, d.mix,
-        *strides(call.q, call.k, d_o), *sizes, BOUND=bound, SOLVE=solves, **shared,
+        *strides(call.q, call.k, d_o), *sizes, BOUND=bound, SOLVE=solves, **shared, **writers,
     )  # fmt: skip
     return d

@@ -18,6 +18,7 @@ def readers(
     H, T, C, NT, I, O,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     KEYS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
+    vector_states=None, VECTOR: tl.constexpr = False,
 ):  # fmt: skip
     """``y = sum_j rows_j (x S_j) - (pairs * x k^T) u``: gradients of x, rows, pairs and, through u, of the rate.
 
@@ -50,6 +51,8 @@ def readers(
             scaled = (Y.to(tl.float32) * row[:, None]).to(DT)
             dQ = tl.dot(scaled, tl.trans(stack[j]), dQ, input_precision=PRECISION)
             seen = product(Q, stack[j], PRECISION)
+            if VECTOR:
+                seen += tl.load(vector_states + (at * J + j) * O + rv, mask=keep_v, other=0.0)[None, :]
             new = new + (d_row[j] + tl.sum(Y.to(tl.float32) * seen, 1),)
         d_row = new
     for j in tl.static_range(J):
@@ -59,7 +62,10 @@ def readers(
     lr = tl.load(rate + token + rc, mask=keep, other=0.0)
     dQ = tl.dot((-X * M * lr[None, :]).to(DT), K, dQ, input_precision=PRECISION)
     store_tile(dx + token * I, rc, I, ri, keep, keep_i, dQ, FULL)
-    X *= -product(Q, tl.trans(K), PRECISION)
+    if VECTOR:
+        X *= -(product(Q, tl.trans(K), PRECISION) + 1.0)
+    else:
+        X *= -product(Q, tl.trans(K), PRECISION)
     whole = (rc < C)[:, None] & (rc < C)[None, :]  # coefficients of tokens that do not exist get zeros
     tl.store(d_pairs + at * C * C + rc[:, None] * C + rc[None, :], (X * lr[None, :]).to(DT), mask=whole)
     X *= M
@@ -85,6 +91,7 @@ def writers(
     H, T, C, NT, I, O,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     BOUND: tl.constexpr, SOLVE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
+    vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of keys as what is written and (without SOLVE) of what the anchor predicts from them, of into, mix and rate.
 
@@ -127,9 +134,15 @@ def writers(
             scaled = (D.to(tl.float32) * share[:, None]).to(DT)
             dK = tl.dot(scaled, tl.trans(after[a]), dK, input_precision=PRECISION)
             seen = product(K, after[a], PRECISION)
+            if VECTOR:
+                beyond = tl.load(d_vector_states + (at * J + a) * O + rv, mask=keep_v, other=0.0)
+                seen += beyond[None, :]
             new_share = new_share + (d_share[a] + tl.sum(D.to(tl.float32) * seen, 1),)
             for j in tl.static_range(J):
                 both = tl.sum(after[a].to(tl.float32) * before[j].to(tl.float32), 1)
+                if VECTOR:
+                    w = tl.load(vector_states + (at * J + j) * O + rv, mask=keep_v, other=0.0)
+                    both += tl.where(ri == 0, tl.sum(w * beyond, 0), 0.0)
                 new_mixes = new_mixes + (d_mixes[a * J + j] + both,)
         d_share, d_mixes = new_share, new_mixes
     d_rate = tl.load(d_rates + token + rc, mask=keep, other=0.0)

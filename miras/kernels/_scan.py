@@ -8,11 +8,16 @@ State before a chunk is a stack of J = 1 + K matrices: the memory and the slots 
     y = sum_j rows_j (q S_j) - (pairs * q k^T) u
     S_i <- sum_j mix_ij S_j + k^T (into_i * u)
 
+A vector beside the matrix (VECTOR) is one more row of it, whose key and query are one: scores grow by one. With NORM, its eps,
+``residual`` takes the layer norm of p, and d is pulled through it; then a block holds all value channels.
+
 Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of two that covers what there is.
 """
 
 import triton
 import triton.language as tl
+
+from miras.kernels._mlp_parts import error
 
 
 @triton.jit
@@ -64,6 +69,37 @@ def store_stack(pointer, size, ri, O, rv, keep_i, keep_v, stack, J: tl.constexpr
 
 
 @triton.jit
+def load_vectors(pointer, O, rv, keep_v, J: tl.constexpr):
+    """J vectors, one after another."""
+    stack = (tl.load(pointer + rv, mask=keep_v, other=0.0),)
+    for j in tl.static_range(1, J):
+        stack = stack + (tl.load(pointer + j * O + rv, mask=keep_v, other=0.0),)
+    return stack
+
+
+@triton.jit
+def store_vectors(pointer, O, rv, keep_v, stack, J: tl.constexpr):
+    for j in tl.static_range(J):
+        tl.store(pointer + j * O + rv, stack[j], mask=keep_v)
+
+
+@triton.jit
+def next_vectors(coefficients, mix, at, rc, C, keep, x, stack, J: tl.constexpr, BACK: tl.constexpr):
+    """``sum_t c_at x_t + sum_j mix_aj w_j`` for all a, or (BACK) with mix transposed."""
+    new = ()
+    for a in tl.static_range(J):
+        share = tl.load(coefficients + (at * J + a) * C + rc, mask=keep, other=0.0)
+        w = tl.sum(x * share[:, None], 0)
+        for j in tl.static_range(J):
+            if BACK:
+                w += tl.load(mix + (at * J + j) * J + a) * stack[j]
+            else:
+                w += tl.load(mix + (at * J + a) * J + j) * stack[j]
+        new = new + (w,)
+    return new
+
+
+@triton.jit
 def rate_of(lr, inverse, K, D):
     """The learning rate under the bound of the step's norm, as `miras.engine.chunked.weigh`."""
     K = K.to(tl.float32)
@@ -81,10 +117,13 @@ def scan(
     READ: tl.constexpr, CHECK: tl.constexpr, SAVE: tl.constexpr, BOUND: tl.constexpr, SOLVE: tl.constexpr,
     GATE: tl.constexpr, RESIDUAL: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr, DT: tl.constexpr,
+    vectors=None, vector_end=None, vector_checkpoints=None, vector_states=None, last=None,
+    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
     SAVE writes what backward needs instead: then every one of SEGMENTS programs does one stretch, from its checkpoint.
+    LAST writes the error of the last tile.
     """
     pid = tl.program_id(0).to(tl.int64)
     j0, segment, i = pid % NV, (pid // NV) % SEGMENTS, pid // (NV * SEGMENTS)
@@ -93,11 +132,15 @@ def scan(
     keep_i, keep_v = ri < I, rv < O
     size = I * O
     stack = load_stack(start + (i * SEGMENTS + segment) * J * size, size, ri, O, rv, keep_i, keep_v, J, FULL)
+    if VECTOR:
+        beside = load_vectors(vectors + (i * SEGMENTS + segment) * J * O, O, rv, keep_v, J)
     for stretch in range(0, STRETCHES):
         first = (segment + stretch) * COUNT
         if CHECK:
             place = checkpoints + (i * STRETCHES + stretch) * J * size
             store_stack(place, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
+            if VECTOR:
+                store_vectors(vector_checkpoints + (i * STRETCHES + stretch) * J * O, O, rv, keep_v, beside, J)
         for step in range(0, tl.minimum(COUNT, NT - first).to(tl.int32)):
             n = first + step
             left = tl.minimum(T - n * C, C)
@@ -113,6 +156,8 @@ def scan(
             else:
                 G = 0.0
             P = product(K, stack[0].to(DT), PRECISION)
+            if VECTOR:
+                P += beside[0][None, :]
             if SOLVE:
                 P = P * tl.load(key_rows + at * J * C + rc, mask=keep, other=0.0)[:, None]
                 for j in tl.static_range(1, J):
@@ -120,8 +165,13 @@ def scan(
                     P += product(K, stack[j].to(DT), PRECISION) * row[:, None]
                 X = load_tile(solve + at * C * C, rc, C, rc, keep, keep, FULL)
                 D = product(X, RESIDUAL(P, V, G, CONSTANTS).to(DT), PRECISION)
+            elif NORM > 0:
+                D, _y, _scale, _e = error(P, P, V, G, RESIDUAL, CONSTANTS, True, False, NORM)
             else:
                 D = RESIDUAL(P, V, G, CONSTANTS)
+            if LAST:
+                there = keep[:, None] & (keep_v & (n == NT - 1))[None, :]
+                tl.store(last + i * C * O + rc[:, None] * O + rv[None, :], D, mask=there)
             if BOUND:
                 rate = rate_of(rate, tl.load(inverse + token + rc, mask=keep, other=0.0), K, D)
             U = D * rate[:, None]
@@ -131,17 +181,28 @@ def scan(
                 store_tile(predictions + token * O, rc, O, rv, keep, keep_v, P, FULL)
                 if BOUND:
                     tl.store(rates + token + rc, rate, mask=keep)
+                if VECTOR:
+                    store_vectors(vector_states + at * J * O, O, rv, keep_v, beside, J)
             if READ:
                 Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
                 M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
-                M = (product(Q, tl.trans(K), PRECISION) * M).to(DT)
+                if VECTOR:
+                    M = ((product(Q, tl.trans(K), PRECISION) + 1.0) * M).to(DT)
+                else:
+                    M = (product(Q, tl.trans(K), PRECISION) * M).to(DT)
                 row = tl.load(rows + at * J * C + rc, mask=keep, other=0.0)
                 Y = product(Q, stack[0].to(DT), PRECISION) * row[:, None]
                 for j in tl.static_range(1, J):
                     row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
                     Y += product(Q, stack[j].to(DT), PRECISION) * row[:, None]
+                if VECTOR:
+                    for j in tl.static_range(J):
+                        row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
+                        Y += beside[j][None, :] * row[:, None]
                 Y -= product(M, U.to(DT), PRECISION)
                 store_tile(o + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, Y, FULL)
+            if VECTOR:
+                beside = next_vectors(into, mix, at, rc, C, keep, U, beside, J, False)
             KT = tl.trans(K)
             new = ()
             for a in tl.static_range(J):
@@ -153,93 +214,5 @@ def scan(
             stack = new
     if READ:
         store_stack(end + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
-
-
-@triton.jit
-def reverse(
-    q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, solve, errors, predictions, rates, do, d_end,
-    d_states, d_predictions, dv, d_gate, d_lr, d_inverse, d_norms, d_start,
-    sq_b, sq_h, sq_t, sk_b, sk_h, sk_t, sv_b, sv_h, sv_t, so_b, so_h, so_t, sg_b, sg_h, sg_t,
-    H, T, C, NT, I, O, BHT,
-    J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
-    BOUND: tl.constexpr, SOLVE: tl.constexpr, GATE: tl.constexpr, LIMIT: tl.constexpr,
-    VJP: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
-):  # fmt: skip
-    """Gradients of the state from the last chunk to the first, and of the errors on the way."""
-    pid = tl.program_id(0).to(tl.int64)
-    j0, i = pid % NV, pid // NV
-    b, h = i // H, i % H
-    rc, ri, rv = tl.arange(0, BC), tl.arange(0, BI), j0 * BV + tl.arange(0, BV)
-    keep_i, keep_v = ri < I, rv < O
-    size = I * O
-    stack = load_stack(d_end + i * J * size, size, ri, O, rv, keep_i, keep_v, J, FULL)
-    for step in range(0, NT):
-        n = i * 0 + (NT - 1 - step)
-        left = tl.minimum(T - n * C, C)
-        keep = rc < left
-        at, token = i * NT + n, i * T + n * C
-        store_stack(d_states + at * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
-        K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
-        Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-        Y = load_tile(do + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, FULL)
-        # the transpose is loaded and its product formed again: an accumulator must not be transposed
-        M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
-        M = (product(K, tl.trans(Q), PRECISION) * M).to(DT)
-        dU = -product(M, Y, PRECISION)
-        for a in tl.static_range(J):
-            share = tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
-            dU += product(K, stack[a].to(DT), PRECISION) * share[:, None]
-        rate = tl.load(lr + token + rc, mask=keep, other=0.0)
-        if BOUND:
-            D = load_tile(errors + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)
-            bounded = tl.load(rates + token + rc, mask=keep, other=0.0)
-            dD = dU * bounded[:, None]
-            Kf = K.to(tl.float32)
-            inv = tl.load(inverse + token + rc, mask=keep, other=0.0)
-            kk, dd = tl.sum(Kf * Kf, 1), tl.sum(D * D, 1)
-            norm = tl.sqrt(kk * dd + 1e-30)
-            shrink = 1 + norm * rate * inv
-            shrink = tl.sum(dU * D, 1) / (shrink * shrink)
-            tl.store(d_lr + token + rc, shrink, mask=keep)
-            shrink = shrink * rate * rate
-            tl.store(d_inverse + token + rc, -shrink * norm, mask=keep)
-            d_norm = -shrink * inv / norm
-            tl.store(d_norms + token + rc, d_norm * dd, mask=keep)
-            dD += (d_norm * kk)[:, None] * D
-        else:
-            dD = dU * rate[:, None]
-        if SOLVE:
-            X = load_transposed(solve + at * C * C, rc, C, keep, FULL)
-            dD = product(X, dD.to(DT), PRECISION)
-        V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
-        P = load_tile(predictions + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)
-        if GATE == 2:
-            G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)
-        elif GATE == 1:
-            G = tl.load(gate + token + rc, mask=keep, other=0.0)[:, None]
-        else:
-            G = 0.0
-        dP, dV, dG = VJP(P, V, G, dD, CONSTANTS)
-        store_tile(d_predictions + token * O, rc, O, rv, keep, keep_v, dP, FULL)
-        store_tile(dv + token * O, rc, O, rv, keep, keep_v, dV, FULL)
-        if GATE == 2:
-            store_tile(d_gate + token * O, rc, O, rv, keep, keep_v, dG, FULL)
-        elif GATE == 1:
-            tl.store(d_gate + j0 * BHT + token + rc, tl.sum(dG, 1), mask=keep)
-        KT, QT, Yf = tl.trans(K), tl.trans(Q), Y.to(tl.float32)
-        new = ()
-        for j in tl.static_range(J):
-            row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
-            W = product(QT, (Yf * row[:, None]).to(DT), PRECISION)
-            if SOLVE:
-                row = tl.load(key_rows + (at * J + j) * C + rc, mask=keep, other=0.0)
-                W += product(KT, (dP * row[:, None]).to(DT), PRECISION)
-            elif j == 0:
-                W += product(KT, dP.to(DT), PRECISION)
-            for a in tl.static_range(J):
-                W += tl.load(mix + (at * J + a) * J + j) * stack[a]
-            if LIMIT > 0:
-                W = tl.minimum(tl.maximum(W, -LIMIT), LIMIT)
-            new = new + (W,)
-        stack = new
-    store_stack(d_start + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
+        if VECTOR:
+            store_vectors(vector_end + i * J * O, O, rv, keep_v, beside, J)

@@ -5,6 +5,7 @@ Shapes: B batch, H heads, T tokens, m tiles of C tokens, J = 1 + K memory and sl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,116 +20,13 @@ from miras.engine.coefficients import coefficients as general_coefficients
 from miras.engine.problem import Inputs, algorithm_gates, energy
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
+from miras.kernels.claims import chunks, free, tile, tokens, written_by_algorithm
 from miras.kernels.table import Dims, Kernel, interpreted, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
-LARGEST = 64
-"""Tokens of a chunk for which a program has room, and of a tile where the chunk does not say."""
-
-ROOM = 2 * 256 * 64
-"""Numbers of the stacked state that a program can hold: all key channels, and a block of value channels or all of them."""
-
-
-def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """What both kernels need: one matrix under a linear filter of one gradient a token, gates per head."""
-    algorithm = spec.algorithm
-    if not spec.architecture.is_linear or len(shapes) != 1:
-        return f"architecture {spec.architecture.name!r} is not linear in one matrix"
-    if not spec.retention.link_is_identity:
-        return f"retention {spec.retention.name!r} has a link"
-    if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
-        return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
-    if algorithm.settles:
-        return f"algorithm {algorithm.name!r} settles its slots at the end of a chunk"
-    if algorithm.slots > 3:
-        return f"algorithm {algorithm.name!r} keeps {algorithm.slots} slots; there is room for 3"
-    if algorithm.state(1, torch.zeros(1, 1)):
-        return f"algorithm {algorithm.name!r} keeps a second moment"
-    if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
-        return "a gate per channel"
-    (rows, columns) = next(iter(shapes.values())).shape
-    if (1 + algorithm.slots) * rows * (columns if _whole_rows(spec) else 64) > ROOM:
-        return f"{1 + algorithm.slots} matrices of {rows} x {columns} do not fit into a program"
-    if spec.anchor_lag:
-        return "anchor_lag is not 0"
-    return None
-
-
-def _tile(shapes: Shapes) -> int:
-    """Tokens of a tile where the chunk does not say."""
-    return LARGEST if min(next(iter(shapes.values())).shape) >= 64 else LARGEST // 2
-
-
-def _tried(spec: MirasSpec, shapes: Shapes, tile: int) -> str | None:
-    """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``."""
-    rows, columns = next(iter(shapes.values())).shape
-    if max(tile, rows) < 64:  # no matrix instructions of whole warp groups
-        return None
-    if max(rows, columns) > 128:
-        return f"a head of {rows} x {columns} is over 128 x 128"
-    if min(rows, columns) < 64:
-        return f"a head of {rows} x {columns} is under 64 x 64, with tiles of {tile} tokens"
-    if spec.algorithm.slots > 1:
-        return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots, each of {rows} x {columns}"
-    return None
-
-
-def _whole_rows(spec: MirasSpec) -> bool:
-    """Whether a program needs all value channels of a token: for their norm."""
-    bounded = spec.step_bound is not None and not spec.is_affine
-    return bounded or (residuals.supported(spec.bias) is None and residuals.rowwise(spec.bias))
-
-
-def _written_by_algorithm(spec: MirasSpec) -> bool:
-    """Whether the algorithm makes an affine residual another affine residual."""
-    return type(spec.algorithm).affine is not Algorithm.affine
-
-
-def _residual(spec: MirasSpec) -> str | None:
-    """Whether a kernel can compute the error."""
-    if spec.bias.residual_is_affine and _written_by_algorithm(spec):
-        return None
-    if spec.algorithm.implicit or spec.algorithm.changes_error:
-        return f"algorithm {spec.algorithm.name!r} changes a residual that is not affine"
-    return residuals.supported(spec.bias)
-
-
-def free(spec: MirasSpec) -> bool:
-    """Whether no gradient depends on the anchor, so that a tile may be any stretch of tokens."""
-    return spec.bias.residual_is_constant and not spec.algorithm.changes_error and spec.read != "anchor"
-
-
-def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """Chunks of tokens that share an anchor."""
-    if reason := _linear(spec, shapes, pairs):
-        return reason
-    if spec.chunk_size > LARGEST:
-        return f"chunk_size {spec.chunk_size} is over {LARGEST}"
-    if spec.chunk_size < 4:
-        return f"chunk_size {spec.chunk_size} leaves nothing to do in parallel"
-    if spec.retention.gradient_at == "decayed":
-        return "the gradient is taken at a decayed state"
-    if spec.read == "anchor":
-        return "read is 'anchor'"
-    return _tried(spec, shapes, spec.chunk_size) or _residual(spec)
-
-
-def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """The token-by-token recurrence: an affine residual, or one without a prediction at any chunk size."""
-    if reason := _linear(spec, shapes, pairs):
-        return reason
-    if reason := _tried(spec, shapes, _tile(shapes)):
-        return reason
-    if free(spec):
-        return _residual(spec)
-    if spec.chunk_size != 1:
-        return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
-    if not spec.bias.residual_is_affine:
-        return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction"
-    if spec.bias.gates:
-        return f"bias {spec.bias.name!r} has gates"
-    return _residual(spec)
+Stretch = Callable[[MirasSpec, Shapes, MemoryState, Inputs, bool], tuple[Tensor, MemoryState]]
+"""What computes a stretch of tokens: ``(spec, shapes, state, inputs, whether every token sees those before it)``."""
 
 
 def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
@@ -140,14 +38,16 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
     return f"a head of {dims.key} x {dims.value} is over 256 x 256" if max(dims) > 256 else None
 
 
-def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
+def run(
+    spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool, stretch: Stretch
+) -> tuple[Tensor, MemoryState]:
     """Any tokens if each sees those before it, else whole chunks; cut where the last chunk ends, since the anchor is there."""
     phase = state.phase[0]
     whole = max((phase + x.length) // spec.chunk_size * spec.chunk_size - phase, 0)
     parts = x.split([whole, x.length - whole]) if 0 < whole < x.length else [x]
     outputs: list[Tensor] = []
     for i, part in enumerate(parts):
-        y, state = _stretch(spec, shapes, state, part, solve)
+        y, state = stretch(spec, shapes, state, part, solve)
         outputs.append(y)
         if i == 0 and whole:
             state = state._replace(anchor=state.memory)
@@ -166,31 +66,64 @@ class Readers(NamedTuple):
     key_pairs: Tensor | None
 
 
-def _stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
+def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
+    """One tile after the other."""
     from miras.kernels import _ops
 
-    name = next(iter(shapes))
-    size = _tile(shapes) if solve else spec.chunk_size
-    solve = solve and not free(spec)
+    given, start = operands(spec, shapes, x, solve), stacked(shapes, state)
+    if given.inverse is not None:
+        start = limited(start)
+    y, end, *_ = _ops.matrix(*given[:-1], start.contiguous(), given.bias, torch.is_grad_enabled())
+    return y, unstacked(shapes, state, end)
+
+
+class Operands(NamedTuple):
+    """The arguments of `miras.kernels._ops.matrix` but for the stack."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    lr: Tensor
+    inverse: Tensor | None
+    gate: Tensor | None
+    slope: Tensor | None
+    rows: Tensor
+    pairs: Tensor
+    into: Tensor
+    mix: Tensor
+    key_rows: Tensor | None
+    key_pairs: Tensor | None
+    bias: str
+
+
+def operands(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> Operands:
+    """What the operator takes of some tokens, in tiles from the first."""
+    size, solve = tile(spec, shapes, solve), solve and not free(spec)
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     bias, value, slope, gate = errors(spec, x, solve)
-    start = state.memory[name].unsqueeze(2)
-    start = torch.cat([start, state.slots[name]], 2) if name in state.slots else start
-    inverse = x.pair.get("inverse_bound")
-    if inverse is not None:
-        start = limited(start)
-    gates = [None if t is None else t.contiguous() for t in (x.pair["lr"], inverse, gate, slope)]
+    inverse, gate, slope = (None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), gate, slope))
     seen = readers(spec, algorithm_gates(spec, x), x, size, solve)
-    keep = torch.is_grad_enabled()
-    y, end, *_ = _ops.matrix(queries, keys, value, *gates, *seen, start.contiguous(), bias, keep)
+    return Operands(queries, keys, value, x.pair["lr"].contiguous(), inverse, gate, slope, *seen, bias)
+
+
+def stacked(shapes: Shapes, state: MemoryState) -> Tensor:
+    """Memory and slots, ``[B, H, J, I, O]``."""
+    name = next(iter(shapes))
+    start = state.memory[name].unsqueeze(2)
+    return torch.cat([start, state.slots[name]], 2) if name in state.slots else start
+
+
+def unstacked(shapes: Shapes, state: MemoryState, end: Tensor) -> MemoryState:
+    """The state with that memory and those slots."""
+    name = next(iter(shapes))
     memory, slots = {name: end[:, :, 0]}, {name: end[:, :, 1:]} if name in state.slots else {}
-    return y, state._replace(memory=memory, slots=slots)
+    return state._replace(memory=memory, slots=slots)
 
 
 def errors(spec: MirasSpec, x: Inputs, solve: bool) -> tuple[str, Tensor, Tensor | None, Tensor | None]:
     """The key of the residual, its values, its slope where every token sees those before it, and its gate."""
     lr, value = x.pair["lr"], x.v
-    if _written_by_algorithm(spec):
+    if written_by_algorithm(spec):
         step = (lr * energy(spec.architecture.features(x.k), lr.dtype))[..., None]
         slope, offset = spec.algorithm.affine(*spec.bias.affine(value), step)
         slope = slope[..., 0].expand_as(lr).to(lr.dtype)
@@ -296,5 +229,7 @@ def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return step.matrix(spec, shapes, state, x)
 
 
-CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False), one, proven=True)
-TOKENS = Kernel("matrix tokens", tokens, fits, partial(run, solve=True), one, whole_chunks=False, proven=True)
+CHUNKS = Kernel("matrix chunks", chunks, fits, partial(run, solve=False, stretch=stretch), one, proven=True)
+TOKENS = Kernel(
+    "matrix tokens", tokens, fits, partial(run, solve=True, stretch=stretch), one, whole_chunks=False, proven=True
+)

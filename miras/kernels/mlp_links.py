@@ -17,7 +17,7 @@ from torch import Tensor
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes, context
 from miras.kernels import mlp, residuals
-from miras.kernels.table import Kernel
+from miras.kernels.table import Kernel, in_pytorch
 from miras.retentions import KLDecay, Lq, Retention
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -115,13 +115,4 @@ def _together(t: Tensor, size: int, lag: int) -> Tensor:
     return torch.cat([first[:, :, :, :lag], second[:, :, :, : size - lag]], 3).flatten(2, 3)
 
 
-def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
-    """A single token, in PyTorch."""
-    from miras.engine import plan
-    from miras.engine.run import run as on
-
-    y, after = on(spec, shapes, plan.plan(spec, shapes), state, x.to(next(iter(state.memory.values())).dtype))
-    return y.to(x.v.dtype), after
-
-
-KERNEL = Kernel("perceptron with links", supports, mlp.fits, run, one)
+KERNEL = Kernel("perceptron with links", supports, mlp.fits, run, in_pytorch)

@@ -69,6 +69,11 @@ def key(bias: AttentionalBias) -> str:
     return " ".join([bias.triton_key, *[f"{number!r}" for number in numbers]])
 
 
+def constant(key: str) -> bool:
+    """Whether the error does not depend on the prediction."""
+    return key == Dot.triton_key
+
+
 def recall(key: str) -> Residual:
     """The Triton functions behind a key."""
     from miras.kernels import _biases

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Dims(NamedTuple):
     value: int
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+Supports = Callable[[MirasSpec, Shapes, int], str | None]
 Run = Callable[[MirasSpec, Shapes, MemoryState, Inputs], tuple[Tensor, MemoryState]]
 
 
@@ -41,16 +43,27 @@ class Kernel:
         one: the same for a single token in any phase, when nothing is differentiated.
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
+        whole: the kernel of the table that computes the same, if this one is only faster at some sizes.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
     """
 
     name: str
-    supports: Callable[[MirasSpec, Shapes, int], str | None]
+    supports: Supports
     fits: Callable[[torch.device, torch.dtype, Dims], str | None]
     run: Run
     one: Run
     whole_chunks: bool = True
+    whole: Kernel | None = None
     proven: bool = False
+
+
+def in_pytorch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """`Kernel.one` of a kernel that has none of its own."""
+    from miras.engine import plan
+    from miras.engine.run import run
+
+    y, after = run(spec, shapes, plan.plan(spec, shapes), state, x.to(next(iter(state.memory.values())).dtype))
+    return y.to(x.v.dtype), after
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
@@ -70,6 +83,16 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def constant(function: F) -> F:
+    """Marks a function whose result compilers take for a constant, as they cannot trace it.
+
+    This is what `torch.compiler.assume_constant_result` does, which would load the compiler.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+@constant  # it searches for a module
 def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
     """The part of `Kernel.fits` that every Triton kernel shares."""
     if not has_triton():
@@ -83,8 +106,3 @@ def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"q, k and v are {dtype}; kernels take bfloat16, float16 and float32"
     return None
-
-
-# Compilers trace `plan`, and cannot follow a search for a module. This is what torch.compiler.assume_constant_result does,
-# which would load the compiler.
-triton_runs._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]

@@ -21,9 +21,13 @@ WRONG = 0.1
 """Relative error that no rounding of operands explains."""
 
 
-def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel may be used; where nothing can be tried it may."""
-    return not triable(device) or tried(kernel, spec, dims, device, dtype)
+def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel that may be used: this one, or the one that it is only faster than, or none; this one if none can be tried."""
+    if not triable(device):
+        return kernel
+    if kernel.whole and not tried(kernel.whole, spec, dims, device, dtype):
+        return None  # it computes the other sizes for this one
+    return kernel if tried(kernel, spec, dims, device, dtype) else kernel.whole
 
 
 def triable(device: torch.device) -> bool:
@@ -35,16 +39,17 @@ def triable(device: torch.device) -> bool:
 def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
     """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
     worst = error(kernel, spec, dims, device, dtype)
-    return accepted(worst, kernel.name, device, f"{dtype}, heads of {dims.key} x {dims.value}")
+    instead = kernel.whole.name if kernel.whole else "PyTorch"
+    return accepted(worst, kernel.name, device, f"{dtype}, heads of {dims.key} x {dims.value}", instead)
 
 
-def accepted(worst: float, name: str, device: torch.device, where: str) -> bool:
+def accepted(worst: float, name: str, device: torch.device, where: str, instead: str = "PyTorch") -> bool:
     """Whether an error is one of rounding; warns of a larger one."""
     if worst < WRONG:
         return True
     warnings.warn(
         f"kernel {name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {where}): this Triton "
-        "miscompiles it, PyTorch takes its place",
+        f"miscompiles it, {instead} takes its place",
         stacklevel=3,
     )
     return False
@@ -53,11 +58,12 @@ def accepted(worst: float, name: str, device: torch.device, where: str) -> bool:
 def error(
     kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype, count: int = 16
 ) -> float:
-    """The largest relative error of outputs and gradients over that many heads and tiles.
+    """The largest relative error of outputs and gradients over that many heads and tiles, or few heads and more tiles.
 
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
-    heads, length = count, count * (spec.chunk_size if kernel.whole_chunks else 64)
+    heads, tiles = (2, 4 * count) if kernel.whole else (count, count)
+    length = tiles * (spec.chunk_size if kernel.whole_chunks else 64)
     with apart(device):
         leaves = _numbers(spec, dims, heads, length, device)
         kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])

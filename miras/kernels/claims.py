@@ -1,0 +1,119 @@
+"""What the kernels of one matrix compute: None, or the reason why not."""
+
+from __future__ import annotations
+
+import torch
+
+from miras.algorithms import Algorithm
+from miras.engine.weights import Shapes
+from miras.kernels import residuals
+from miras.spec import MirasSpec
+
+LARGEST = 64
+"""Tokens of a chunk for which a program has room, and of a tile where the chunk does not say."""
+
+ROOM = 2 * 256 * 64
+"""Numbers of the stacked state that a program can hold: all key channels, and a block of value channels or all of them."""
+
+
+def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """What both kernels need: one matrix under a linear filter of one gradient a token, gates per head."""
+    algorithm = spec.algorithm
+    if not spec.architecture.is_linear or len(shapes) != 1:
+        return f"architecture {spec.architecture.name!r} is not linear in one matrix"
+    if not spec.retention.link_is_identity:
+        return f"retention {spec.retention.name!r} has a link"
+    if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
+        return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
+    if algorithm.settles:
+        return f"algorithm {algorithm.name!r} settles its slots at the end of a chunk"
+    if algorithm.slots > 3:
+        return f"algorithm {algorithm.name!r} keeps {algorithm.slots} slots; there is room for 3"
+    if algorithm.state(1, torch.zeros(1, 1)):
+        return f"algorithm {algorithm.name!r} keeps a second moment"
+    if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
+        return "a gate per channel"
+    (rows, columns) = next(iter(shapes.values())).shape
+    if (1 + algorithm.slots) * rows * (columns if _whole_rows(spec) else 64) > ROOM:
+        return f"{1 + algorithm.slots} matrices of {rows} x {columns} do not fit into a program"
+    if spec.anchor_lag:
+        return "anchor_lag is not 0"
+    return None
+
+
+def tile(spec: MirasSpec, shapes: Shapes, solve: bool) -> int:
+    """Tokens of a tile: a chunk, or (``solve``) as many as suit the matrix."""
+    if not solve:
+        return spec.chunk_size
+    return LARGEST if min(next(iter(shapes.values())).shape) >= 64 else LARGEST // 2
+
+
+def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int) -> str | None:
+    """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``."""
+    rows, columns = next(iter(shapes.values())).shape
+    if max(tokens, rows) < 64:  # no matrix instructions of whole warp groups
+        return None
+    if max(rows, columns) > 128:
+        return f"a head of {rows} x {columns} is over 128 x 128"
+    if min(rows, columns) < 64:
+        return f"a head of {rows} x {columns} is under 64 x 64, with tiles of {tokens} tokens"
+    if slots > 1:
+        return f"algorithm {spec.algorithm.name!r} keeps {slots} slots, each of {rows} x {columns}"
+    return None
+
+
+def _whole_rows(spec: MirasSpec) -> bool:
+    """Whether a program needs all value channels of a token: for their norm."""
+    bounded = spec.step_bound is not None and not spec.is_affine
+    return bounded or (residuals.supported(spec.bias) is None and residuals.rowwise(spec.bias))
+
+
+def written_by_algorithm(spec: MirasSpec) -> bool:
+    """Whether the algorithm makes an affine residual another affine residual."""
+    return type(spec.algorithm).affine is not Algorithm.affine
+
+
+def _residual(spec: MirasSpec) -> str | None:
+    """Whether a kernel can compute the error."""
+    if spec.bias.residual_is_affine and written_by_algorithm(spec):
+        return None
+    if spec.algorithm.implicit or spec.algorithm.changes_error:
+        return f"algorithm {spec.algorithm.name!r} changes a residual that is not affine"
+    return residuals.supported(spec.bias)
+
+
+def free(spec: MirasSpec) -> bool:
+    """Whether no gradient depends on the anchor, so that a tile may be any stretch of tokens."""
+    return spec.bias.residual_is_constant and not spec.algorithm.changes_error and spec.read != "anchor"
+
+
+def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """Chunks of tokens that share an anchor."""
+    if reason := _linear(spec, shapes, pairs):
+        return reason
+    if spec.chunk_size > LARGEST:
+        return f"chunk_size {spec.chunk_size} is over {LARGEST}"
+    if spec.chunk_size < 4:
+        return f"chunk_size {spec.chunk_size} leaves nothing to do in parallel"
+    if spec.retention.gradient_at == "decayed":
+        return "the gradient is taken at a decayed state"
+    if spec.read == "anchor":
+        return "read is 'anchor'"
+    return tried(spec, shapes, spec.chunk_size, spec.algorithm.slots) or _residual(spec)
+
+
+def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """The token-by-token recurrence: an affine residual, or one without a prediction at any chunk size."""
+    if reason := _linear(spec, shapes, pairs):
+        return reason
+    if reason := tried(spec, shapes, tile(spec, shapes, True), spec.algorithm.slots):
+        return reason
+    if free(spec):
+        return _residual(spec)
+    if spec.chunk_size != 1:
+        return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
+    if not spec.bias.residual_is_affine:
+        return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction"
+    if spec.bias.gates:
+        return f"bias {spec.bias.name!r} has gates"
+    return _residual(spec)
