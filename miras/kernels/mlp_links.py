@@ -115,4 +115,4 @@ def _together(t: Tensor, size: int, lag: int) -> Tensor:
     return torch.cat([first[:, :, :, :lag], second[:, :, :, : size - lag]], 3).flatten(2, 3)
 
 
-KERNEL = Kernel("perceptron with links", supports, mlp.fits, run, in_pytorch)
+KERNEL = Kernel("perceptron with links", supports, mlp.fits, run, in_pytorch, proven=True)
