@@ -48,14 +48,14 @@ SPECS: dict[str, MirasSpec | None] = {
     ),
     "moneta": MirasSpec.make(bias={"name": "lp", "p": 3.0}, retention=LQ, algorithm="gd", **COMMON),
     # Reading at the anchor forms the softmax of all weights twice a chunk instead of once a token.
-    # Steps in the exponent are steps in ratios of weights, which are small: larger ones are needed.
+    # Steps in the exponent are steps in ratios of weights, which are one on average: larger ones are needed.
     "memora": MirasSpec.make(
         bias="l2",
-        retention="kl",
-        algorithm={"name": "gd", "max_lr": 4.0},
+        retention={"name": "kl", "scale": "size"},
+        algorithm={"name": "gd", "max_lr": 2.0},
         anchor_lag=1,
         read="anchor",
-        **COMMON | {"step_bound": 16.0},
+        **COMMON | {"step_bound": 8.0},
     ),
     "custom": CUSTOM,
     "baseline": None,
