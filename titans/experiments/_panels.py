@@ -18,7 +18,7 @@ from titans.tasks import Task, task
 from titans.train import Config, Data, Model, Optimizer, Records, Schedule
 
 BITS = "bits per byte"
-CHUNKS = (1, 4, 16, 64, 256)
+CHUNKS = (1, 8, 16, 64, 256)
 """Sizes that a model trained at one of them is read with."""
 
 
