@@ -97,9 +97,11 @@ class Layer(nn.Module):
 
         Without states it starts; here, where sharded parameters are whole.
         """
-        states = self.start(len(x)) if states is None else states
+        if states is None and self.residual is not None:
+            states = self.start(len(x))
+        before = states or (None,) * len(self.mixers)
         after: list[State] = []
-        for name, mixer, norm, state in zip(self.names, self.mixers, self.norms, states, strict=False):
+        for name, mixer, norm, state in zip(self.names, self.mixers, self.norms, before, strict=False):
             z = norm(x)
             first = mixer is self.mixers[0]
             here = place._replace(views=self._views(x, place, norm) if first else None)
@@ -108,6 +110,8 @@ class Layer(nn.Module):
                 values = mixer.attention.keys_values(z)[1]  # type: ignore[operator, union-attr]
             if first and self.residual is not None:
                 y, state, below = self.residual(mixer, z, state, here)
+            elif state is None:
+                y, state = mixer.begin(z, here)  # type: ignore[operator]
             else:
                 y, state = mixer(z, state, here)
             place = place._replace(values=values, below=below)

@@ -26,6 +26,10 @@ class Mixer(nn.Module, ABC):
     def forward(self, x: Tensor, state: State, place: Place) -> tuple[Tensor, State]:
         """``[B, T, dim]`` and the state after the last token that counts."""
 
+    def begin(self, x: Tensor, place: Place) -> tuple[Tensor, State]:
+        """`forward` from `start`, for mixers that can save themselves a pass."""
+        return self(x, self.start(len(x)), place)
+
 
 class Persistent(nn.Module):
     r"""Learned tokens that do not depend on the input, $p_1\dots p_{N_p}$ (Titans Eq. 19), as wide as normalised inputs."""

@@ -39,6 +39,12 @@ class SideBySide(Mixer):
         m, after = self.inner(x, state, place)
         return self.join(y, m), after | seen
 
+    def begin(self, x: Tensor, place: Place) -> tuple[Tensor, State]:
+        """As `LMM.begin`, joined with attention."""
+        y, seen = self.attention(x, self.attention.start(len(x)), place, prefix=self.inner.persistent.tokens)
+        m, after = self.inner.begin(x, place)
+        return self.join(y, m), after | seen
+
 
 class MAG(SideBySide):
     r"""Memory as a gate: $o=\mathrm{SW\text{-}Attn}^*([p\,\|\,x])\otimes\mathcal M([p\,\|\,x])$ (Titans Eq. 26-28)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from miras import Memory, MemoryState
@@ -35,6 +36,23 @@ class LMM(Mixer):
         """Writes and reads."""
         y, after = self.memory(x, memory_of(state), mask=place.mask(x.device), views=place.views)
         return y, {"memory": after}
+
+    def begin(self, x: Tensor, place: Place) -> tuple[Tensor, State]:
+        """Persistent tokens and x in one line: two passes over parts of chunks, slow on a device, are saved."""
+        _, y, after = self.behind_persistent(x, place)
+        return y, {"memory": after}
+
+    def behind_persistent(self, x: Tensor, place: Place) -> tuple[Tensor | None, Tensor, MemoryState]:
+        """Answers to the persistent tokens (None if there are none) and to x, and the state, from the learned start."""
+        tokens = self.persistent.rows(len(x))
+        if tokens is None or not place.is_full:  # a mask costs more than it would save
+            prefix, state = self.primed(len(x))
+            y, after = self.memory(x, state, mask=place.mask(x.device), views=place.views)
+            return prefix, y, after
+        line, *views = (torch.cat([tokens, z], 1) for z in (x, *(place.views or ())))
+        y, after = self.memory(line, views=tuple(views) if views else None)
+        prefix, y = y.split([tokens.shape[1], x.shape[1]], 1)
+        return prefix, y, after
 
 
 class SelfAttention(Mixer):
@@ -81,3 +99,9 @@ class MAL(Mixer):
         prefix = tensors_of(state).get("prefix")
         o, seen = self.attention(y, tensors_of(state), place, prefix=prefix)
         return o, after | seen | ({} if prefix is None else {"prefix": prefix})
+
+    def begin(self, x: Tensor, place: Place) -> tuple[Tensor, State]:
+        """As `LMM.begin`, then attends."""
+        prefix, y, memory = self.inner.behind_persistent(x, place)
+        o, seen = self.attention(y, dict(self.attention.start(len(x))), place, prefix=prefix)
+        return o, {"memory": memory} | seen | ({} if prefix is None else {"prefix": prefix})
