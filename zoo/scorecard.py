@@ -41,7 +41,8 @@ class Score:
         distance: for chunk sizes, how far answers are from those of the token recurrence, relative to these; only of
             entries whose answers depend on chunks.
         recall: share of queries that the recommended form answers right, in sequences never trained on, after thirty
-            seconds of training on one CPU; None where the loss was no number before a first look.
+            seconds of training on one CPU (at least one step); None where the loss was no number before a first look, or a
+            step did not fit into 24 GB (``atlas_pp``).
         steps: training steps in that time; 0 where they have not been measured.
     """
 
