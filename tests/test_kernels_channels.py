@@ -29,6 +29,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rates per key channel": (dict(retention=DECAYED, algorithm={"name": "gd", "per": "key"}), dict(length=33)),
     "implicit": (dict(retention=DECAYED, algorithm="implicit"), dict(length=33)),
     "dgd": (dict(algorithm="dgd"), dict(length=33)),
+    "feedback": (dict(retention=DECAYED, bias="feedback"), dict(length=33)),
+    "two steps a token": (
+        dict(bias="feedback", algorithm={"name": "multi_step", "count": 2, "per": "key"}),
+        dict(length=35, d_key=24),
+    ),
+    "two steps in chunks": (dict(algorithm={"name": "multi_step", "count": 2}, chunk_size=8), dict(length=17)),
     "gla": (dict(bias="dot"), dict(length=70, d_value=40)),
     "gla, read before the write": (dict(bias="dot", read="previous", chunk_size=7), dict(length=33, d_key=24)),
     "chunks": (dict(chunk_size=8), dict(length=32)),
@@ -136,12 +142,12 @@ def test_compiled_without_a_graph_break(name: str) -> None:
 WHERE = torch.device("cuda"), torch.float32
 
 
-@pytest.mark.parametrize(("entry", "kernel"), [("kda", channels.TOKENS), ("gla", channels.TOKENS)])
-def test_only_where_it_is_asked_for(entry: str, kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entry", ["gla", "rwkv6", "hgrn2", "kda", "rwkv7"])
+def test_only_where_it_is_asked_for(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spec = zoo.get(entry).spec
+    spec = zoo.ENTRIES[entry].spec
     shapes = AssociativeMemory(spec).shapes(16, 16)
-    assert choose(spec, shapes, 1, Dims(16, 16), WHERE, forced=True) == kernel
+    assert choose(spec, shapes, 1, Dims(16, 16), WHERE, forced=True) == channels.TOKENS
     reason = choose(spec, shapes, 1, Dims(16, 16), WHERE)
     assert isinstance(reason, str) and "has not passed its tests" in reason
     assert plan(spec, shapes, 1, None, None, Dims(16, 16), WHERE).path == "exact"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from miras.engine.chunked import bias_gates
 from miras.engine.problem import Inputs, energy
 from miras.engine.weights import Shapes, gate_on, has_channel
 from miras.kernels import claims, matrix
@@ -37,12 +38,12 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"retention {spec.retention.name!r} has a link or turns every update"
     if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
-    if algorithm.slots or algorithm.settles or algorithm.steps > 1 or algorithm.state(1, torch.zeros(1, 1)):
-        return f"algorithm {algorithm.name!r} keeps a state beside the memory, or takes several steps a token"
+    if algorithm.slots or algorithm.settles or algorithm.state(1, torch.zeros(1, 1)):
+        return f"algorithm {algorithm.name!r} keeps a state beside the memory"
     if spec.gates["lr"].per not in ("head", "key"):
         return "a learning rate that is neither per head nor per key channel"
-    if not spec.bias.residual_is_affine or spec.bias.gates:
-        return f"bias {spec.bias.name!r} has gates, or a residual that is not affine in the prediction"
+    if not spec.bias.residual_is_affine or any(gate.per != "head" for gate in spec.bias.gates.values()):
+        return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction, or gates per channel"
     if spec.read == "anchor" or spec.anchor_lag:
         return "read is 'anchor', or anchor_lag is not 0"
     if max(weight.shape) > LARGEST:
@@ -99,7 +100,7 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     lr = gate_on(weight, x.pair["lr"], spec.algorithm.per)[..., 0]
     step = (lr.mean(-1) * energy(keys, lr.dtype))[..., None]
-    slope, offset = (t.to(lr.dtype) for t in spec.algorithm.affine(*spec.bias.affine(x.v), step))
+    slope, offset = (t.to(lr.dtype) for t in spec.algorithm.affine(*spec.bias.affine(x.v, **bias_gates(spec, x.pair)), step))
     q, k, along, b = (tiled.of(t.to(x.q.dtype)) for t in (queries, keys, keys * lr, offset))
     z = tiled.of(x.token["log_decay"]).cumsum(3)
     early, keys_early = spec.read == "previous", spec.retention.gradient_at != "decayed"
