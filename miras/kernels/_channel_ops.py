@@ -25,7 +25,8 @@ def precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
 
 
-def _pair_options(q: Tensor, k: Tensor | None, early: bool, keys_early: bool) -> dict[str, Any]:
+def pair_options(q: Tensor, k: Tensor | None, early: bool, keys_early: bool) -> dict[str, Any]:
+    """Compile-time arguments of `miras.kernels._channel_pairs`."""
     return {
         "C": q.shape[3],
         "BI": power(q.shape[-1]),
@@ -55,9 +56,10 @@ def _pairs(
         decayed, ``[B, H, m, C, I]``; without keys theirs are empty.
     """
     out = _blank_pairs(q, k, a, z, early, keys_early)
-    out[0].zero_(), out[1].zero_()
+    for scores in out[:2]:
+        scores.zero_()
     programs = z[..., 0].numel() // BLOCK
-    options = _pair_options(q, k, early, keys_early)
+    options = pair_options(q, k, early, keys_early)
     launch(_channel_pairs.pairs, programs, q, k, a, z, *out, q.shape[-1], **options)
     return out
 
@@ -87,7 +89,7 @@ def _pairs_backward(
     """Gradients of q, k (empty without), a and z."""
     dq, da, dz = (torch.empty_like(t) for t in (q, a, z))
     dk = q.new_empty(0) if k is None else torch.empty_like(k)
-    options = _pair_options(q, k, early, keys_early)
+    options = pair_options(q, k, early, keys_early)
     any_early = options["EARLY"] or options["KEYS_EARLY"]
     dz_early = torch.empty_like(z) if any_early else None
     d_last = z.new_empty(*z.shape[:3], z.shape[3] // BLOCK, z.shape[4])
@@ -123,9 +125,13 @@ pairs = Differentiable("channel_pairs", _pairs, _blank_pairs, _setup_pairs, _pul
 def _inverse(coupling: Tensor, like: Tensor) -> Tensor:
     """``(1 + coupling)^-1`` of strictly lower-triangular matrices ``[B, H, m, C, C]`` in float32, in the dtype of ``like``."""
     out, size = like.new_empty(coupling.shape), coupling.shape[-1]
-    options = {"C": size, "LEVELS": size.bit_length() - 1, "PRECISION": precision(like.dtype), "num_warps": 4}
-    launch(_channel_pairs.inverse, coupling[..., 0, 0].numel(), coupling, out, **options)
+    launch(_channel_pairs.inverse, coupling[..., 0, 0].numel(), coupling, out, **inverse_options(size, like.dtype))
     return out
+
+
+def inverse_options(size: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Compile-time arguments of `miras.kernels._channel_pairs.inverse`."""
+    return {"C": size, "LEVELS": size.bit_length() - 1, "PRECISION": precision(dtype), "num_warps": 4}
 
 
 def _inverse_backward(solved: Tensor, grad: Tensor) -> Tensor:
@@ -172,7 +178,7 @@ def _chain(
         Outputs ``[B, H, m, C, O]``, the state at the end, errors, and the states before all tiles.
     """
     out = _blank_chain(u, b, asked, scores, written, kept, start, keep)
-    blocks, options = _chain_options(asked, b, u is not None)
+    blocks, options = chain_options(asked, b, u is not None)
     programs = start[..., 0, 0].numel() * blocks
     sizes = asked.shape[2], asked.shape[-1], b.shape[-1]
     launch(
@@ -181,7 +187,8 @@ def _chain(
     return out
 
 
-def _chain_options(asked: Tensor, b: Tensor, keys: bool) -> tuple[int, dict[str, Any]]:
+def chain_options(asked: Tensor, b: Tensor, keys: bool) -> tuple[int, dict[str, Any]]:
+    """The number of value blocks, and the compile-time arguments of `miras.kernels._channel_chain`."""
     B, H, m, C, I = asked.shape
     blocks, options = shared_arguments(Tiles(B, H, m * C, C, m, 1, I, b.shape[-1], b.dtype), False, "scan")
     return blocks, {n: x for n, x in options.items() if n not in ("J", "BC")} | {"C": C, "KEYS": keys}
@@ -208,7 +215,7 @@ def _chain_backward(
     """Gradients of the tensor arguments of `chain` in their order; an empty tensor for one that is None."""
     d_errors, d_states, d_start = torch.empty_like(errors), torch.empty_like(states), torch.empty_like(d_end)
     d_o = d_o.contiguous()
-    blocks, options = _chain_options(asked, errors, u is not None)
+    blocks, options = chain_options(asked, errors, u is not None)
     programs = d_end[..., 0, 0].numel() * blocks
     sizes = asked.shape[2], asked.shape[-1], errors.shape[-1]
     given = u, asked, scores, written, kept, d_o, d_end.contiguous()

@@ -34,7 +34,21 @@ def put(pointer, r, ri, I, x):
 
 
 @triton.jit
-def look(x, a, z, out, seen, r, ri, I, C, BI: tl.constexpr, EARLY: tl.constexpr, STRICT: tl.constexpr, PRECISION: tl.constexpr):
+def look(
+    x,
+    a,
+    z,
+    out,
+    seen,
+    r,
+    ri,
+    I,
+    C,
+    BI: tl.constexpr,
+    EARLY: tl.constexpr,
+    STRICT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """The scores of 16 readers from the r-th, and what they see of the state before the tile."""
     here = tl.arange(0, BLOCK)
     rc = r + here

@@ -100,7 +100,9 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     lr = gate_on(weight, x.pair["lr"], spec.algorithm.per)[..., 0]
     step = (lr.mean(-1) * energy(keys, lr.dtype))[..., None]
-    slope, offset = (t.to(lr.dtype) for t in spec.algorithm.affine(*spec.bias.affine(x.v, **bias_gates(spec, x.pair)), step))
+    slope, offset = (
+        t.to(lr.dtype) for t in spec.algorithm.affine(*spec.bias.affine(x.v, **bias_gates(spec, x.pair)), step)
+    )
     q, k, along, b = (tiled.of(t.to(x.q.dtype)) for t in (queries, keys, keys * lr, offset))
     z = tiled.of(x.token["log_decay"]).cumsum(3)
     early, keys_early = spec.read == "previous", spec.retention.gradient_at != "decayed"
@@ -117,9 +119,7 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     return tiled.back(y), state._replace(memory={name: end})
 
 
-CHUNKS = Kernel(
-    "channel chunks", chunks, matrix.fits, partial(matrix.run, solve=False, stretch=stretch), in_pytorch
-)
+CHUNKS = Kernel("channel chunks", chunks, matrix.fits, partial(matrix.run, solve=False, stretch=stretch), in_pytorch)
 TOKENS = Kernel(
     "channel tokens",
     tokens,
