@@ -72,7 +72,13 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 
 class Tiled(NamedTuple):
-    """Tokens in tiles that are filled up with zeros: no query, nothing written, nothing decayed."""
+    """Tokens in tiles that are filled up with zeros: no query, nothing written, nothing decayed.
+
+    Args:
+        tokens: how many there are.
+        size: tokens of a tile.
+        tile: places of a tile for them.
+    """
 
     tokens: int
     size: int
@@ -100,20 +106,19 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     lr = gate_on(weight, x.pair["lr"], spec.algorithm.per)[..., 0]
     step = (lr.mean(-1) * energy(keys, lr.dtype))[..., None]
-    slope, offset = (
-        t.to(lr.dtype) for t in spec.algorithm.affine(*spec.bias.affine(x.v, **bias_gates(spec, x.pair)), step)
-    )
+    slope, offset = spec.algorithm.affine(*spec.bias.affine(x.v, **bias_gates(spec, x.pair)), step)
     q, k, along, b = (tiled.of(t.to(x.q.dtype)) for t in (queries, keys, keys * lr, offset))
     z = tiled.of(x.token["log_decay"]).cumsum(3)
     early, keys_early = spec.read == "previous", spec.retention.gradient_at != "decayed"
     scores, coupling, asked, predicted, written = ops.pairs(q, k if solve else None, along, z, early, keys_early)
     u = None
     if predicts:
-        slope = tiled.of(slope.expand(*x.k.shape[:3], 1))
-        u = (slope * (predicted if solve else k)).to(q.dtype)
+        slope = tiled.of(slope.to(lr.dtype).expand(*x.k.shape[:3], 1))
         if solve:
             inverse = ops.inverse(slope * coupling, q)
-            u, b = inverse @ u, inverse @ b
+            u, b = (inverse * slope.mT).to(q.dtype) @ predicted, inverse @ b
+        else:
+            u = (slope * k).to(q.dtype)
     kept, start = z[..., -1, :].exp(), state.memory[name].contiguous()
     y, end, *_ = ops.chain(u, b, asked, scores, written, kept, start, torch.is_grad_enabled())
     return tiled.back(y), state._replace(memory={name: end})
