@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.engine.plan import plan
-from miras.kernels import Dims, channels, choose
+from miras.kernels import Dims, channels, choose, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
 from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, results
@@ -151,6 +151,14 @@ def test_only_where_it_is_asked_for(entry: str, monkeypatch: pytest.MonkeyPatch)
     reason = choose(spec, shapes, 1, Dims(16, 16), WHERE)
     assert isinstance(reason, str) and "has not passed its tests" in reason
     assert plan(spec, shapes, 1, None, None, Dims(16, 16), WHERE).path == "exact"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a device tries them at their first use")
+@pytest.mark.parametrize("entry", ["kda", "rwkv7"])
+def test_the_first_use_can_try_them(entry: str) -> None:
+    """Several steps a token and gates per channel included."""
+    spec = zoo.ENTRIES[entry].spec
+    assert trust.error(channels.TOKENS, spec, Dims(16, 16), torch.device("cpu"), torch.float32, 1) < 1e-4
 
 
 REFUSED: dict[str, dict[str, Any]] = {
