@@ -86,9 +86,13 @@ class Tiled(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """``[B, H, T, ...]`` as ``[B, H, m, C, ...]``."""
-        rest = (0, 0) * (x.dim() - 3)
-        x = F.pad(x, (*rest, 0, -self.tokens % self.size)).unflatten(2, (-1, self.size))
-        return F.pad(x, (*rest, 0, self.tile - self.size)).contiguous()
+        rest, beyond = (0, 0) * (x.dim() - 3), -self.tokens % self.size
+        if beyond:  # filling up with nothing would still be a copy
+            x = F.pad(x, (*rest, 0, beyond))
+        x = x.unflatten(2, (-1, self.size))
+        if self.tile > self.size:
+            x = F.pad(x, (*rest, 0, self.tile - self.size))
+        return x.contiguous()
 
     def back(self, x: Tensor) -> Tensor:
         """The tokens that there are."""
