@@ -26,6 +26,8 @@ from benchmarks.gpu_cases import (
     attention,
     fla_delta_rule,
     fla_gated_delta_rule,
+    fla_gla,
+    fla_kda,
     fla_ttt_linear,
     ours,
     whole,
@@ -33,10 +35,13 @@ from benchmarks.gpu_cases import (
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 
+BY_KEY = {"name": "l2", "per": "key"}
+
 HUBER: dict[str, Any] = dict(bias="huber", algorithm="momentum", chunk_size=64)
 FREE: dict[str, Any] = HUBER | {"step_bound": None}
 L2: dict[str, Any] = dict(bias="l2", algorithm="momentum", chunk_size=64, step_bound=None)
 DELTA: dict[str, Any] = dict(bias="l2", algorithm="gd", retention=DECAYED, chunk_size=1, step_bound=None)
+KDA: dict[str, Any] = DELTA | {"retention": DECAYED | BY_KEY}
 LONG = Shape(1, 65536, 8, 128)
 GDN = Shape(4, 4096, 16, 128)
 
@@ -90,6 +95,8 @@ ROWS = [
         )
         for c in (16, 64)
     ),
+    Row("KDA", GDN, ours(**KDA), fla_kda, "fla KDA"),
+    Row("GLA", GDN, ours(bias="dot", algorithm="gd", retention=BY_KEY, chunk_size=64), fla_gla, "fla GLA"),
     Row("one long sequence", LONG, ours(tokens=4096, **L2), whole(ours(**L2)), "unsplit", (2, 0)),
     Row("one long sequence, exact", LONG, ours(tokens=4096, **DELTA), fla_gated_delta_rule, "fla gated delta rule"),
 ]

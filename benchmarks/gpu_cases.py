@@ -73,12 +73,20 @@ def operands(s: Shape, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
+def by_channel(s: Shape) -> Tensor:
+    """Log decays of every key channel, as those of a head in `operands`."""
+    g = torch.Generator("cuda").manual_seed(3)
+    return F.logsigmoid(torch.randn(s.B, s.T, s.H, s.D, device="cuda", generator=g) + 4)
+
+
 def ours(path: Path = "kernel", tokens: int = 200, rate: float = 1.0, **fields: Any) -> Callable[[Shape], Case]:
     """A memory of one matrix a head, from zero, or of another architecture; as many tokens are compared before it is timed."""
     spec = MirasSpec.make(**{"architecture": "matrix"} | fields)
 
     def build(s: Shape) -> Case:
         x, start = operands(s), weights(spec, s)
+        if "log_decay" in spec.gates and spec.gates["log_decay"].per == "key":
+            x["log_decay"] = by_channel(s)
         x["lr"] *= rate  # behind a norm large steps would magnify rounding
         gate(spec, x, start, tokens)
         memory = AssociativeMemory(spec, path)
@@ -167,6 +175,25 @@ def fla_delta_rule(s: Shape) -> Case:
     x = operands(s)
     beta = x["lr"].bfloat16()
     return Case(lambda q, k, v, b: chunk_delta_rule(q, k, v, b, scale=1.0)[0], [x["q"], x["k"], x["v"], beta])
+
+
+def fla_kda(s: Shape) -> Case:
+    chunk_kda: Any = import_module("fla.ops.kda").chunk_kda
+    x = operands(s)
+    return Case(
+        lambda q, k, v, g, beta: chunk_kda(q, k, v, g, beta, scale=1.0)[0],
+        [x["q"], x["k"], x["v"], by_channel(s), x["lr"].bfloat16()],
+    )
+
+
+def fla_gla(s: Shape) -> Case:
+    """Without a rate, which is one multiplication of the keys."""
+    chunk_gla: Any = import_module("fla.ops.gla").chunk_gla
+    x = operands(s)
+    return Case(
+        lambda q, k, v, g: chunk_gla(q, k, v, g, scale=1.0)[0],
+        [x["q"], x["k"], x["v"], by_channel(s)],
+    )
 
 
 def fla_ttt_linear(chunk: int) -> Callable[[Shape], Case]:

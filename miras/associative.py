@@ -16,7 +16,7 @@ from torch import Tensor
 from miras.architectures import FastWeight
 from miras.engine import ragged
 from miras.engine.plan import Path, Plan, plan
-from miras.engine.problem import Inputs, bounded, initial_state, micro_steps
+from miras.engine.problem import Inputs, answers, bounded, initial_state, micro_steps
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
 from miras.gates import Gate, channels
@@ -144,10 +144,7 @@ class AssociativeMemory:
 
             def go(part: Inputs, before: MemoryState) -> tuple[Tensor, MemoryState]:
                 y, after = run(self.spec, shapes, planned, before, micro_steps(self.spec, part))
-                n = self.spec.algorithm.steps
-                if n > 1:  # one answer a token: before its first step, or after its last
-                    y = y[:, :, 0 if self.spec.read == "previous" else n - 1 :: n]
-                return y, after
+                return answers(self.spec, y), after
 
             if mask is None and cu_seqlens is None and len(set(state.phase)) == 1 and x.length:
                 y, state = go(x, state)

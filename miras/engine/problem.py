@@ -116,6 +116,12 @@ def micro_steps(spec: MirasSpec, x: Inputs) -> Inputs:
     return x._replace(q=x.q.repeat_interleave(n, 2), token=token)
 
 
+def answers(spec: MirasSpec, y: Tensor) -> Tensor:
+    """One answer a token from those of `micro_steps`: before its first step, or after its last."""
+    n = spec.algorithm.steps
+    return y if n == 1 else y[:, :, 0 if spec.read == "previous" else n - 1 :: n]
+
+
 def initial_state(
     spec: MirasSpec, shapes: dict[str, FastWeight], memory: Weights, d_key: int, d_value: int, pairs: int
 ) -> MemoryState:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import matrix, mlp, mlp_links, normed, split
+from miras.kernels import channels, matrix, mlp, mlp_links, normed, split
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
@@ -22,6 +22,8 @@ KERNELS: tuple[Kernel, ...] = (
     mlp.KERNEL,
     mlp_links.KERNEL,
     normed.KERNEL,
+    channels.TOKENS,
+    channels.CHUNKS,
 )
 """All kernels, the fastest first."""
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from miras.engine.problem import answers, micro_steps
 from miras.kernels.table import Dims, Kernel
 from miras.spec import MirasSpec
 
@@ -94,13 +95,18 @@ def _numbers(spec: MirasSpec, dims: Dims, heads: int, length: int, device: torch
         return torch.randn(1, length, heads, *shape, device=device, generator=g)
 
     widths = {"head": (), "key": (dims.key,), "value": (dims.value,)}
-    gates = {n: gate(0.1 * normal(*widths[gate.per])) for n, gate in spec.gates.items()}
-    for n in spec.bias.gates:  # far from kinks, where rounding decides
-        gates[n] = 100 * gates[n]
+    steps = (spec.algorithm.steps,) if spec.algorithm.steps > 1 else ()
+    gates = {
+        n: gate(0.1 * normal(*(steps if n in spec.pair_gates else ()), *widths[gate.per]))
+        for n, gate in spec.gates.items()
+    }
+    if not spec.bias.residual_is_affine:
+        for n in spec.bias.gates:  # far from kinks, where rounding decides
+            gates[n] = 100 * gates[n]
     if "lr" in gates:  # at a large one, rounding alone would grow from chunk to chunk in a nonlinear memory
         gates["lr"] = gates["lr"] / (8 * spec.chunk_size)
-    q, k = (F.normalize(normal(dims.key), dim=-1) for _ in range(2))
-    return [q, k, normal(dims.value), *gates.values()]
+    q, k = (F.normalize(normal(*n, dims.key), dim=-1) for n in ((), steps))
+    return [q, k, normal(*steps, dims.value), *gates.values()]
 
 
 def _run(kernel: Kernel | None, spec: MirasSpec, dims: Dims, leaves: list[Tensor]) -> list[Tensor]:
@@ -116,8 +122,8 @@ def _run(kernel: Kernel | None, spec: MirasSpec, dims: Dims, leaves: list[Tensor
     if kernel is None:
         y, _ = memory.on(memory.plan(*dims).path)(q, k, v, gates, state)
     else:
-        x = inputs(spec, q, k, v, gates, next(iter(state.memory.values())).dtype)
-        y = kernel.run(spec, memory.shapes(*dims), state, x)[0].transpose(1, 2)
+        x = micro_steps(spec, inputs(spec, q, k, v, gates, next(iter(state.memory.values())).dtype))
+        y = answers(spec, kernel.run(spec, memory.shapes(*dims), state, x)[0]).transpose(1, 2)
     # not smooth along channels: a norm over them would leave nothing but the rounding of such a gradient
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device)
     return [y.detach(), *torch.autograd.grad((y.float() * weight).sum(), leaves)]
