@@ -41,8 +41,7 @@ class Score:
         distance: for chunk sizes, how far answers are from those of the token recurrence, relative to these; only of
             entries whose answers depend on chunks.
         recall: share of queries that the recommended form answers right, in sequences never trained on, after thirty
-            seconds of training on one CPU (at least one step); None where the loss was no number before a first look, or a
-            step did not fit into 24 GB (``atlas_pp``).
+            seconds of training on one CPU (at least one step); None where the loss was no number before a first look.
         steps: training steps in that time; 0 where they have not been measured.
     """
 
@@ -86,6 +85,8 @@ def in_chunks(spec: MirasSpec, chunk: int) -> dict[str, Any]:
 # --- Recall ---------------------------------------------------------------------------------------------------------
 
 KEYS, WRITES, SYMBOLS, DIM, BATCH = 8, 2, 32, 64, 32
+ROWS = {"atlas": 8, "atlas_pp": 4}
+"""Of a batch, how many are computed at a time where all do not fit into memory."""
 SECONDS, EVERY, ENOUGH = 30.0, 50, 0.995
 """Training stops after so many seconds of one CPU, or, looked at so often, where the share of right answers is enough."""
 
@@ -104,16 +105,17 @@ def recall(name: str) -> tuple[float | None, int]:
     best, step, end = None, 0, time.process_time() + SECONDS
     while time.process_time() < end:
         step += 1
-        tokens, wanted = sequences(BATCH, generator)
-        loss = F.cross_entropy(model(tokens).flatten(0, 1), wanted.flatten())
-        if not loss.isfinite():
-            return best, step
         optimizer.zero_grad()
-        loss.backward()
+        rows = ROWS.get(name, BATCH)
+        for tokens, wanted in zip(*(t.split(rows) for t in sequences(BATCH, generator)), strict=True):
+            loss = F.cross_entropy(model(tokens).flatten(0, 1), wanted.flatten()) * (rows / BATCH)
+            if not loss.isfinite():
+                return best, step
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % EVERY == 0 or time.process_time() >= end:
-            best = max(best or 0.0, accuracy(model, *held_out))
+            best = max(best or 0.0, accuracy(model, *held_out, rows))
             if best >= ENOUGH:
                 break
     return best, step
@@ -152,9 +154,10 @@ class Recaller(nn.Module):
 
 
 @torch.no_grad()
-def accuracy(model: Recaller, tokens: Tensor, wanted: Tensor) -> float:
-    """Share of answers that are right."""
-    return float((model(tokens).argmax(-1) == wanted).double().mean())
+def accuracy(model: Recaller, tokens: Tensor, wanted: Tensor, rows: int) -> float:
+    """Share of answers that are right, from so many rows at a time."""
+    answers = torch.cat([model(part).argmax(-1) for part in tokens.split(4 * rows)])
+    return float((answers == wanted).double().mean())
 
 
 # --- The file -------------------------------------------------------------------------------------------------------

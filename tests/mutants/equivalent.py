@@ -16,6 +16,7 @@ EQUIVALENT: dict[str, str] = {
     r"^chunked\.segments: .* if t\.dim\(\) == 3 -> .* in gates\.items\(\)$": "no coefficient asks for the others",
     r"^problem\.algorithm_gates: t if .* -> t if g in own else mean_channel": "a token's learning rate is per head",
     r"^problem\.initial_state: .*like\.clone\(\).* -> .*like[,}]": "states are never written in place",
+    r"^problem\.answers: y if n == 1 else .* -> (y if n == 0 else )?y\[": "every answer of one step a token",
     r"^problem\.bounded: torch\.full_like\(x\.q\[\.\.\., 0\], gain\) -> .*\[\.\.\., ": "only its shape counts",
     r"^plan\.fused: .* -> algorithm\.changes_error": "the factored path refuses a direction too",
     r"^plan\.: 64 -> |^plan\.plan: TILE if .* -> spec\.chunk_size$": "a tile is a matter of cost",

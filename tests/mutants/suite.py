@@ -295,6 +295,9 @@ def plans() -> None:
             made = plan.plan(case.spec, shapes, dims=Dims(4, 4))
         assert (made.path, made.around, made.tile, made.kernel) == ("kernel", around, tile, stub)
         assert plan.plan(case.spec, shapes).tile == tile
+        with patch.object(plan, "choose", lambda *_: stub):
+            forced = plan.plan(case.spec, shapes, path="factored", dims=Dims(4, 4))
+        assert forced.kernel is None and all(forced.refused.values()), "reasons, and no kernel on another path"
     frozen = {"name": "lq", "link_at": "chunk"}
     others: tuple[dict[str, Any], ...] = (
         {"retention": frozen},
