@@ -16,6 +16,7 @@ def install() -> None:
     """From now on kernels that number their programs by tickets run all of them at once, in threads."""
     sys.setswitchinterval(1e-4)  # a program that waits should not hold the others up
     interpreter.GridExecutor = Together  # type: ignore[misc]
+    interpreter.InterpretedFunction.rewrite = _one_at_a_time(interpreter.InterpretedFunction.rewrite)  # type: ignore[method-assign]
 
 
 class Together(interpreter.GridExecutor):
@@ -25,6 +26,17 @@ class Together(interpreter.GridExecutor):
         if "tickets" in arg_names:
             fn, grid = _threads(fn, grid[0]), (1,)
         super().__init__(fn, arg_names, grid, *rest)
+
+
+def _one_at_a_time(rewrite: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """CPython 3.11 counts the depth of the tree it parses for all threads together: two that parse at once fail."""
+    lock = threading.Lock()
+
+    def locked(function: Any) -> Any:
+        with lock:
+            return rewrite(function)
+
+    return locked
 
 
 def _threads(fn: Callable[..., None], programs: int) -> Callable[..., None]:
