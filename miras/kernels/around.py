@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from miras import convolution
 from miras.engine import fused
-from miras.kernels import trust
+from miras.kernels import trust, verdicts
 from miras.kernels.table import triton_runs
 
 WIDEST = 256
@@ -93,13 +93,19 @@ def on_device(x: Tensor) -> bool:
 
 @lru_cache
 def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.device, dtype: torch.dtype) -> bool:
-    worst = heads_error(width, taps, silu, units, device, dtype)
-    return trust.accepted(worst, "heads", device, f"{dtype}, heads of {width}, {taps} taps")
+    def trial() -> float:
+        return heads_error(width, taps, silu, units, device, dtype)
+
+    where = f"{dtype}, heads of {width}, {taps} taps"
+    worst = verdicts.kept(trial, device, f"heads, {where}, {silu=}, {units=}")
+    return trust.accepted(worst, "heads", device, where)
 
 
 @lru_cache
 def _gated_right(width: int, device: torch.device, dtype: torch.dtype) -> bool:
-    return trust.accepted(gated_error(width, device, dtype), "norm and gate", device, f"{dtype}, heads of {width}")
+    where = f"{dtype}, heads of {width}"
+    worst = verdicts.kept(lambda: gated_error(width, device, dtype), device, f"norm and gate, {where}")
+    return trust.accepted(worst, "norm and gate", device, where)
 
 
 def heads_error(

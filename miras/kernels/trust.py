@@ -1,4 +1,4 @@
-"""Whether a kernel is right on this device with this compiler, tried once a process on numbers of its own.
+"""Whether a kernel is right on this device with this compiler, tried on numbers of its own at first use.
 
 Compilers have turned correct kernels into wrong ones without a word; a wrong answer is worse than a slow one.
 """
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.engine.problem import answers, micro_steps
+from miras.kernels import verdicts
 from miras.kernels.table import Dims, Kernel
 from miras.spec import MirasSpec
 
@@ -39,7 +40,9 @@ def triable(device: torch.device) -> bool:
 @lru_cache
 def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
     """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
-    worst = error(kernel, spec, dims, device, dtype)
+    parts = [type(part) for part in (spec.architecture, spec.bias, spec.retention, spec.algorithm)]
+    what = f"{kernel.name}, {dims}, {dtype}, {spec}"
+    worst = verdicts.kept(lambda: error(kernel, spec, dims, device, dtype), device, what, parts)
     instead = kernel.whole.name if kernel.whole else "PyTorch"
     return accepted(worst, kernel.name, device, f"{dtype}, heads of {dims.key} x {dims.value}", instead)
 
