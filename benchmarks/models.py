@@ -27,6 +27,7 @@ from titans.experiments import MEMORIES, MODELS
 from titans.model import TitansLM
 from titans.train import System
 from titans.train.parallel import World, world
+from titans.train.trainer import products
 
 NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
 RATE = 989e12
@@ -59,6 +60,7 @@ def config(name: str, size: str) -> TitansConfig:
     return preset(size, kind, memory=MEMORIES[memory] | CHANGES.get(name, {}), window=512, segment=512)
 
 
+@products("bfloat16")
 def measure(name: str, size: str, length: int, ranks: World, args: argparse.Namespace) -> Speed:
     """Some steps of training."""
     torch.manual_seed(0)

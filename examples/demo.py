@@ -47,15 +47,14 @@ SPECS: dict[str, MirasSpec | None] = {
         bias={"name": "yaad", "norm": "rms", "delta": 2.0}, retention="l2", algorithm="gd", **COMMON
     ),
     "moneta": MirasSpec.make(bias={"name": "lp", "p": 3.0}, retention=LQ, algorithm="gd", **COMMON),
-    # Reading at the anchor forms the softmax of all weights twice a chunk instead of once a token.
-    # Steps in the exponent are steps in ratios of weights, which are one on average: larger ones are needed.
+    # Steps in the exponent are steps in ratios of weights, which are one on average: larger ones are needed. Every token
+    # reads a softmax of all weights of its own; a perceptron no wider than its input keeps that cheap.
     "memora": MirasSpec.make(
         bias="l2",
         retention={"name": "kl", "scale": "size"},
         algorithm={"name": "gd", "max_lr": 2.0},
         anchor_lag=1,
-        read="anchor",
-        **COMMON | {"step_bound": 8.0},
+        **COMMON | {"architecture": {"name": "mlp", "expansion": 1}, "step_bound": 8.0},
     ),
     "custom": CUSTOM,
     "baseline": None,

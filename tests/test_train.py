@@ -37,7 +37,7 @@ from titans.train import (
     train,
 )
 from titans.train import checkpoint as checkpoints
-from titans.train.trainer import Objective
+from titans.train.trainer import Objective, products
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +79,15 @@ def test_bfloat16_is_close(whole: Config, tmp_path: Path):
     train(config)
     assert losses(config) == pytest.approx(losses(whole), abs=0.05)
     assert pretrained(config.folder)[0].embedding.weight.dtype == torch.float32
+
+
+def test_narrow_products_are_left_as_they_were_found():
+    before = torch.get_float32_matmul_precision()
+    for precision, within in (("bfloat16", "high"), ("float32", before)):
+        with pytest.raises(KeyError), products(precision):
+            assert torch.get_float32_matmul_precision() == within
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.nightly

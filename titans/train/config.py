@@ -172,7 +172,8 @@ class Config:
         folder: where everything the run writes goes; one with a checkpoint is resumed.
         steps: optimizer steps.
         seed: of the initialisation.
-        precision: of the matrix products; parameters, states and sums are float32.
+        precision: of the matrix products (TF32 where a memory without a kernel has to have float32); parameters, states
+            and sums are float32.
 
     Example:
         >>> config = Config(steps=50, model=Model(kind=("memory",)))

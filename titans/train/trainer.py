@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +74,19 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
         >>> train(Config(folder=mkdtemp(), steps=2, model=tiny, data=data, records=Records(quiet=True))).step
         2
     """
-    with world(config.system) as ranks:
+    with world(config.system) as ranks, products(config.precision):
         return Trainer(config, ranks, model).run()
+
+
+@contextmanager
+def products(precision: str) -> Generator[None]:
+    """What autocast leaves in float32, memories without a kernel above all, is multiplied in TF32 where others round to bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "bfloat16" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Objective(nn.Module):
