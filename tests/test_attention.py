@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from watch import Largest
 
 from titans import flex
 from titans.attention import Attention, AttentionSpec, attend, banded, rotated
@@ -188,21 +188,11 @@ def test_flex_on_a_device(name: str, prefix: int, dtype: torch.dtype):
 def test_memory_of_a_window_is_linear():
     """No tensor of the blockwise form has T x T elements."""
     spec, n = AttentionSpec(heads=1, window=8), 512
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, Tensor):
-                largest = max(largest, out.numel())
-            return out
-
     q, k, v = torch.randn(3, 1, n, 1, 4)
     k, v = (torch.cat([torch.zeros(1, 8, 1, 4), z], 1) for z in (k, v))
-    with Watch():
+    with Largest() as seen:
         banded(spec, q, (k, v), torch.arange(n)[None], torch.arange(-8, n)[None], None)
-    assert largest <= 4 * n * 16
+    assert seen.elements <= 4 * n * 16
 
 
 def test_prefix_has_no_position():

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from memories import SPECS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from watch import Largest
 
 import titans
 from miras import MirasSpec, Surroundings
@@ -146,20 +146,10 @@ def test_chunked_cross_entropy_has_the_same_gradients():
 
 
 def test_logits_of_a_long_text_never_exist():
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, Tensor):
-                largest = max(largest, out.numel())
-            return out
-
     h, w = torch.randn(4096, 8, requires_grad=True), torch.randn(500, 8, requires_grad=True)
-    with Watch():
+    with Largest() as seen:
         chunked_cross_entropy(h, w, torch.randint(500, (4096,)), chunk=64).backward()
-    assert largest <= 4096 * 8
+    assert seen.elements <= 4096 * 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
