@@ -6,9 +6,9 @@ import torch
 from miras import AssociativeMemory, MirasSpec
 from miras.associative import _inputs
 from miras.engine import picard
-from miras.engine.chunked import Segment
 from miras.engine.plan import plan
 from miras.engine.run import pieces
+from miras.engine.segment import Segment
 from miras.testing import problem
 from miras.testing.laws import every_path_is_the_reference, splits_anywhere
 

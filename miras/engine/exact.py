@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras.engine.chunked import bias_gates
 from miras.engine.coefficients import coefficients
 from miras.engine.filters import channel_scores, shift_down
 from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, gate_on
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from miras.architectures import ACTIVATIONS, MLP, layer_norm, layer_norm_tap
 from miras.biases import AttentionalBias
-from miras.engine.chunked import bias_gates
 from miras.engine.coefficients import coefficients
 from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.segment import bias_gates
 from miras.engine.weights import LIMIT, Shapes
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
 TINY = 1e-30
-"""Under the root of gradient norms, as in `miras.engine.chunked.weigh`."""
+"""Under the root of gradient norms, as in `miras.engine.segment.weigh`."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from miras.engine.chunked import Factor, Factored, Segment, bias_gates, factored, weigh
+from miras.engine.factored import Factored, factored
+from miras.engine.segment import Factor, Segment, bias_gates, weigh
 from miras.engine.weights import Shapes
 from miras.state import MemoryState
 

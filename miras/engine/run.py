@@ -13,19 +13,12 @@ import torch
 from torch import Tensor
 
 from miras.engine import exact, fused, picard, reference
-from miras.engine.chunked import (
-    Segment,
-    anchor_view,
-    anchored,
-    bias_gates,
-    factored,
-    materialised,
-    segments,
-    surprise,
-)
 from miras.engine.coefficients import Coefficients
+from miras.engine.factored import anchored, factored
+from miras.engine.materialised import materialised
 from miras.engine.plan import Plan
 from miras.engine.problem import Inputs
+from miras.engine.segment import Segment, anchor_view, bias_gates, segments, surprise
 from miras.engine.weights import Shapes, advance, opened
 from miras.kernels import Dims
 from miras.kernels.trust import trusted

@@ -101,7 +101,7 @@ def next_vectors(coefficients, mix, at, rc, C, keep, x, stack, J: tl.constexpr, 
 
 @triton.jit
 def rate_of(lr, inverse, K, D):
-    """The learning rate under the bound of the step's norm, as `miras.engine.chunked.weigh`."""
+    """The learning rate under the bound of the step's norm, as `miras.engine.segment.weigh`."""
     K = K.to(tl.float32)
     norm = tl.sqrt(tl.sum(K * K, 1) * tl.sum(D * D, 1) + 1e-30)
     return lr / (1 + norm * lr * inverse)

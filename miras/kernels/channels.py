@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miras.engine.chunked import bias_gates
 from miras.engine.problem import Inputs, energy
+from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, gate_on, has_channel
 from miras.kernels import claims, matrix
 from miras.kernels.table import Kernel, in_pytorch

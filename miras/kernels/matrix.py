@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.algorithms import QHM, Algorithm, Momentum, Nesterov
-from miras.engine.chunked import bias_gates
 from miras.engine.coefficients import Coefficients
 from miras.engine.coefficients import coefficients as general_coefficients
 from miras.engine.problem import Inputs, algorithm_gates, energy
+from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, limited
 from miras.kernels import residuals
 from miras.kernels.claims import chunks, free, tile, tokens, written_by_algorithm

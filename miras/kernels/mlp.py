@@ -10,8 +10,8 @@ from torch import Tensor
 
 from miras.architectures import MLP
 from miras.engine import fused
-from miras.engine.chunked import bias_gates
 from miras.engine.problem import Inputs, algorithm_gates
+from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes
 from miras.kernels import matrix, residuals
 from miras.kernels.table import Dims, Kernel, triton_runs

@@ -209,7 +209,7 @@ def report(done: list[Mutant]) -> float:
 def main() -> int:
     """Runs the program; 1 if too many survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--files", nargs="*", help="modules of the engine, such as chunked; all if left out")
+    parser.add_argument("--files", nargs="*", help="modules of the engine, such as segment; all if left out")
     parser.add_argument("--limit", type=int, default=220, help="mutants to try, spread over the files")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

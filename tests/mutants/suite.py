@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from miras.associative import AssociativeMemory, inputs
-from miras.engine import chunked, filters, picard, plan, problem, products, run, weights
+from miras.engine import factored, filters, picard, plan, problem, products, run, weights
 from miras.engine.plan import Path
 from miras.engine.weights import Decayed, PerToken, Plain
 from miras.kernels import Dims, Kernel
@@ -105,11 +105,11 @@ def adjoint(case: Case) -> None:
     shapes = memory.shapes(p.q.shape[-1], p.v.shape[-1])
     made = []
 
-    def spy(self: Any, *arguments: Any, kept: Any = chunked.Factored.__init__, **options: Any) -> None:
+    def spy(self: Any, *arguments: Any, kept: Any = factored.Factored.__init__, **options: Any) -> None:
         kept(self, *arguments, **options)
         made.append(self)
 
-    with patch.object(chunked.Factored, "__init__", spy):
+    with patch.object(factored.Factored, "__init__", spy):
         p.run("factored")
     view, g = made[-1], torch.Generator().manual_seed(0)
     tokens = (*p.q.transpose(1, 2).shape[:2], view.seg.x.length)
