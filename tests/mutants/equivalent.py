@@ -26,6 +26,7 @@ EQUIVALENT: dict[str, str] = {
     r"^filters\.channel_\w+: .*\.shape\[-2\].* -> .*\.shape\[2\]": "they have four dimensions",
     r"^fused\._forward: zip\(rows, seen, .* -> zip\(seen, rows,": "they are multiplied with one another",
     r"^reference\._gradients: .* if algorithm\.implicit else prediction -> ": "only an implicit error looks at the step",
+    r"^fused\._forward: out\.addcmul_\(row, s\) -> ": "factors are multiplied in either order",
     r"^reference\.: 1e-30 -> ": "under the root of norms that are zero or far above it",
     r"\.vjp\(answer, anchor\)\[:2\] -> .*\[:3\]|vjp\(answer, anchor\)$": "it returns two",
 }

@@ -309,6 +309,21 @@ def plans() -> None:
         case = make("", {}, **perceptron | spec)
         reasons = plan.plan(case.spec, AssociativeMemory(case.spec).shapes(4, 4)).refused
         assert reasons.get("fused"), f"the fused path computes a plain perceptron only, not {spec}"
+    for algorithm in ("mini_batch", "chunk_step", "implicit", "newton", {"name": "omega", "size": 2}):
+        linear = algorithm in ("implicit", "newton")
+        for chunk, asked in ((1, plan.picard), (3, plan.fused))[: 1 if linear else 2]:
+            case = make("", {}, architecture="matrix" if linear else "mlp", algorithm=algorithm, chunk_size=chunk)
+            reason = asked(case.spec, AssociativeMemory(case.spec).shapes(4, 4), 1)
+            assert "one gradient a token" in str(reason), f"{asked} of {algorithm}: {reason}"
+
+
+def unmoved() -> None:
+    """A pair that moves nothing has the gradient zero, and windows of one remember no pairs."""
+    p, leaves = make("", {}, architecture="mlp", algorithm="momentum", step_bound=1.0).problem().leaves()
+    assert not any(name.startswith("replay") for name in p.state.extra), "nothing is replayed"
+    still = replace(p, k=0 * p.k, v=0 * p.v)
+    y, _ = still.run("reference")
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), [leaves["q"], leaves["gate.lr"]])), "finite"
 
 
 def narrow_energy() -> None:
@@ -353,5 +368,5 @@ def checks() -> dict[str, Check]:
     found |= {f"products {i} {d}": partial(products_differentiate, i, d) for i in (0, 2) for d in (2, 3, 5)}
     found |= {f"empty {a}": partial(empty, make("", WIDE, algorithm=a)) for a in ("momentum", "omega", "newton")}
     found |= {f"kernels {whole}": partial(kernels_are_asked, whole) for whole in (False, True)}
-    alone = {"ragged rows": ragged_rows, "limited gradients": limited_gradients}
+    alone = {"ragged rows": ragged_rows, "limited gradients": limited_gradients, "unmoved": unmoved}
     return found | alone | {"plans": plans, "narrow energy": narrow_energy}
