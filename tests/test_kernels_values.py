@@ -20,17 +20,18 @@ BY_VALUE = {"name": "l2", "per": "value"}
 DECAYED = BY_VALUE | {"gradient_at": "decayed"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "free": (dict(bias="dot"), dict(length=70, d_value=40)),
-    "free, at a decayed state": (dict(bias="dot", retention=DECAYED, chunk_size=7), dict(length=17)),
-    "free, read before the write": (dict(bias="dot", read="previous", chunk_size=1), dict(length=33, d_key=24)),
-    "free, rates per value channel": (dict(bias="dot", algorithm={"name": "gd", "per": "value"}), dict(length=33)),
-    "chunks": (dict(), dict(length=32)),
-    "odd chunks": (dict(chunk_size=21, read="previous"), dict(length=63, d_key=20, d_value=24)),
-    "rates per key channel": (dict(algorithm={"name": "gd", "per": "key"}), dict(length=16)),
-    "feedback": (dict(bias="feedback"), dict(length=16)),
+    "free": (dict(bias="dot"), dict(length=37, d_value=24, heads=2)),
+    "free, read before the write": (dict(bias="dot", read="previous", chunk_size=1), dict(length=17, d_key=24)),
+    "free, rates per value channel": (
+        dict(bias="dot", retention=DECAYED, algorithm={"name": "gd", "per": "value"}, chunk_size=7),
+        dict(length=17),
+    ),
+    "chunks": (dict(), dict(length=16, heads=2)),
+    "odd chunks": (dict(chunk_size=21, read="previous"), dict(length=42, d_key=20, d_value=24)),
+    "rates per key channel": (dict(bias="feedback", algorithm={"name": "gd", "per": "key"}), dict(length=16)),
     "implicit": (dict(chunk_size=32, algorithm="implicit"), dict(length=64)),
-    "dgd": (dict(chunk_size=5, algorithm="dgd"), dict(length=17)),
-    "two steps": (dict(algorithm={"name": "multi_step", "count": 2}), dict(length=17)),
+    "dgd": (dict(chunk_size=5, algorithm="dgd"), dict(length=12)),
+    "two steps": (dict(algorithm={"name": "multi_step", "count": 2}), dict(length=9)),
 }
 """Fields of a spec (the delta rule in chunks of 8 otherwise) and of a problem."""
 
@@ -44,7 +45,7 @@ def spec(**fields: Any) -> MirasSpec:
 
 def drawn(name: str, **other: Any) -> Problem:
     fields, sizes = CASES[name]
-    arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
+    arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 1} | sizes | other
     return problem(spec(**fields), **arguments)
 
 
@@ -57,7 +58,7 @@ def test_interpreted(name: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
 def test_tiles_of_64_tokens() -> None:
     """Four blocks a tile."""
-    agrees(drawn("free", length=70, d_key=64, d_value=64, heads=1), torch.float32, "cpu")
+    agrees(drawn("free", length=64, d_key=64, d_value=64, heads=1), torch.float32, "cpu")
 
 
 @pytest.mark.gpu
@@ -87,7 +88,7 @@ def test_tiles_on_device(name: str, length: int, d: int) -> None:
 @pytest.mark.parametrize("strength", [1e-4, 40.0])
 def test_slow_and_fast_decays(name: str, strength: float) -> None:
     """Channels side by side that keep everything and nothing: 40 to the power of a tile is far outside of float32."""
-    p = drawn(name, length=32)
+    p = drawn(name, length=32, heads=1)
     decay = p.gates["log_decay"].clone()
     decay[..., ::2] *= strength
     agrees(replace(p, gates=p.gates | {"log_decay": decay}), DTYPE, DEVICE)
@@ -96,7 +97,7 @@ def test_slow_and_fast_decays(name: str, strength: float) -> None:
 @pytest.mark.parametrize("name", ["free", "chunks"])
 def test_in_pieces(name: str) -> None:
     """A sequence cut inside a chunk and a tile."""
-    p = cast(drawn(name, length=21), DTYPE, DEVICE)
+    p = cast(drawn(name, length=21, heads=1), DTYPE, DEVICE)
     y, state = p.run("kernel")
     head, after = p.slice(0, 11).run("kernel")
     tail, end = replace(p.slice(11, 21), state=after).run("kernel")
@@ -106,7 +107,7 @@ def test_in_pieces(name: str) -> None:
 
 def test_without_gradients() -> None:
     """And then one token more."""
-    p = cast(drawn("free", length=34), DTYPE, DEVICE)
+    p = cast(drawn("free", length=34, heads=1, d_value=16), DTYPE, DEVICE)
     wanted, _ = p.run("kernel")
     with torch.no_grad():
         head, after = p.slice(0, 33).run("kernel")
@@ -115,9 +116,8 @@ def test_without_gradients() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", ["free", "chunks"])
-def test_compiled_without_a_graph_break(name: str) -> None:
-    p = cast(drawn(name, length=16), DTYPE, DEVICE)
+def test_compiled_without_a_graph_break() -> None:
+    p = cast(drawn("chunks", length=8), DTYPE, DEVICE)
     core = AssociativeMemory(p.spec, "kernel")
     torch.compiler.reset()
 

@@ -49,7 +49,10 @@ def chain_back(
     C: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr, KEYS: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the errors, of the sums, and of the state after every tile; the others are products of what is stored."""
+    """Gradients of the errors, of the sums (but for the last one's), and of the state after every tile.
+
+    The others are products and sums of what is stored.
+    """
     pid = tl.program_id(0).to(tl.int64)
     i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
     rc, ri = tl.arange(0, C), tl.arange(0, BI)
@@ -63,8 +66,7 @@ def chain_back(
         left = tl.exp(last[None, :] - load_tile(z + at * C * O, rc, O, rv, keep_c, keep_v, FULL))
         dE = -product(load_tile(a + at * C * I, rc, I, ri, keep_c, keep_i, FULL), after, PRECISION) * left
         moved = dE * load_tile(e + at * C * O, rc, O, rv, keep_c, keep_v, FULL).to(tl.float32)
-        dZ = tl.where((rc == C - 1)[:, None], tl.sum(moved, 0)[None, :], 0.0) - moved
-        store_tile(dz + at * C * O, rc, O, rv, keep_c, keep_v, dZ, FULL)
+        store_tile(dz + at * C * O, rc, O, rv, keep_c, keep_v, -moved, FULL)
         dW = dW * tl.exp(last)[None, :]
         d_asked = load_tile(d_base + at * C * O, rc, O, rv, keep_c, keep_v, FULL)
         dW += product(tl.trans(load_tile(q + at * C * I, rc, I, ri, keep_c, keep_i, FULL)), d_asked, PRECISION)

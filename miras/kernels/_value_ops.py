@@ -42,7 +42,12 @@ def _mix(base: Tensor, scores: Tensor, e: Tensor, z: Tensor, early: bool) -> Ten
 
 def _mix_backward(base: Tensor, scores: Tensor, e: Tensor, z: Tensor, dy: Tensor, early: bool) -> list[Tensor]:
     """Gradients of the tensor arguments of `mix` in their order."""
-    d_base, de, dz, d_scores = torch.empty_like(base), torch.empty_like(e), torch.empty_like(z), torch.zeros_like(scores)
+    d_base, de, dz, d_scores = (
+        torch.empty_like(base),
+        torch.empty_like(e),
+        torch.empty_like(z),
+        torch.zeros_like(scores),
+    )
     dz_early = torch.empty_like(z) if early else None
     outputs = d_base, d_scores, de, dz, dz_early
     programs = z[..., 0].numel() // BLOCK
@@ -62,9 +67,7 @@ def _pull_mix(pull: Any, ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *pull(*ctx.saved_tensors, dy, ctx.early), None
 
 
-mix_backward = Operator(
-    "value_mix_backward", _mix_backward, lambda *given: [t.new_empty(t.shape) for t in given[:4]]
-)
+mix_backward = Operator("value_mix_backward", _mix_backward, lambda *given: [t.new_empty(t.shape) for t in given[:4]])
 mix = Differentiable("value_mix", _mix, lambda *given: given[2].new_empty(given[2].shape), _setup_mix, _pull_mix, mix_backward)  # fmt: skip
 
 
@@ -94,6 +97,13 @@ def _chain(
     return out
 
 
+def back_options(q: Tensor, e: Tensor, keys: bool) -> tuple[int, dict[str, Any]]:
+    """The number of value blocks, and the compile-time arguments of `miras.kernels._value_chain.chain_back`."""
+    blocks, options = chain_options(q, e, keys)
+    # 4 warps have no registers left for the addresses of loads that run ahead
+    return blocks, options | ({"num_stages": 1} if keys and q.shape[-1] <= 64 else {})
+
+
 def _blank_chain(
     u: Tensor | None, b: Tensor, q: Tensor, a: Tensor, z: Tensor, start: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,13 +126,13 @@ def _chain_backward(
     """Gradients of the tensor arguments of `chain` in their order; an empty tensor for one that is None."""
     db, dz, d_states, d_start = (torch.empty_like(t) for t in (e, z, states, d_end))
     d_base, d_end = d_base.contiguous(), d_end.contiguous()
-    blocks, options = chain_options(q, e, u is not None)
+    blocks, options = back_options(q, e, u is not None)
     programs = d_end[..., 0, 0].numel() * blocks
     given = u, e, q, a, z, d_base, d_errors.contiguous(), d_end
     sizes = q.shape[2], q.shape[-1], e.shape[-1]
     launch(_value_chain.chain_back, programs, *given, db, dz, d_states, d_start, *sizes, **options)
     last = z[..., -1:, :]
-    dz[..., -1, :] += (d_states.float() * states).sum(-2) * last[..., 0, :].exp()
+    dz[..., -1, :] += (d_states.float() * states).sum(-2) * last[..., 0, :].exp() - dz.sum(-2)
     da = -(e * (last - z).exp()).to(e.dtype) @ d_states.mT
     du = db.new_empty(0) if u is None else db @ states.mT
     return [du, db, d_base @ states.mT, da, dz, d_start]
