@@ -20,7 +20,7 @@ BY_VALUE = {"name": "l2", "per": "value"}
 DECAYED = BY_VALUE | {"gradient_at": "decayed"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "free": (dict(bias="dot"), dict(length=37, d_value=24, heads=2)),
+    "free": (dict(bias="dot"), dict(length=37, d_value=24)),
     "free, read before the write": (dict(bias="dot", read="previous", chunk_size=1), dict(length=17, d_key=24)),
     "free, rates per value channel": (
         dict(bias="dot", retention=DECAYED, algorithm={"name": "gd", "per": "value"}, chunk_size=7),
