@@ -26,7 +26,8 @@ def _type(name: str) -> str:
     return "i32" if name in ("I", "O", "NT") else "*fp32" if name in WIDE else "*bf16"
 
 
-def _row(title: str, kernel: Any, options: dict[str, Any], *absent: str) -> Resources:
+def row(title: str, kernel: Any, options: dict[str, Any], *absent: str) -> Resources:
+    """One kernel with those compile-time arguments; ``absent`` arguments are None."""
     constants = {n: x for n, x in options.items() if n in kernel.arg_names or n.startswith("num_")}
     missing = {n: None for n in absent if n in kernel.arg_names}
     return compile(title, kernel, constants | missing, {n: _type(n) for n in kernel.arg_names})
@@ -46,29 +47,33 @@ def channels(d: int) -> list[Resources]:
         absent = (*(() if keys else ("k",)), *(() if early or keys_early else ("dz_early",)))
         title = f"d={d}{' keys' if keys else ''}{' early' if early else ''}{' keys early' if keys_early else ''}"
         for kernel in (_channel_pairs.pairs, _channel_pairs.pairs_back):
-            found.append(_row(f"{kernel.__name__:<10} {title}", kernel, options, *absent))
+            found.append(row(f"{kernel.__name__:<10} {title}", kernel, options, *absent))
     for keys in (True, False):
         _, options = _channel_ops.chain_options(q, q, keys)
         title, absent = f"d={d}{' keys' if keys else ''}", () if keys else ("u",)
-        found.append(_row(f"chain      {title}", _channel_chain.chain, options | {"SAVE": True}, *absent))
+        found.append(row(f"chain      {title}", _channel_chain.chain, options | {"SAVE": True}, *absent))
         forward = options | {"SAVE": False}
-        found.append(_row(f"chain      {title} alone", _channel_chain.chain, forward, *absent, "errors", "states"))
-        found.append(_row(f"chain_back {title}", _channel_chain.chain_back, options, *absent))
+        found.append(row(f"chain      {title} alone", _channel_chain.chain, forward, *absent, "errors", "states"))
+        found.append(row(f"chain_back {title}", _channel_chain.chain_back, options, *absent))
     solve = _channel_ops.inverse_options(size, q.dtype) | {"num_stages": 3}
-    found.append(_row(f"inverse    of {size}", _channel_pairs.inverse, solve))
+    found.append(row(f"inverse    of {size}", _channel_pairs.inverse, solve))
     return found
 
 
-def main() -> None:
+def check(found: list[Resources]) -> None:
     """Prints one line a kernel; fails where one does not fit, spills, or transposes an accumulator."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dims", type=int, nargs="*", default=[16, 64, 128])
-    found = [row for d in parser.parse_args().dims for row in channels(d)]
     print(*found, sep="\n")
     if bad := [r.name for r in found if r.spills > SPILLS or r.shared > LIMIT or r.transposed or not r.wgmma + r.mma]:
         raise SystemExit(
             f"too many spills or too much shared memory, no tensor cores, or a transposed accumulator: {bad}"
         )
+
+
+def main() -> None:
+    """All kernels for heads of those sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dims", type=int, nargs="*", default=[16, 64, 128])
+    check([row for d in parser.parse_args().dims for row in channels(d)])
 
 
 if __name__ == "__main__":

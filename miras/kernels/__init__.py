@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import channels, matrix, mlp, mlp_links, normed, split
+from miras.kernels import channels, matrix, mlp, mlp_links, normed, split, values
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
@@ -24,6 +24,8 @@ KERNELS: tuple[Kernel, ...] = (
     normed.KERNEL,
     channels.TOKENS,
     channels.CHUNKS,
+    values.TOKENS,
+    values.CHUNKS,
 )
 """All kernels, the fastest first."""
 

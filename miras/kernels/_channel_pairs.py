@@ -86,14 +86,14 @@ def pairs(
 
 
 @triton.jit
-def look_back(
-    x, a, z, d_out, d_seen, dx, r, ri, I, C, BI: tl.constexpr, EARLY: tl.constexpr, STRICT: tl.constexpr,
+def weighed(
+    a, z, d_out, d_seen, r, ri, I, C, BI: tl.constexpr, EARLY: tl.constexpr, STRICT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of 16 readers, stored; that of their sums of log decays, returned."""
+    """What 16 readers get of writers and of the state before the tile, channel by channel, for scores ``d_out``."""
     here = tl.arange(0, BLOCK)
     rc = r + here
-    X, ZX, before = rows(x, rc, ri, I), rows(z, rc - EARLY, ri, I), row(z, r - 1, ri, I)
+    ZX, before = rows(z, rc - EARLY, ri, I), row(z, r - 1, ri, I)
     dX = tl.zeros([BLOCK, BI], tl.float32)
     for block in range(0, r // BLOCK):
         rs = block * BLOCK + here
@@ -104,8 +104,19 @@ def look_back(
         ratio = tl.exp(tl.minimum(ZX - row(z, r + s, ri, I)[None, :], 0.0))
         d = tl.load(d_out + rc * C + r + s).to(tl.float32)
         dX += tl.where(here >= s + STRICT, d, 0.0)[:, None] * row(a, r + s, ri, I)[None, :] * ratio
+    return dX
+
+
+@triton.jit
+def look_back(
+    x, a, z, d_out, d_seen, dx, r, ri, I, C, BI: tl.constexpr, EARLY: tl.constexpr, STRICT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of 16 readers, stored; that of their sums of log decays, returned."""
+    rc = r + tl.arange(0, BLOCK)
+    dX = weighed(a, z, d_out, d_seen, r, ri, I, C, BI, EARLY, STRICT, PRECISION)
     put(dx, rc, ri, I, dX)
-    return X * dX
+    return rows(x, rc, ri, I) * dX
 
 
 @triton.jit

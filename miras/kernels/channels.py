@@ -26,21 +26,21 @@ LARGEST = 128
 """Channels of a head that a program holds."""
 
 
-def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """What both kernels need."""
+def linear(spec: MirasSpec, shapes: Shapes, pairs: int, axis: str) -> str | None:
+    """What all kernels of a decay per channel need; ``axis`` is the decay's, ``key`` or ``value``."""
     algorithm = spec.algorithm
     if not spec.architecture.is_linear or len(shapes) != 1:
         return f"architecture {spec.architecture.name!r} is not linear in one matrix"
     weight = next(iter(shapes.values()))
-    if "log_decay" not in spec.gates or spec.gates["log_decay"].per != "key" or not has_channel(weight, "key"):
-        return "no decay per key channel"
+    if "log_decay" not in spec.gates or spec.gates["log_decay"].per != axis or not has_channel(weight, axis):
+        return f"no decay per {axis} channel"
     if not spec.retention.link_is_identity or spec.retention.pulls:
         return f"retention {spec.retention.name!r} has a link or turns every update"
     if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
     if algorithm.slots or algorithm.settles or algorithm.state(1, torch.zeros(1, 1)):
         return f"algorithm {algorithm.name!r} keeps a state beside the memory"
-    if spec.gates["lr"].per not in ("head", "key"):
+    if spec.gates["lr"].per not in ("head", "key") and not (axis == spec.gates["lr"].per and claims.free(spec)):
         return "a learning rate that is neither per head nor per key channel"
     if not spec.bias.residual_is_affine or any(gate.per != "head" for gate in spec.bias.gates.values()):
         return f"bias {spec.bias.name!r} has a residual that is not affine in the prediction, or gates per channel"
@@ -53,7 +53,7 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The token-by-token recurrence, or no prediction at any chunk size."""
-    if reason := _linear(spec, shapes, pairs):
+    if reason := linear(spec, shapes, pairs, "key"):
         return reason
     if spec.chunk_size != 1 and not claims.free(spec):
         return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
@@ -62,8 +62,11 @@ def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """Chunks of tokens that share an anchor."""
-    if reason := _linear(spec, shapes, pairs):
-        return reason
+    return linear(spec, shapes, pairs, "key") or anchored(spec, shapes)
+
+
+def anchored(spec: MirasSpec, shapes: Shapes) -> str | None:
+    """Whether chunks are of a size and kind that the kernels take."""
     if not 4 <= spec.chunk_size <= claims.LARGEST:
         return f"chunk_size {spec.chunk_size} is not between 4 and {claims.LARGEST}"
     if spec.retention.gradient_at == "decayed":
