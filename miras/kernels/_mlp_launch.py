@@ -103,6 +103,7 @@ class Given(NamedTuple):
     w1: Tensor  # [b, J, I, F]
     w2: Tensor  # [b, J, F, O]
     gate: Tensor | None  # [b, T, 1] or [b, T, O]
+    biases: Tensor | None = None  # [b, J, F + O]: fast biases of both
 
     def tiles(self, kernel: Any) -> int:
         """Tiles of the hidden width."""
@@ -125,6 +126,7 @@ class Given(NamedTuple):
             "SLOT": self.rows.shape[2] > 1,
             "BOUND": self.inverse is not None or (how.link.kind == NORMALISER and kernel.__name__ in READS),
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
+            "BIASES": self.biases is not None,
             "LIMIT": LIMIT,
             "BIAS": found.residual,
             "VJP": found.vjp,
@@ -160,13 +162,15 @@ class Seen(NamedTuple):
     o: Tensor  # [.., C, O]: the answers to its keys
     u2: Tensor  # [.., C, O]: the errors there
     squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
+    biases: Tensor | None  # [.., J, F + O]: before the chunk
 
     @staticmethod
     def of(x: Given) -> Seen:
         (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.rows.shape[-1], x.groups()[0][1]
         narrow, wide = x.q.new_empty, x.w1.new_empty
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
-        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
+        biases = None if x.biases is None else wide(b, group, j, f + o)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), biases)
 
 
 class Linked(NamedTuple):

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import shared
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -13,10 +14,11 @@ from miras.kernels._mlp_parts import dot, load_rates, mean
 def read(
     q, k, lr, rows, pairs,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
+    seen_b,  # fast biases before the chunks at hand, [b, count, J, F + O]
     out, answer,  # before norm and residual, and after, [b, total C, O]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
     ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
@@ -33,7 +35,9 @@ def read(
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
-    p1 = (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT)
+    if BIASES:
+        seen_b += local * J * (F + O)
+    p1 = (-(shared(qq, tl.trans(kk), BIASES) * tl.load(pairs + cc) * s1[None, :])).to(DT)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
     if SLOT:
         row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
@@ -44,11 +48,18 @@ def read(
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
-        h, slope, _curve = ACT(dot(kk, a1))
+        z = dot(kk, a1)
+        if BIASES:
+            z += tl.load(seen_b + f + rb)[None, :]
+        h, slope, _curve = ACT(z)
         u1 = (dot(u2, a2) * slope).to(DT)
         zr = row0 * dot(qq, a1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
+        if BIASES:
+            zr += row0 * tl.load(seen_b + f + rb)[None, :]
+            if SLOT:
+                zr += row1 * tl.load(seen_b + F + O + f + rb)[None, :]
         hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
@@ -58,6 +69,11 @@ def read(
     y = row0 * y0
     if SLOT:
         y += row1 * y1
+    if BIASES:
+        scores += 1
+        y += row0 * tl.load(seen_b + F + ro)[None, :]
+        if SLOT:
+            y += row1 * tl.load(seen_b + F + O + F + ro)[None, :]
     y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
     if out is not None:
         tl.store(out + co, y)

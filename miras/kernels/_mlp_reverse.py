@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import load_biases, store_biases
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
@@ -35,10 +36,11 @@ def reverse(
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
+    rows, d_biases, late_b,  # with fast biases: what readers multiply them with; gradients as of the stacks
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
@@ -67,6 +69,10 @@ def reverse(
     e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
     if SLOT:
         f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
+    if BIASES:
+        b1, b2 = load_biases(d_biases + b * J * (F + O), rf, ro, F)
+        if SLOT:
+            c1, c2 = load_biases(d_biases + (b * J + 1) * (F + O), rf, ro, F)
 
     for back in range(count):
         n = count - 1 - back
@@ -95,6 +101,10 @@ def reverse(
             tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
+        if BIASES:
+            du1 += row0 * b1[None, :]
+            if SLOT:
+                du1 += row1 * c1[None, :]
         hh = tl.load(h_ + wide)
         if BOUND:
             hf, kf = hh.to(tl.float32), kk.to(tl.float32)
@@ -148,6 +158,20 @@ def reverse(
             f1, f2 = x1, x2
         else:
             e1, e2 = m00 * e1, m00 * e2
+        if BIASES:
+            store_biases(late_b + local * J * (F + O), b1, b2, rf, ro, tile, F)
+            rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
+            weight = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)
+            written = (rate * weight)[:, None] * b2[None, :]
+            if SLOT:
+                store_biases(late_b + (local * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
+                weight = tl.load(into + chunk * J * C + C + rr, mask=here, other=0.0)
+                written += (rate * weight)[:, None] * c2[None, :]
+                x1, x2 = m01 * b1 + m11 * c1, m01 * b2 + m11 * c2
+                b1, b2 = m00 * b1 + m10 * c1, m00 * b2 + m10 * c2
+                c1, c2 = x1, x2
+            else:
+                b1, b2 = m00 * b1, m00 * b2
         if LINK > 0:  # set aside, where the result will be
             tl.store(d_w1 + b * J * I * F + at1, e1)
             tl.store(d_w2 + b * J * F * O + at2, e2)
@@ -159,6 +183,13 @@ def reverse(
         if SLOT:
             f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
             f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
+        if BIASES:
+            dzf = dzr.to(tl.float32)
+            b1 += tl.sum(dzf * tl.load(rows + chunk * J * C + rc)[:, None], 0)
+            b2 += tl.sum(tl.load(told + J * SENT + co).to(tl.float32), 0)
+            if SLOT:
+                c1 += tl.sum(dzf * tl.load(rows + chunk * J * C + C + rc)[:, None], 0)
+                c2 += tl.sum(tl.load(told + 3 * SENT + co).to(tl.float32), 0)
         e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
@@ -181,6 +212,8 @@ def reverse(
             du2 += (d_square * h_square)[:, None] * u_row
         wait(arrivals, met)
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
+        if BIASES:
+            du2 += written
         d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
@@ -200,6 +233,9 @@ def reverse(
         tl.store(dz_ + wide, dzd)
         e1 = dot(tl.trans(kk), dzd, e1)
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if BIASES:
+            b1 += tl.sum(dzd.to(tl.float32), 0)
+            b2 += tl.sum(d_od.to(tl.float32), 0)
         if LINK > 0:
             l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
             tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
@@ -221,3 +257,7 @@ def reverse(
     if SLOT:
         tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
         tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)
+    if BIASES:
+        store_biases(d_biases + b * J * (F + O), b1, b2, rf, ro, tile, F)
+        if SLOT:
+            store_biases(d_biases + (b * J + 1) * (F + O), c1, c2, rf, ro, tile, F)

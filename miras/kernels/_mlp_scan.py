@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import load_biases, store_biases
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -15,12 +16,14 @@ def scan(
     k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
     w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
+    biases, end_biases,  # the same of the fast biases of both, [b, J, F + O]
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
+    seen_b,  # fast biases before every chunk
     rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
@@ -48,6 +51,10 @@ def scan(
     a1, a2 = tl.load(w1 + b * w1_stride + at1), tl.load(w2 + b * w2_stride + at2)
     if SLOT:
         m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
+    if BIASES:
+        b1, b2 = load_biases(biases + b * J * (F + O), rf, ro, F)
+        if SLOT:
+            c1, c2 = load_biases(biases + (b * J + 1) * (F + O), rf, ro, F)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -65,7 +72,10 @@ def scan(
                 tl.store(sizes + local * 2 + 1, n2)
         else:
             a1d, a2d = a1.to(DT), a2.to(DT)
-        h, bend, _curve = ACT(dot(kk, a1d))
+        z = dot(kk, a1d)
+        if BIASES:
+            z += b1[None, :]
+        h, bend, _curve = ACT(z)
         hd = h.to(DT)
         tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
@@ -76,6 +86,10 @@ def scan(
         # what does not wait for the others
         tl.store(seen1 + local * J * I * F + at1, a1d)
         tl.store(seen2 + local * J * F * O + at2, a2d)
+        if BIASES:
+            store_biases(seen_b + local * J * (F + O), b1, b2, rf, ro, tile, F)
+            if SLOT:
+                store_biases(seen_b + (local * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
             tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
@@ -93,6 +107,8 @@ def scan(
 
         wait(arrivals, met)
         o = add_up(parts, ro_at, C * O, here[:, None], TILES)
+        if BIASES:
+            o += b2[None, :]
         u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
@@ -140,6 +156,15 @@ def scan(
         if SLOT:
             m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m1)
             m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
+        if BIASES:
+            u2f = u2d.to(tl.float32)
+            step1, step2 = tl.sum(u1 * (row0 * s1)[:, None], 0), tl.sum(u2f * (row0 * s2)[:, None], 0)
+            if SLOT:
+                x1 = m10 * b1 + m11 * c1 + tl.sum(u1 * (row1 * s1)[:, None], 0)
+                x2 = m10 * b2 + m11 * c2 + tl.sum(u2f * (row1 * s2)[:, None], 0)
+                step1, step2 = step1 + m01 * c1, step2 + m01 * c2
+                c1, c2 = x1, x2
+            b1, b2 = m00 * b1 + step1, m00 * b2 + step2
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)
@@ -147,3 +172,7 @@ def scan(
         if SLOT:
             tl.store(end1 + b * end1_stride + I * F + at1, m1)
             tl.store(end2 + b * end2_stride + F * O + at2, m2)
+    if end_biases is not None:
+        store_biases(end_biases + b * J * (F + O), b1, b2, rf, ro, tile, F)
+        if SLOT:
+            store_biases(end_biases + (b * J + 1) * (F + O), c1, c2, rf, ro, tile, F)

@@ -22,9 +22,10 @@ def write_backward(
     seen1, seen2, kept_u2, squares, h_, u1_, d_rates, late1, late2, dz_,  # of the chunks at hand, [b, count, ...]
     d_k, near, d_lr, d_inverse, d_mix, d_into,  # results [b, total C, ...]; near is part of d_k
     sizes,  # under a link, of the chunks at hand: norms
+    seen_b, late_b,  # fast biases before the chunks at hand, gradients of those after, [b, count, J, F + O]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """What the reverse scan leaves to be done for all chunks at once: keys, mixing and rates."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -42,6 +43,10 @@ def write_backward(
     if SLOT:
         x1, y1 = tl.zeros([C, I], tl.float32), tl.zeros([C, O], tl.float32)
         i01, i11, o01, o11 = i00, i00, o00, o00
+    if BIASES:
+        r0, r1 = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
+        seen_b += local * J * (F + O)
+        late_b += local * J * (F + O)
     for f in range(0, F, BF):
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
@@ -57,6 +62,15 @@ def write_backward(
             m1, f1 = tl.load(seen1 + I * F + at1), tl.load(late1 + I * F + at1)
             x1 = dot_t(u1, f1, x1)
             i01, i11 = i01 + inner(e1, m1), i11 + inner(f1, m1)
+        if BIASES:
+            uf, late0 = u1.to(tl.float32), tl.load(late_b + f + rb)
+            r0 += tl.sum(uf * late0[None, :], 1)
+            i00 += tl.where(ri == 0, tl.sum(late0 * tl.load(seen_b + f + rb)), 0.0)
+            if SLOT:
+                b1, late1b = tl.load(seen_b + F + O + f + rb), tl.load(late_b + F + O + f + rb)
+                r1 += tl.sum(uf * late1b[None, :], 1)
+                i01 += tl.where(ri == 0, tl.sum(late0 * b1), 0.0)
+                i11 += tl.where(ri == 0, tl.sum(late1b * b1), 0.0)
         h, a2, e2 = tl.load(h_ + cf), tl.load(seen2 + at2), tl.load(late2 + at2)
         y0 = dot_t(h, e2, y0)
         if LINK > 0:
@@ -67,6 +81,12 @@ def write_backward(
             m2, f2 = tl.load(seen2 + F * O + at2), tl.load(late2 + F * O + at2)
             y1 = dot_t(h, f2, y1)
             o01, o11 = o01 + inner(e2, m2), o11 + inner(f2, m2)
+    if BIASES:
+        late0 = tl.load(late_b + F + ro)
+        o00 += late0 * tl.load(seen_b + F + ro)
+        if SLOT:
+            b1, late1b = tl.load(seen_b + F + O + F + ro), tl.load(late_b + F + O + F + ro)
+            o01, o11 = o01 + late0 * b1, o11 + late1b * b1
     tl.store(d_mix + chunk * J * J, tl.sum(i00) + tl.sum(o00))
     if SLOT:
         tl.store(d_mix + chunk * 4 + 1, tl.sum(i01) + tl.sum(o01))
@@ -81,12 +101,16 @@ def write_backward(
         d_s1, d_s2 = d_s1 * multiplier(n1, LINK, L), d_s2 * multiplier(n2, LINK, L)
     row = tl.load(into + chunk * J * C + rc)
     d_row1, d_row2 = tl.sum(x0 * kf, 1), tl.sum(y0 * u2, 1)
+    if BIASES:
+        d_row1, d_row2 = d_row1 + r0, d_row2 + tl.sum(u2 * late0[None, :], 1)
     tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2)
     d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
     dk += (row * s1)[:, None] * x0
     if SLOT:
         row = tl.load(into + chunk * J * C + C + rc)
         d_row1, d_row2 = tl.sum(x1 * kf, 1), tl.sum(y1 * u2, 1)
+        if BIASES:
+            d_row1, d_row2 = d_row1 + r1, d_row2 + tl.sum(u2 * late1b[None, :], 1)
         tl.store(d_into + chunk * J * C + C + rc, d_row1 * s1 + d_row2 * s2)
         d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
         dk += (row * s1)[:, None] * x1
