@@ -5,17 +5,15 @@ Shapes: B batch, H heads, T tokens in N chunks of C, J = 1 + K memory and slots.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miras.algorithms import GD, MiniBatch
+from miras.algorithms import MiniBatch
 from miras.architectures import MLP
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes
-from miras.kernels import mlp, normed
+from miras.kernels import mlp, normed, residuals
 from miras.kernels.table import Kernel, in_pytorch
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -23,16 +21,20 @@ from miras.state import MemoryState
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What `miras.kernels.mlp` computes without the biases, and mini-batches."""
-    a = spec.architecture
+    from miras.engine import plan
+
+    a, batches = spec.architecture, isinstance(spec.algorithm, MiniBatch)
     if not isinstance(a, MLP) or a.depth != 2 or not a.bias:
         return f"architecture {a.name!r} is not a perceptron of two matrices with fast biases"
     if a.affine:
         return "the norm has a fast gain and shift"
     if spec.step_bound is not None:
         return "a bounded step gives the matrices and their fast biases rates of their own"
-    algorithm = GD(per=spec.algorithm.per) if isinstance(spec.algorithm, MiniBatch) else spec.algorithm
-    matrices = {n: shapes[n] for n in ("w_1", "w_2")}
-    return mlp.supports(replace(spec, architecture=replace(a, bias=False), algorithm=algorithm), matrices, pairs)
+    if reason := plan.filtered(spec, pairs, batches) or plan.direct(spec) or plan.factored(spec, shapes, pairs):
+        return reason
+    if not batches and spec.algorithm.slots > 1:
+        return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots; there is room for one"
+    return mlp.tiled(spec, shapes) or residuals.supported(spec.bias)
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
