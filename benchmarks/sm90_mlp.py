@@ -16,7 +16,7 @@ from miras.biases import L2, AttentionalBias, Huber, Lp
 
 FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
 BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
-BIASES = "biases end_biases seen_b d_biases late_b"
+BIASES = "biases end_biases seen_b rates_b d_biases late_b"
 WIDE = frozenset(f"{FORWARD} {BACKWARD} {BIASES}".split())
 """Arguments in float32; the others are operands."""
 
@@ -29,7 +29,7 @@ CASES = (
     (Lp(), 0, True, "1 4.0 0.1 1.0 1.0"),
     (L2(), 0, True, "2 1.0 1.0 64 256"),
     (L2(half=False), 0, False, "0", True),
-    (L2(half=False), 1, False, "0", True),
+    (L2(half=False), 1, True, "0", True),
 )
 """Bias, slots, whether steps are bounded, link; whether there are fast biases."""
 

@@ -1,8 +1,10 @@
 """Fast biases beside both matrices of a perceptron: ``z = k W1 + b1`` and ``o = h W2 + b2``.
 
-A bias is one more row of its matrix, whose key is always one: its errors, rates and coefficients are those of the matrix, and
-what queries read of a chunk's pairs is ``(q k^T + 1) u1`` and ``(hr h^T + 1) u2``. Both of a head lie behind each other,
-``[F + O]``. Every program has its tile of the first and the whole of the second, which all of them form alike.
+A bias is one more row of its matrix, whose key is always one: its errors and coefficients are those of the matrix, but a bound
+makes its rates ``t`` its own. What queries read of a chunk's pairs is ``(s1 q k^T + t1) u1`` and ``(s2 hr h^T + t2) u2``. Both of
+a head lie behind each other, ``[F + O]``. Every program has its tile of the first and the whole of the second, which all form alike.
+
+Their rates, ``rates_b [b, count, 4, C]``, are t1 and t2 and then the gradients of both from what queries read.
 """
 
 import triton
@@ -12,12 +14,19 @@ from miras.kernels._mlp_parts import dot
 
 
 @triton.jit
-def shared(a, b, BIASES: tl.constexpr):
-    """What keys and queries have in common, ``a b``, and one for the key of a bias."""
-    x = dot(a, b)
+def paired(a, b, pairs, at, s, t, BIASES: tl.constexpr):
+    """What a query takes of the errors of every pair: ``pairs (s a b + t)``, where a bias takes t."""
     if BIASES:
-        x += 1
+        x = (dot(a, b) * s + t) * tl.load(pairs + at)
+    else:
+        x = dot(a, b) * tl.load(pairs + at) * s
     return x
+
+
+@triton.jit
+def load_bias_rates(rates_b, local, rc, C: tl.constexpr):
+    """Of both biases."""
+    return tl.load(rates_b + local * 4 * C + rc), tl.load(rates_b + (local * 4 + 1) * C + rc)
 
 
 @triton.jit

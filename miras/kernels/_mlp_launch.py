@@ -149,7 +149,8 @@ class Given(NamedTuple):
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, over rows, of a link; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
-        sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
+        sums, count = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), 2 if self.biases is None else 3
+        rows = self.w1.new_empty(b, count, tiles, c)
         told = self.w1.new_empty(b, tiles, 2, self.v.shape[-1]) if how.link.kind else None
         return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
@@ -163,14 +164,16 @@ class Seen(NamedTuple):
     u2: Tensor  # [.., C, O]: the errors there
     squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
     biases: Tensor | None  # [.., J, F + O]: before the chunk
+    bias_rates: Tensor | None  # [.., 4, C]: see `miras.kernels._mlp_biases`
 
     @staticmethod
     def of(x: Given) -> Seen:
         (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.rows.shape[-1], x.groups()[0][1]
         narrow, wide = x.q.new_empty, x.w1.new_empty
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
-        biases = None if x.biases is None else wide(b, group, j, f + o)
-        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), biases)
+        shapes = (b, group, j, f + o), (b, group, 4, c)
+        beside = (None if x.biases is None else wide(shape) for shape in shapes)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), *beside)
 
 
 class Linked(NamedTuple):

@@ -93,8 +93,8 @@ def _perceptron(
         rates = _scan(x, how, [w[:, i] for w in kept], list(after), (line[i], line[i + 1]), seen, linked, group)
         launch(
             read, len(q) * group[1], how, x,
-            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, rates, seen.biases, out if len(out) else None, answer,
-            *group,
+            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, rates, seen.biases, seen.bias_rates,
+            out if len(out) else None, answer, *group,
         )  # fmt: skip
     return answer, out, kept[0], kept[1], kept_b, ends[0], ends[1].mT.contiguous(), end_b
 
@@ -159,24 +159,24 @@ def _perceptron_backward(
         rates = _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], (before_b, None), seen, linked, group)
         launch(
             read_backward, b * group[1], how, x,
-            q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, rates, seen.biases,
-            d.rows, d.pairs, d_out, *wide, scratch, *group,
+            q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, rates,
+            seen.biases, seen.bias_rates, d.rows, d.pairs, d_out, *wide, scratch, *group,
         )  # fmt: skip
         launch(
             query_backward, b * group[1], how, x,
-            q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases,
+            q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,
             d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
         )  # fmt: skip
         launch(
             reverse, b * x.tiles(reverse), how, x,
             k, v, gate, lr, inverse, mix, into, *seen[1:5], *wide, *d_w, *late, d_z, d_o,
             near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, None if d_b is None else rows, d_b, late_b,
-            *x.room(reverse, how), *group,
+            seen.bias_rates, *x.room(reverse, how), *group,
         )  # fmt: skip
         launch(
             write_backward, b * group[1], how, x,
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
-            d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, seen.biases, late_b, *group,
+            d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, seen.biases, late_b, seen.bias_rates, *group,
         )  # fmt: skip
     d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous(), biases=d_b)
     return [lr.new_empty(0) if t is None else t for t in d]

@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import shared
+from miras.kernels._mlp_biases import load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -14,7 +14,7 @@ from miras.kernels._mlp_parts import dot, load_rates, mean
 def read(
     q, k, lr, rows, pairs,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
-    seen_b,  # fast biases before the chunks at hand, [b, count, J, F + O]
+    seen_b, rates_b,  # of the chunks at hand, fast biases before it, [b, count, J, F + O], and their rates
     out, answer,  # before norm and residual, and after, [b, total C, O]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
@@ -35,9 +35,11 @@ def read(
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+    t1, t2 = s1, s2
     if BIASES:
         seen_b += local * J * (F + O)
-    p1 = (-(shared(qq, tl.trans(kk), BIASES) * tl.load(pairs + cc) * s1[None, :])).to(DT)
+        t1, t2 = load_bias_rates(rates_b, local, rc, C)
+    p1 = (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
     if SLOT:
         row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
@@ -70,11 +72,13 @@ def read(
     if SLOT:
         y += row1 * y1
     if BIASES:
-        scores += 1
         y += row0 * tl.load(seen_b + F + ro)[None, :]
         if SLOT:
             y += row1 * tl.load(seen_b + F + O + F + ro)[None, :]
-    y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
+    if BIASES:
+        y = dot(((scores * s2[None, :] + t2[None, :]) * -tl.load(pairs + cc)).to(DT), u2, y)
+    else:
+        y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
     if out is not None:
         tl.store(out + co, y)
     if NORM:

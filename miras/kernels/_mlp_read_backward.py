@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import shared
+from miras.kernels._mlp_biases import load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
 
@@ -14,7 +14,7 @@ from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 def read_backward(
     q, k, lr, rows, pairs, out, d_answer,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
-    seen_b,  # fast biases before them, [b, count, J, F + O]
+    seen_b, rates_b,  # fast biases before them, [b, count, J, F + O]; their rates, and gradients of these
     d_rows, d_pairs, d_out,  # results [b, total C, ...]; the first two in part
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates,  # for the reverse scan, [b, count, ...]
     sent,  # queries and d_out times what they meet the weights with, [b, count, 2 J, C, max(I, O)]
@@ -58,10 +58,14 @@ def read_backward(
         tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
     u2 = tl.load(kept_u2 + local * C * O + ro_at)
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
+    t1, t2 = s1, s2
     if BIASES:
         seen_b += local * J * (F + O)
-    tl.store(scratch + cc, (-(shared(qq, tl.trans(kk), BIASES) * tl.load(pairs + cc) * s1[None, :])).to(DT))
-    tl.store(scratch + C * C + cc, (-(shared(kk, tl.trans(qq), BIASES) * tl.load(pairs + cc_t) * s1[:, None])).to(DT))
+        t1, t2 = load_bias_rates(rates_b, local, rc, C)
+    tl.store(scratch + cc, (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT))
+    tl.store(
+        scratch + C * C + cc, (-paired(kk, tl.trans(qq), pairs, cc_t, s1[:, None], t1[:, None], BIASES)).to(DT)
+    )
     tl.debug_barrier()
     dd = tl.load(d_out + co)
     tl.store(scratch + 2 * C * C + cc, (-(dot(dd, tl.trans(u2)) * tl.load(pairs + cc) * s2[None, :])).to(DT))
@@ -111,7 +115,6 @@ def read_backward(
         tl.store(d_u1 + cf, dot(p1_t, dz).to(DT))
 
     if BIASES:
-        scores += 1
         df = dd.to(tl.float32)
         rows0 += tl.sum(df * tl.load(seen_b + F + ro)[None, :], 1)
         if SLOT:
@@ -121,10 +124,18 @@ def read_backward(
         tl.store(d_rows + chunk * J * C + C + rc, rows1)
     tl.debug_barrier()
     weight = tl.load(pairs + cc)
-    tl.store(scratch + C * C + cc, (-(weight * s2[None, :]) * scores).to(DT))
-    d_weight = dot(dd, tl.trans(u2)) * scores
-    tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(d_weight * weight, 0))
-    tl.store(d_pairs + chunk * C * C + cc, -d_weight * s2[None, :])
+    if BIASES:
+        taken = scores * s2[None, :] + t2[None, :]
+        tl.store(scratch + C * C + cc, (-weight * taken).to(DT))
+        pulled = dot(dd, tl.trans(u2))
+        tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(pulled * scores * weight, 0))
+        tl.store(rates_b + (local * 4 + 3) * C + rc, -tl.sum(pulled * weight, 0))
+        tl.store(d_pairs + chunk * C * C + cc, -pulled * taken)
+    else:
+        tl.store(scratch + C * C + cc, (-(weight * s2[None, :]) * scores).to(DT))
+        d_weight = dot(dd, tl.trans(u2)) * scores
+        tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(d_weight * weight, 0))
+        tl.store(d_pairs + chunk * C * C + cc, -d_weight * s2[None, :])
     tl.debug_barrier()
     tl.store(d_u2 + local * C * O + ro_at, dot(tl.load(scratch + C * C + cc_t), dd))
 
@@ -133,7 +144,7 @@ def read_backward(
 def query_backward(
     q, k, lr, rows, pairs, d_answer,  # [b, total C, ...]
     seen1, squares, u1_, d_zr,  # of the chunks at hand, [b, count, ...]
-    seen_b,  # fast biases before them, [b, count, J, F + O]
+    seen_b, rates_b,  # as of `read_backward`
     d_q, near, d_rows, d_pairs, d_rates,  # results [b, total C, ...]; near is part of the gradient of k
     scratch,  # [b, count, 4, C, C]
     first, count, total,
@@ -189,9 +200,13 @@ def query_backward(
     weight = tl.load(pairs + chunk * C * C + cc)
     d_scores = (-(weight * s1[None, :]) * pulled).to(DT)
     tl.store(scratch + cc, d_scores)
-    d_weight = shared(qq, tl.trans(kk), BIASES) * pulled
+    d_weight = dot(qq, tl.trans(kk)) * pulled
     tl.store(d_rates + local * 2 * C + rc, -tl.sum(d_weight * weight, 0))
     known = tl.load(d_pairs + chunk * C * C + cc)
+    if BIASES:
+        t1, _t2 = load_bias_rates(rates_b, local, rc, C)
+        tl.store(rates_b + (local * 4 + 2) * C + rc, -tl.sum(pulled * weight, 0))
+        known -= pulled * t1[None, :]
     tl.store(d_pairs + chunk * C * C + cc, known - d_weight * s1[None, :])
     dq = dot(d_scores, kk, dq)
     if RESIDUAL:

@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import load_biases, store_biases
+from miras.kernels._mlp_biases import load_bias_rates, load_biases, store_biases
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
@@ -36,7 +36,7 @@ def reverse(
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
-    rows, d_biases, late_b,  # with fast biases: what readers multiply them with; gradients as of the stacks
+    rows, d_biases, late_b, rates_b,  # with fast biases: what readers multiply them with; gradients as of the stacks
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
@@ -63,7 +63,8 @@ def reverse(
     ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
     SENT: tl.constexpr = C * max(I, O)
     parts += b * TILES * C * O
-    norms += b * 2 * TILES * C
+    SUMS: tl.constexpr = 3 if BIASES else 2
+    norms += b * SUMS * TILES * C
     met = 0
 
     e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
@@ -102,15 +103,18 @@ def reverse(
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
         if BIASES:
-            du1 += row0 * b1[None, :]
+            late1_rows = row0 * b1[None, :]
             if SLOT:
-                du1 += row1 * c1[None, :]
+                late1_rows += row1 * c1[None, :]
+            t1, _t2 = load_bias_rates(rates_b, local, rc, C)
         hh = tl.load(h_ + wide)
         if BOUND:
             hf, kf = hh.to(tl.float32), kk.to(tl.float32)
             u1 = tl.load(u1_ + wide).to(tl.float32)
             tl.store(norms + tile * C + rc, tl.sum(u1 * du1, 1))
             tl.store(norms + (TILES + tile) * C + rc, tl.sum(hf * dh, 1))
+            if BIASES:
+                tl.store(norms + (2 * TILES + tile) * C + rc, tl.sum(u1 * late1_rows, 1))
             arrive(arrivals)
             met += TILES
             wait(arrivals, met)
@@ -133,9 +137,15 @@ def reverse(
             if LINK > 0:
                 d_g2 = tl.sum(_bound * bound, 0)
             dh = dh * s2[:, None] + (d_square * u2_square)[:, None] * hf
+            if BIASES:
+                d_t1 = tl.load(rates_b + (local * 4 + 2) * C + rc) + add_up(norms + 2 * TILES * C, rc, C, rc < C, TILES)
+                _lr, _bound, d_square = bounded_vjp(d_t1, rate, bound, u1_square)
+                du1 += d_square[:, None] * u1
         else:
             du1 *= s1[:, None]
             dh *= s2[:, None]
+        if BIASES:
+            du1 += t1[:, None] * late1_rows
         du1 += tl.load(d_u1 + wide).to(tl.float32)
         bend = tl.load(slope_ + wide).to(tl.float32)
         d_pulled = (du1 * bend).to(DT)
@@ -160,13 +170,10 @@ def reverse(
             e1, e2 = m00 * e1, m00 * e2
         if BIASES:
             store_biases(late_b + local * J * (F + O), b1, b2, rf, ro, tile, F)
-            rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
-            weight = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)
-            written = (rate * weight)[:, None] * b2[None, :]
+            late2_rows = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)[:, None] * b2[None, :]
             if SLOT:
                 store_biases(late_b + (local * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
-                weight = tl.load(into + chunk * J * C + C + rr, mask=here, other=0.0)
-                written += (rate * weight)[:, None] * c2[None, :]
+                late2_rows += tl.load(into + chunk * J * C + C + rr, mask=here, other=0.0)[:, None] * c2[None, :]
                 x1, x2 = m01 * b1 + m11 * c1, m01 * b2 + m11 * c2
                 b1, b2 = m00 * b1 + m10 * c1, m00 * b2 + m10 * c2
                 c1, c2 = x1, x2
@@ -210,10 +217,14 @@ def reverse(
             d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
             _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
             du2 += (d_square * h_square)[:, None] * u_row
+            if BIASES:
+                d_t2 = tl.load(rates_b + (local * 4 + 3) * C + rr, mask=here, other=0.0) + tl.sum(u_row * late2_rows, 1)
+                _lr, _bound, d_square = bounded_vjp(d_t2, rate, bound, u2_square)
+                du2 += d_square[:, None] * u_row
         wait(arrivals, met)
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
         if BIASES:
-            du2 += written
+            du2 += tl.load(rates_b + (local * 4 + 1) * C + rr, mask=here, other=0.0)[:, None] * late2_rows
         d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
@@ -251,6 +262,10 @@ def reverse(
             e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
             if SLOT:
                 f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
+            if BIASES:
+                b1, b2 = clipped(b1, LIMIT), clipped(b2, LIMIT)
+                if SLOT:
+                    c1, c2 = clipped(c1, LIMIT), clipped(c2, LIMIT)
 
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)

@@ -18,7 +18,7 @@ def scan(
     w1_stride, w2_stride, end1_stride, end2_stride,
     biases, end_biases,  # the same of the fast biases of both, [b, J, F + O]
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
-    seen_b,  # fast biases before every chunk
+    seen_b, rates_b,  # fast biases before every chunk, and their rates
     rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
@@ -119,6 +119,8 @@ def scan(
         met += TILES
         s1 = tl.load(lr + token)
         s2 = s1
+        if BIASES:
+            t1, t2 = s1, s1
         row0 = tl.load(into + chunk * J * C + rc)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)
@@ -142,6 +144,8 @@ def scan(
             else:
                 s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound, h_square * u2_square)
+            if BIASES:
+                t1, t2 = bounded_rate(t1, bound, u1_square), bounded_rate(t2, bound, u2_square)
             if tile == 0:
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)
@@ -158,10 +162,13 @@ def scan(
             m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
         if BIASES:
             u2f = u2d.to(tl.float32)
-            step1, step2 = tl.sum(u1 * (row0 * s1)[:, None], 0), tl.sum(u2f * (row0 * s2)[:, None], 0)
+            if tile == 0:
+                tl.store(rates_b + local * 4 * C + rc, t1)
+                tl.store(rates_b + (local * 4 + 1) * C + rc, t2)
+            step1, step2 = tl.sum(u1 * (row0 * t1)[:, None], 0), tl.sum(u2f * (row0 * t2)[:, None], 0)
             if SLOT:
-                x1 = m10 * b1 + m11 * c1 + tl.sum(u1 * (row1 * s1)[:, None], 0)
-                x2 = m10 * b2 + m11 * c2 + tl.sum(u2f * (row1 * s2)[:, None], 0)
+                x1 = m10 * b1 + m11 * c1 + tl.sum(u1 * (row1 * t1)[:, None], 0)
+                x2 = m10 * b2 + m11 * c2 + tl.sum(u2f * (row1 * t2)[:, None], 0)
                 step1, step2 = step1 + m01 * c1, step2 + m01 * c2
                 c1, c2 = x1, x2
             b1, b2 = m00 * b1 + step1, m00 * b2 + step2

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import load_bias_rates
 from miras.kernels._mlp_links import multiplier, slope, unlinked
 from miras.kernels._mlp_parts import bounded_vjp, dot, load_rates
 
@@ -22,7 +23,7 @@ def write_backward(
     seen1, seen2, kept_u2, squares, h_, u1_, d_rates, late1, late2, dz_,  # of the chunks at hand, [b, count, ...]
     d_k, near, d_lr, d_inverse, d_mix, d_into,  # results [b, total C, ...]; near is part of d_k
     sizes,  # under a link, of the chunks at hand: norms
-    seen_b, late_b,  # fast biases before the chunks at hand, gradients of those after, [b, count, J, F + O]
+    seen_b, late_b, rates_b,  # fast biases before the chunks at hand, gradients of those after; rates
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
@@ -102,16 +103,24 @@ def write_backward(
     row = tl.load(into + chunk * J * C + rc)
     d_row1, d_row2 = tl.sum(x0 * kf, 1), tl.sum(y0 * u2, 1)
     if BIASES:
-        d_row1, d_row2 = d_row1 + r0, d_row2 + tl.sum(u2 * late0[None, :], 1)
-    tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2)
+        t1, t2 = load_bias_rates(rates_b, local, rc, C)
+        d_t1, d_t2 = load_bias_rates(rates_b + 2 * C, local, rc, C)
+        q0 = tl.sum(u2 * late0[None, :], 1)
+        d_t1, d_t2 = d_t1 + row * r0, d_t2 + row * q0
+        tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2 + r0 * t1 + q0 * t2)
+    else:
+        tl.store(d_into + chunk * J * C + rc, d_row1 * s1 + d_row2 * s2)
     d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
     dk += (row * s1)[:, None] * x0
     if SLOT:
         row = tl.load(into + chunk * J * C + C + rc)
         d_row1, d_row2 = tl.sum(x1 * kf, 1), tl.sum(y1 * u2, 1)
         if BIASES:
-            d_row1, d_row2 = d_row1 + r1, d_row2 + tl.sum(u2 * late1b[None, :], 1)
-        tl.store(d_into + chunk * J * C + C + rc, d_row1 * s1 + d_row2 * s2)
+            q1 = tl.sum(u2 * late1b[None, :], 1)
+            d_t1, d_t2 = d_t1 + row * r1, d_t2 + row * q1
+            tl.store(d_into + chunk * J * C + C + rc, d_row1 * s1 + d_row2 * s2 + r1 * t1 + q1 * t2)
+        else:
+            tl.store(d_into + chunk * J * C + C + rc, d_row1 * s1 + d_row2 * s2)
         d_s1, d_s2 = d_s1 + row * d_row1, d_s2 + row * d_row2
         dk += (row * s1)[:, None] * x1
     if BOUND:
@@ -125,10 +134,16 @@ def write_backward(
         d_lr1, d_bound1, d_square = bounded_vjp(d_s1, rate, bound1, tl.sum(kf * kf, 1) * u1_square)
         if LINK > 0:
             d_bound1, d_bound2 = d_bound1 * slope(n1, LINK, L), d_bound2 * slope(n2, LINK, L)
+        if BIASES:
+            b_lr1, b_bound1, _square = bounded_vjp(d_t1, rate, bound, u1_square)
+            b_lr2, b_bound2, _square = bounded_vjp(d_t2, rate, bound, tl.load(squares + (local * 5 + 2) * C + rc))
+            d_lr1, d_bound1 = d_lr1 + b_lr1 + b_lr2, d_bound1 + b_bound1 + b_bound2
         tl.store(d_lr + token, d_lr1 + d_lr2)
         tl.store(d_inverse + token, d_bound1 + d_bound2)
         dk += (d_square * u1_square)[:, None] * kf
     else:
+        if BIASES:
+            d_s1 += d_t1 + d_t2
         tl.store(d_lr + token, d_s1 + d_s2)
     tl.store(d_k + ci, tl.load(near + ci) + dk)
 

@@ -28,8 +28,6 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"architecture {a.name!r} is not a perceptron of two matrices with fast biases"
     if a.affine:
         return "the norm has a fast gain and shift"
-    if spec.step_bound is not None:
-        return "a bounded step gives the matrices and their fast biases rates of their own"
     if reason := plan.filtered(spec, pairs, batches) or plan.direct(spec) or plan.factored(spec, shapes, pairs):
         return reason
     if not batches and spec.algorithm.slots > 1:
