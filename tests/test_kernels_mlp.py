@@ -63,9 +63,13 @@ SPECS = {
     "memora, lag": replace(MEMORA, retention=KLDecay(scale="size"), bias=Huber(per="value"), anchor_lag=1),
     "plain": replace(TITANS, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"),
     "biases": replace(TITANS, architecture=MLP(expansion=2, bias=True), bias=Huber(per="value")),
-    "biases, gd": replace(TITANS, architecture=MLP(expansion=1, norm=False, bias=True), retention="none", algorithm="gd"),
+    "biases, gd": replace(
+        TITANS, architecture=MLP(expansion=1, norm=False, bias=True), retention="none", algorithm="gd"
+    ),
     "ttt": zoo.spec("ttt_mlp"),
     "ttt, decay": zoo.spec("ttt_mlp", retention="l2"),
+    "ttt, bounded": zoo.spec("ttt_mlp", form="recommended"),
+    "biases, bounded": replace(TITANS, architecture=MLP(expansion=2, bias=True), step_bound=1.0),
 }
 
 
@@ -127,7 +131,7 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "ttt"])
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded"])
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
@@ -179,6 +183,7 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
         (zoo.spec("memora", read="anchor"), mlp_links.KERNEL),
         (zoo.spec("memora", form="recommended", read="anchor"), mlp_links.KERNEL),
         (zoo.spec("ttt_mlp"), mlp_biases.KERNEL),
+        (zoo.spec("ttt_mlp", form="recommended"), mlp_biases.KERNEL),
     ],
 )
 def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
@@ -188,7 +193,11 @@ def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name", ["titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag", "biases", "ttt"]
+    "name",
+    [
+        *("titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"),
+        *("biases", "biases, bounded", "ttt", "ttt, bounded"),
+    ],
 )
 @pytest.mark.parametrize("width", [32, 64])
 def test_bfloat16(name: str, width: int) -> None:

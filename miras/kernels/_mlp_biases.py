@@ -30,14 +30,45 @@ def load_bias_rates(rates_b, local, rc, C: tl.constexpr):
 
 
 @triton.jit
-def load_biases(biases, rf, ro, F: tl.constexpr):
-    """Some channels of the first, and the second."""
-    return tl.load(biases + rf), tl.load(biases + F + ro)
+def load_biases(biases, rf, ro, F: tl.constexpr, O: tl.constexpr, SLOT: tl.constexpr):
+    """This tile of the first and all of the second, then the same of their slot; the memory's in its place without one."""
+    b1, b2 = tl.load(biases + rf), tl.load(biases + F + ro)
+    c1, c2 = b1, b2
+    if SLOT:
+        c1, c2 = tl.load(biases + F + O + rf), tl.load(biases + F + O + F + ro)
+    return b1, b2, c1, c2
 
 
 @triton.jit
-def store_biases(biases, b1, b2, rf, ro, tile, F: tl.constexpr):
-    """This tile of the first; the first tile stores the second."""
+def store_biases(biases, b1, b2, c1, c2, rf, ro, tile, F: tl.constexpr, O: tl.constexpr, SLOT: tl.constexpr):
+    """What `load_biases` loads; the first tile stores the second bias."""
     tl.store(biases + rf, b1)
     if tile == 0:
         tl.store(biases + F + ro, b2)
+    if SLOT:
+        tl.store(biases + F + O + rf, c1)
+        if tile == 0:
+            tl.store(biases + F + O + F + ro, c2)
+
+
+@triton.jit
+def mixed(b1, b2, c1, c2, mix, BACK: tl.constexpr, SLOT: tl.constexpr):
+    """``sum_j mix_ij b_j``, or of their gradients ``sum_i mix_ij b_i``."""
+    m00 = tl.load(mix)
+    if SLOT:
+        m01, m10, m11 = tl.load(mix + (2 if BACK else 1)), tl.load(mix + (1 if BACK else 2)), tl.load(mix + 3)
+        x1, x2 = m10 * b1 + m11 * c1, m10 * b2 + m11 * c2
+        b1, b2 = m00 * b1 + m01 * c1, m00 * b2 + m01 * c2
+        c1, c2 = x1, x2
+    else:
+        b1, b2 = m00 * b1, m00 * b2
+    return b1, b2, c1, c2
+
+
+@triton.jit
+def both(row0, row1, b, c, SLOT: tl.constexpr):
+    """What tokens multiply memory and slot with times a bias of both, ``[C, ...]``."""
+    x = row0 * b[None, :]
+    if SLOT:
+        x += row1 * c[None, :]
+    return x

@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import load_bias_rates, paired
+from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -37,10 +37,11 @@ def read(
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     t1, t2 = s1, s2
     if BIASES:
-        seen_b += local * J * (F + O)
+        seen_b, last = seen_b + local * J * (F + O), (J - 1) * (F + O)
         t1, t2 = load_bias_rates(rates_b, local, rc, C)
     p1 = (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
+    row1 = row0
     if SLOT:
         row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
         y1 = tl.zeros([C, O], tl.float32)
@@ -59,9 +60,7 @@ def read(
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
-            zr += row0 * tl.load(seen_b + f + rb)[None, :]
-            if SLOT:
-                zr += row1 * tl.load(seen_b + F + O + f + rb)[None, :]
+            zr += both(row0, row1, tl.load(seen_b + f + rb), tl.load(seen_b + last + f + rb), SLOT)
         hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
@@ -72,9 +71,7 @@ def read(
     if SLOT:
         y += row1 * y1
     if BIASES:
-        y += row0 * tl.load(seen_b + F + ro)[None, :]
-        if SLOT:
-            y += row1 * tl.load(seen_b + F + O + F + ro)[None, :]
+        y += both(row0, row1, tl.load(seen_b + F + ro), tl.load(seen_b + last + F + ro), SLOT)
     if BIASES:
         y = dot(((scores * s2[None, :] + t2[None, :]) * -tl.load(pairs + cc)).to(DT), u2, y)
     else:

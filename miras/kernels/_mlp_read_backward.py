@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import load_bias_rates, paired
+from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
 
@@ -50,6 +50,7 @@ def read_backward(
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
+    row1 = row0
     tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
     tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
     if SLOT:
@@ -60,12 +61,10 @@ def read_backward(
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     t1, t2 = s1, s2
     if BIASES:
-        seen_b += local * J * (F + O)
+        seen_b, last = seen_b + local * J * (F + O), (J - 1) * (F + O)
         t1, t2 = load_bias_rates(rates_b, local, rc, C)
     tl.store(scratch + cc, (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT))
-    tl.store(
-        scratch + C * C + cc, (-paired(kk, tl.trans(qq), pairs, cc_t, s1[:, None], t1[:, None], BIASES)).to(DT)
-    )
+    tl.store(scratch + C * C + cc, (-paired(kk, tl.trans(qq), pairs, cc_t, s1[:, None], t1[:, None], BIASES)).to(DT))
     tl.debug_barrier()
     dd = tl.load(d_out + co)
     tl.store(scratch + 2 * C * C + cc, (-(dot(dd, tl.trans(u2)) * tl.load(pairs + cc) * s2[None, :])).to(DT))
@@ -95,9 +94,7 @@ def read_backward(
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
-            zr += row0 * tl.load(seen_b + f + rb)[None, :]
-            if SLOT:
-                zr += row1 * tl.load(seen_b + F + O + f + rb)[None, :]
+            zr += both(row0, row1, tl.load(seen_b + f + rb), tl.load(seen_b + last + f + rb), SLOT)
         hr, slope_r, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         tl.store(hr_ + cf, hrd)

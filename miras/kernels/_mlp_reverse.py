@@ -6,13 +6,14 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import load_bias_rates, load_biases, store_biases
+from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
     add_up,
     arrive,
     bounded_vjp,
+    clipped,
     dot,
     error,
     error_vjp,
@@ -20,11 +21,6 @@ from miras.kernels._mlp_parts import (
     load_rates,
     wait,
 )
-
-
-@triton.jit
-def clipped(x, LIMIT: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -71,9 +67,7 @@ def reverse(
     if SLOT:
         f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
     if BIASES:
-        b1, b2 = load_biases(d_biases + b * J * (F + O), rf, ro, F)
-        if SLOT:
-            c1, c2 = load_biases(d_biases + (b * J + 1) * (F + O), rf, ro, F)
+        b1, b2, c1, c2 = load_biases(d_biases + b * J * (F + O), rf, ro, F, O, SLOT)
 
     for back in range(count):
         n = count - 1 - back
@@ -91,6 +85,7 @@ def reverse(
         # the writes, before what the other tiles add
         kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
+        row1 = row0
         e1d, e2d = e1.to(DT), e2.to(DT)
         tl.store(late1 + local * J * I * F + at1, e1d)
         tl.store(late2 + local * J * F * O + at2, e2d)
@@ -103,9 +98,7 @@ def reverse(
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
         if BIASES:
-            late1_rows = row0 * b1[None, :]
-            if SLOT:
-                late1_rows += row1 * c1[None, :]
+            late1_rows = both(row0, row1, b1, c1, SLOT)
             t1, _t2 = load_bias_rates(rates_b, local, rc, C)
         hh = tl.load(h_ + wide)
         if BOUND:
@@ -169,16 +162,11 @@ def reverse(
         else:
             e1, e2 = m00 * e1, m00 * e2
         if BIASES:
-            store_biases(late_b + local * J * (F + O), b1, b2, rf, ro, tile, F)
-            late2_rows = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)[:, None] * b2[None, :]
-            if SLOT:
-                store_biases(late_b + (local * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
-                late2_rows += tl.load(into + chunk * J * C + C + rr, mask=here, other=0.0)[:, None] * c2[None, :]
-                x1, x2 = m01 * b1 + m11 * c1, m01 * b2 + m11 * c2
-                b1, b2 = m00 * b1 + m10 * c1, m00 * b2 + m10 * c2
-                c1, c2 = x1, x2
-            else:
-                b1, b2 = m00 * b1, m00 * b2
+            store_biases(late_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+            mine0 = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)[:, None]
+            mine1 = tl.load(into + chunk * J * C + (J - 1) * C + rr, mask=here, other=0.0)[:, None]
+            late2_rows = both(mine0, mine1, b2, c2, SLOT)
+            b1, b2, c1, c2 = mixed(b1, b2, c1, c2, mix + chunk * J * J, True, SLOT)
         if LINK > 0:  # set aside, where the result will be
             tl.store(d_w1 + b * J * I * F + at1, e1)
             tl.store(d_w2 + b * J * F * O + at2, e2)
@@ -273,6 +261,4 @@ def reverse(
         tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
         tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)
     if BIASES:
-        store_biases(d_biases + b * J * (F + O), b1, b2, rf, ro, tile, F)
-        if SLOT:
-            store_biases(d_biases + (b * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
+        store_biases(d_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)

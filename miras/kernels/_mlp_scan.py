@@ -6,7 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_biases import load_biases, store_biases
+from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -52,9 +52,7 @@ def scan(
     if SLOT:
         m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
     if BIASES:
-        b1, b2 = load_biases(biases + b * J * (F + O), rf, ro, F)
-        if SLOT:
-            c1, c2 = load_biases(biases + (b * J + 1) * (F + O), rf, ro, F)
+        b1, b2, c1, c2 = load_biases(biases + b * J * (F + O), rf, ro, F, O, SLOT)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -87,9 +85,9 @@ def scan(
         tl.store(seen1 + local * J * I * F + at1, a1d)
         tl.store(seen2 + local * J * F * O + at2, a2d)
         if BIASES:
-            store_biases(seen_b + local * J * (F + O), b1, b2, rf, ro, tile, F)
-            if SLOT:
-                store_biases(seen_b + (local * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
+            store_biases(seen_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+            before = b2
+            b1, b2, c1, c2 = mixed(b1, b2, c1, c2, mix + chunk * J * J, False, SLOT)
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
             tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
@@ -108,7 +106,7 @@ def scan(
         wait(arrivals, met)
         o = add_up(parts, ro_at, C * O, here[:, None], TILES)
         if BIASES:
-            o += b2[None, :]
+            o += before[None, :]
         u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
@@ -165,13 +163,11 @@ def scan(
             if tile == 0:
                 tl.store(rates_b + local * 4 * C + rc, t1)
                 tl.store(rates_b + (local * 4 + 1) * C + rc, t2)
-            step1, step2 = tl.sum(u1 * (row0 * t1)[:, None], 0), tl.sum(u2f * (row0 * t2)[:, None], 0)
+            b1 += tl.sum(u1 * (row0 * t1)[:, None], 0)
+            b2 += tl.sum(u2f * (row0 * t2)[:, None], 0)
             if SLOT:
-                x1 = m10 * b1 + m11 * c1 + tl.sum(u1 * (row1 * t1)[:, None], 0)
-                x2 = m10 * b2 + m11 * c2 + tl.sum(u2f * (row1 * t2)[:, None], 0)
-                step1, step2 = step1 + m01 * c1, step2 + m01 * c2
-                c1, c2 = x1, x2
-            b1, b2 = m00 * b1 + step1, m00 * b2 + step2
+                c1 += tl.sum(u1 * (row1 * t1)[:, None], 0)
+                c2 += tl.sum(u2f * (row1 * t2)[:, None], 0)
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)
@@ -180,6 +176,4 @@ def scan(
             tl.store(end1 + b * end1_stride + I * F + at1, m1)
             tl.store(end2 + b * end2_stride + F * O + at2, m2)
     if end_biases is not None:
-        store_biases(end_biases + b * J * (F + O), b1, b2, rf, ro, tile, F)
-        if SLOT:
-            store_biases(end_biases + (b * J + 1) * (F + O), c1, c2, rf, ro, tile, F)
+        store_biases(end_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)

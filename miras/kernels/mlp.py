@@ -78,7 +78,8 @@ def chunks(
     stacks = {n: fused.stack(state, n) for n in state.memory}
     biases = torch.cat([stacks["b_1"], stacks["b_2"]], -1) if spec.architecture.bias else None
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
-    tensors = [x.q, x.k, x.v, x.pair["lr"], x.pair.get("inverse_bound"), *seen, stacks["w_1"], stacks["w_2"], gate, biases]
+    w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
+    tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_launch.key(spec.architecture, spec.bias, link)
     y, _, _, _, _, w1, w2, ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
