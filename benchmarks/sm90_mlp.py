@@ -16,7 +16,8 @@ from miras.biases import L2, AttentionalBias, Huber, Lp
 
 FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
 BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
-WIDE = frozenset(f"{FORWARD} {BACKWARD}".split())
+BIASES = "biases end_biases seen_b rates_b d_biases late_b"
+WIDE = frozenset(f"{FORWARD} {BACKWARD} {BIASES}".split())
 """Arguments in float32; the others are operands."""
 
 
@@ -27,8 +28,10 @@ CASES = (
     (Lp(), 0, False, "1 4.0 0.1 1.0 1.0"),
     (Lp(), 0, True, "1 4.0 0.1 1.0 1.0"),
     (L2(), 0, True, "2 1.0 1.0 64 256"),
+    (L2(half=False), 0, False, "0", True),
+    (L2(half=False), 1, True, "0", True),
 )
-"""Bias, slots, whether steps are bounded, link."""
+"""Bias, slots, whether steps are bounded, link; whether there are fast biases."""
 
 
 def _type(name: str) -> str:
@@ -38,7 +41,13 @@ def _type(name: str) -> str:
 
 
 def perceptron(
-    d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None, link: str = "0"
+    d: int,
+    bias: AttentionalBias,
+    slots: int,
+    bound: bool,
+    link: str = "0",
+    biases: bool = False,
+    tile: int | None = None,
 ) -> list[Resources]:
     """All kernels for heads of d, expansion 4 and chunks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
@@ -48,11 +57,13 @@ def perceptron(
     x = _mlp_launch.Given(
         half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
         full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
+        full(b, j, f + d) if biases else None,
     )  # fmt: skip
     how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link))
     absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
     absent += ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
+    absent += () if biases else (*BIASES.split(), "rows of reverse")
     found = []
     for name in _mlp_launch.LAUNCH:
         kernel: Any = getattr(_mlp_ops, name)
@@ -63,7 +74,7 @@ def perceptron(
             constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
         types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
         title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
-        title += f" link={how.link.kind}" if how.link.kind else ""
+        title += f" link={how.link.kind}" if how.link.kind else " biases" if biases else ""
         found.append(compile(title, kernel, constants, types))
     return found
 
@@ -76,8 +87,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for d in arguments.dims:
         for tile in arguments.tiles:
-            for bias, slots, bound, link in CASES:
-                for row in perceptron(d, bias, slots, bound, tile, link):
+            for case in CASES:
+                for row in perceptron(d, *case, tile=tile):
                     print(row, flush=True)
 
 

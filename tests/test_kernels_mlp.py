@@ -21,7 +21,7 @@ from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
-from miras.kernels import KERNELS, Dims, Kernel, mlp, mlp_links, trust
+from miras.kernels import KERNELS, Dims, Kernel, mlp, mlp_biases, mlp_links, trust
 from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
@@ -62,6 +62,14 @@ SPECS = {
     "memora": MEMORA,
     "memora, lag": replace(MEMORA, retention=KLDecay(scale="size"), bias=Huber(per="value"), anchor_lag=1),
     "plain": replace(TITANS, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"),
+    "biases": replace(TITANS, architecture=MLP(expansion=2, bias=True), bias=Huber(per="value")),
+    "biases, gd": replace(
+        TITANS, architecture=MLP(expansion=1, norm=False, bias=True), retention="none", algorithm="gd"
+    ),
+    "ttt": zoo.spec("ttt_mlp"),
+    "ttt, decay": zoo.spec("ttt_mlp", retention="l2"),
+    "ttt, bounded": zoo.spec("ttt_mlp", form="recommended"),
+    "biases, bounded": replace(TITANS, architecture=MLP(expansion=2, bias=True), step_bound=1.0),
 }
 
 
@@ -123,7 +131,7 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-@pytest.mark.parametrize("name", ["bounded", "moneta", "memora"])
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded"])
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
@@ -133,7 +141,7 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor"])
+@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt"])
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
     p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
@@ -153,6 +161,8 @@ def test_any_phase_and_length(name: str) -> None:
         ({"retention": Lq(link_at="chunk")}, "slot"),
         ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
+        ({"architecture": MLP(bias=True, affine=True)}, "a fast gain and shift"),
+        ({"architecture": MLP(bias=True), "algorithm": "aggmo"}, "slots"),
     ],
 )
 def test_says_why_not(change: dict[str, object], reason: str) -> None:
@@ -172,6 +182,8 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
         (zoo.spec("moneta"), mlp_links.KERNEL),
         (zoo.spec("memora", read="anchor"), mlp_links.KERNEL),
         (zoo.spec("memora", form="recommended", read="anchor"), mlp_links.KERNEL),
+        (zoo.spec("ttt_mlp"), mlp_biases.KERNEL),
+        (zoo.spec("ttt_mlp", form="recommended"), mlp_biases.KERNEL),
     ],
 )
 def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
@@ -181,7 +193,11 @@ def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "name", ["titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"]
+    "name",
+    [
+        *("titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"),
+        *("biases", "biases, bounded", "ttt", "ttt, bounded"),
+    ],
 )
 @pytest.mark.parametrize("width", [32, 64])
 def test_bfloat16(name: str, width: int) -> None:
@@ -195,7 +211,7 @@ def test_bfloat16(name: str, width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", ["gd", "moneta"])
+@pytest.mark.parametrize("name", ["gd", "moneta", "ttt"])
 def test_compiled_without_a_graph_break(name: str) -> None:
     p = moved(problem(SPECS[name], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
     core = AssociativeMemory(p.spec, "kernel")

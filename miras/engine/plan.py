@@ -128,24 +128,33 @@ def factored(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def fused(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The written-out backward pass covers a perceptron of two matrices under a filter of one gradient a token."""
-    if reason := perceptron(spec, pairs):
-        return reason
+    return perceptron(spec, pairs) or direct(spec) or factored(spec, shapes, pairs)
+
+
+def direct(spec: MirasSpec) -> str | None:
+    """Tokens read what has accumulated, and the anchor is where their chunk begins."""
     if not spec.retention.link_is_identity or spec.retention.gradient_at == "decayed":
         return f"retention {spec.retention.name!r} reads through a link or moves the anchor"
     if spec.read != "after" or spec.anchor_lag:
         return "read and anchor_lag are not the default"
-    return factored(spec, shapes, pairs)
+    return None
 
 
 def perceptron(spec: MirasSpec, pairs: int) -> str | None:
     """Two matrices with nothing beside them, under a filter of one gradient a token with gates per head."""
-    architecture, algorithm = spec.architecture, spec.algorithm
+    architecture = spec.architecture
     if not isinstance(architecture, MLP) or architecture.depth != 2 or architecture.bias or architecture.affine:
         return f"architecture {architecture.name!r} is not a perceptron of two matrices and nothing else"
+    return filtered(spec, pairs)
+
+
+def filtered(spec: MirasSpec, pairs: int, settles: bool = False) -> str | None:
+    """A filter of one gradient a token with gates per head; ``settles``: it may act at the end of a chunk."""
+    algorithm = spec.algorithm
     if (
         not algorithm.direction_is_identity
         or algorithm.changes_error
-        or algorithm.settles
+        or (algorithm.settles and not settles)
         or algorithm.lr_is_row
         or algorithm.window > 1
         or pairs > 1

@@ -103,6 +103,7 @@ class Given(NamedTuple):
     w1: Tensor  # [b, J, I, F]
     w2: Tensor  # [b, J, F, O]
     gate: Tensor | None  # [b, T, 1] or [b, T, O]
+    biases: Tensor | None = None  # [b, J, F + O]: fast biases of both
 
     def tiles(self, kernel: Any) -> int:
         """Tiles of the hidden width."""
@@ -125,6 +126,7 @@ class Given(NamedTuple):
             "SLOT": self.rows.shape[2] > 1,
             "BOUND": self.inverse is not None or (how.link.kind == NORMALISER and kernel.__name__ in READS),
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
+            "BIASES": self.biases is not None,
             "LIMIT": LIMIT,
             "BIAS": found.residual,
             "VJP": found.vjp,
@@ -147,7 +149,8 @@ class Given(NamedTuple):
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, over rows, of a link; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
-        sums, rows = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 2, tiles, c)
+        sums, count = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), 2 if self.biases is None else 3
+        rows = self.w1.new_empty(b, count, tiles, c)
         told = self.w1.new_empty(b, tiles, 2, self.v.shape[-1]) if how.link.kind else None
         return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
@@ -160,13 +163,17 @@ class Seen(NamedTuple):
     o: Tensor  # [.., C, O]: the answers to its keys
     u2: Tensor  # [.., C, O]: the errors there
     squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
+    biases: Tensor | None  # [.., J, F + O]: before the chunk
+    bias_rates: Tensor | None  # [.., 4, C]: see `miras.kernels._mlp_biases`
 
     @staticmethod
     def of(x: Given) -> Seen:
         (b, j, i, f), o, c, group = x.w1.shape, x.v.shape[-1], x.rows.shape[-1], x.groups()[0][1]
         narrow, wide = x.q.new_empty, x.w1.new_empty
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
-        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c))
+        shapes = (b, group, j, f + o), (b, group, 4, c)
+        beside = (None if x.biases is None else wide(shape) for shape in shapes)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), *beside)
 
 
 class Linked(NamedTuple):

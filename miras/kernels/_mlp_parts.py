@@ -182,6 +182,11 @@ def bounded_vjp(d_rate, lr, inverse, square):
 
 
 @triton.jit
+def clipped(x, LIMIT: tl.constexpr):
+    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+
+
+@triton.jit
 def load_rates(lr, squares, token, local, rc, C: tl.constexpr, BOUND: tl.constexpr):
     """The rates of first and second matrix, bounded by the scan."""
     s1 = tl.load(lr + token)

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -13,10 +14,11 @@ from miras.kernels._mlp_parts import dot, load_rates, mean
 def read(
     q, k, lr, rows, pairs,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
+    seen_b, rates_b,  # of the chunks at hand, fast biases before it, [b, count, J, F + O], and their rates
     out, answer,  # before norm and residual, and after, [b, total C, O]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
     ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
@@ -33,8 +35,13 @@ def read(
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     u2 = tl.load(kept_u2 + local * C * O + rc[:, None] * O + ro[None, :])
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
-    p1 = (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT)
+    t1, t2 = s1, s2
+    if BIASES:
+        seen_b, last = seen_b + local * J * (F + O), (J - 1) * (F + O)
+        t1, t2 = load_bias_rates(rates_b, local, rc, C)
+    p1 = (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
+    row1 = row0
     if SLOT:
         row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
         y1 = tl.zeros([C, O], tl.float32)
@@ -44,11 +51,16 @@ def read(
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
-        h, slope, _curve = ACT(dot(kk, a1))
+        z = dot(kk, a1)
+        if BIASES:
+            z += tl.load(seen_b + f + rb)[None, :]
+        h, slope, _curve = ACT(z)
         u1 = (dot(u2, a2) * slope).to(DT)
         zr = row0 * dot(qq, a1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
+        if BIASES:
+            zr += both(row0, row1, tl.load(seen_b + f + rb), tl.load(seen_b + last + f + rb), SLOT)
         hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
@@ -58,7 +70,12 @@ def read(
     y = row0 * y0
     if SLOT:
         y += row1 * y1
-    y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
+    if BIASES:
+        y += both(row0, row1, tl.load(seen_b + F + ro), tl.load(seen_b + last + F + ro), SLOT)
+    if BIASES:
+        y = dot(((scores * s2[None, :] + t2[None, :]) * -tl.load(pairs + cc)).to(DT), u2, y)
+    else:
+        y = dot((scores * (-tl.load(pairs + cc) * s2[None, :])).to(DT), u2, y)
     if out is not None:
         tl.store(out + co, y)
     if NORM:

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
 
@@ -13,13 +14,15 @@ from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 def read_backward(
     q, k, lr, rows, pairs, out, d_answer,  # [b, total C, ...]
     seen1, seen2, kept_u2, squares,  # of the chunks at hand, [b, count, ...]
+    seen_b, rates_b,  # fast biases before them, [b, count, J, F + O]; their rates, and gradients of these
     d_rows, d_pairs, d_out,  # results [b, total C, ...]; the first two in part
     h_, slope_, turn_, u1_, hr_, d_h, d_u1, d_zr, d_u2, d_rates,  # for the reverse scan, [b, count, ...]
     sent,  # queries and d_out times what they meet the weights with, [b, count, 2 J, C, max(I, O)]
     scratch,  # [b, count, 4, C, C]
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``.
 
@@ -47,6 +50,7 @@ def read_backward(
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]
+    row1 = row0
     tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
     tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
     if SLOT:
@@ -55,8 +59,12 @@ def read_backward(
         tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
     u2 = tl.load(kept_u2 + local * C * O + ro_at)
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
-    tl.store(scratch + cc, (-(dot(qq, tl.trans(kk)) * tl.load(pairs + cc) * s1[None, :])).to(DT))
-    tl.store(scratch + C * C + cc, (-(dot(kk, tl.trans(qq)) * tl.load(pairs + cc_t) * s1[:, None])).to(DT))
+    t1, t2 = s1, s2
+    if BIASES:
+        seen_b, last = seen_b + local * J * (F + O), (J - 1) * (F + O)
+        t1, t2 = load_bias_rates(rates_b, local, rc, C)
+    tl.store(scratch + cc, (-paired(qq, tl.trans(kk), pairs, cc, s1[None, :], t1[None, :], BIASES)).to(DT))
+    tl.store(scratch + C * C + cc, (-paired(kk, tl.trans(qq), pairs, cc_t, s1[:, None], t1[:, None], BIASES)).to(DT))
     tl.debug_barrier()
     dd = tl.load(d_out + co)
     tl.store(scratch + 2 * C * C + cc, (-(dot(dd, tl.trans(u2)) * tl.load(pairs + cc) * s2[None, :])).to(DT))
@@ -71,7 +79,10 @@ def read_backward(
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
-        h, slope, curve = ACT(dot(kk, a1))
+        z = dot(kk, a1)
+        if BIASES:
+            z += tl.load(seen_b + f + rb)[None, :]
+        h, slope, curve = ACT(z)
         hd = h.to(DT)
         pulled = dot(u2, a2)
         u1 = (pulled * slope).to(DT)
@@ -82,6 +93,8 @@ def read_backward(
         zr = row0 * dot(qq, a1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
+        if BIASES:
+            zr += both(row0, row1, tl.load(seen_b + f + rb), tl.load(seen_b + last + f + rb), SLOT)
         hr, slope_r, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         tl.store(hr_ + cf, hrd)
@@ -98,15 +111,28 @@ def read_backward(
         tl.store(d_zr + cf, dz)
         tl.store(d_u1 + cf, dot(p1_t, dz).to(DT))
 
+    if BIASES:
+        df = dd.to(tl.float32)
+        rows0 += tl.sum(df * tl.load(seen_b + F + ro)[None, :], 1)
+        if SLOT:
+            rows1 += tl.sum(df * tl.load(seen_b + F + O + F + ro)[None, :], 1)
     tl.store(d_rows + chunk * J * C + rc, rows0)
     if SLOT:
         tl.store(d_rows + chunk * J * C + C + rc, rows1)
     tl.debug_barrier()
     weight = tl.load(pairs + cc)
-    tl.store(scratch + C * C + cc, (-(weight * s2[None, :]) * scores).to(DT))
-    d_weight = dot(dd, tl.trans(u2)) * scores
-    tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(d_weight * weight, 0))
-    tl.store(d_pairs + chunk * C * C + cc, -d_weight * s2[None, :])
+    if BIASES:
+        taken = scores * s2[None, :] + t2[None, :]
+        tl.store(scratch + C * C + cc, (-weight * taken).to(DT))
+        pulled = dot(dd, tl.trans(u2))
+        tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(pulled * scores * weight, 0))
+        tl.store(rates_b + (local * 4 + 3) * C + rc, -tl.sum(pulled * weight, 0))
+        tl.store(d_pairs + chunk * C * C + cc, -pulled * taken)
+    else:
+        tl.store(scratch + C * C + cc, (-(weight * s2[None, :]) * scores).to(DT))
+        d_weight = dot(dd, tl.trans(u2)) * scores
+        tl.store(d_rates + (local * 2 + 1) * C + rc, -tl.sum(d_weight * weight, 0))
+        tl.store(d_pairs + chunk * C * C + cc, -d_weight * s2[None, :])
     tl.debug_barrier()
     tl.store(d_u2 + local * C * O + ro_at, dot(tl.load(scratch + C * C + cc_t), dd))
 
@@ -115,11 +141,12 @@ def read_backward(
 def query_backward(
     q, k, lr, rows, pairs, d_answer,  # [b, total C, ...]
     seen1, squares, u1_, d_zr,  # of the chunks at hand, [b, count, ...]
+    seen_b, rates_b,  # as of `read_backward`
     d_q, near, d_rows, d_pairs, d_rates,  # results [b, total C, ...]; near is part of the gradient of k
     scratch,  # [b, count, 4, C, C]
     first, count, total,
-    C: tl.constexpr, I: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, RESIDUAL: tl.constexpr,
+    C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``zr = rows (q W1) - (pairs s1 q k^T) u1``."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -135,6 +162,9 @@ def query_backward(
 
     pulled = tl.zeros([C, C], tl.float32)
     dq0, dq1 = tl.zeros([C, I], tl.float32), tl.zeros([C, I], tl.float32)
+    if BIASES:
+        seen_b += local * J * (F + O)
+        rows0, rows1 = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
     for f in range(0, F, BF):
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
@@ -143,14 +173,25 @@ def query_backward(
         dq0 = dot(dz, tl.trans(tl.load(seen1 + at1)), dq0)
         if SLOT:
             dq1 = dot(dz, tl.trans(tl.load(seen1 + I * F + at1)), dq1)
+        if BIASES:
+            df = dz.to(tl.float32)
+            rows0 += tl.sum(df * tl.load(seen_b + f + rb)[None, :], 1)
+            if SLOT:
+                rows1 += tl.sum(df * tl.load(seen_b + F + O + f + rb)[None, :], 1)
 
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     qf = qq.to(tl.float32)
     at = chunk * J * C + rc
-    tl.store(d_rows + at, tl.load(d_rows + at) + tl.sum(qf * dq0, 1))
+    known = tl.load(d_rows + at)
+    if BIASES:
+        known += rows0
+    tl.store(d_rows + at, known + tl.sum(qf * dq0, 1))
     dq = tl.load(rows + at)[:, None] * dq0
     if SLOT:
-        tl.store(d_rows + at + C, tl.load(d_rows + at + C) + tl.sum(qf * dq1, 1))
+        known = tl.load(d_rows + at + C)
+        if BIASES:
+            known += rows1
+        tl.store(d_rows + at + C, known + tl.sum(qf * dq1, 1))
         dq += tl.load(rows + at + C)[:, None] * dq1
     s1, _s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     weight = tl.load(pairs + chunk * C * C + cc)
@@ -159,6 +200,10 @@ def query_backward(
     d_weight = dot(qq, tl.trans(kk)) * pulled
     tl.store(d_rates + local * 2 * C + rc, -tl.sum(d_weight * weight, 0))
     known = tl.load(d_pairs + chunk * C * C + cc)
+    if BIASES:
+        t1, _t2 = load_bias_rates(rates_b, local, rc, C)
+        tl.store(rates_b + (local * 4 + 2) * C + rc, -tl.sum(pulled * weight, 0))
+        known -= pulled * t1[None, :]
     tl.store(d_pairs + chunk * C * C + cc, known - d_weight * s1[None, :])
     dq = dot(d_scores, kk, dq)
     if RESIDUAL:

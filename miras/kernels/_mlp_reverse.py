@@ -6,12 +6,14 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
     add_up,
     arrive,
     bounded_vjp,
+    clipped,
     dot,
     error,
     error_vjp,
@@ -19,11 +21,6 @@ from miras.kernels._mlp_parts import (
     load_rates,
     wait,
 )
-
-
-@triton.jit
-def clipped(x, LIMIT: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -35,10 +32,11 @@ def reverse(
     late1, late2, dz_, d_o_,  # of every chunk: gradients of the stacks after it, of z and of o
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
+    rows, d_biases, late_b, rates_b,  # with fast biases: what readers multiply them with; gradients as of the stacks
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
@@ -61,12 +59,15 @@ def reverse(
     ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
     SENT: tl.constexpr = C * max(I, O)
     parts += b * TILES * C * O
-    norms += b * 2 * TILES * C
+    SUMS: tl.constexpr = 3 if BIASES else 2
+    norms += b * SUMS * TILES * C
     met = 0
 
     e1, e2 = tl.load(d_w1 + b * J * I * F + at1), tl.load(d_w2 + b * J * F * O + at2)
     if SLOT:
         f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
+    if BIASES:
+        b1, b2, c1, c2 = load_biases(d_biases + b * J * (F + O), rf, ro, F, O, SLOT)
 
     for back in range(count):
         n = count - 1 - back
@@ -84,6 +85,7 @@ def reverse(
         # the writes, before what the other tiles add
         kk, u2 = tl.load(k + chunk * C * I + ci), tl.load(kept_u2 + local * C * O + co)
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
+        row1 = row0
         e1d, e2d = e1.to(DT), e2.to(DT)
         tl.store(late1 + local * J * I * F + at1, e1d)
         tl.store(late2 + local * J * F * O + at2, e2d)
@@ -95,12 +97,17 @@ def reverse(
             tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
+        if BIASES:
+            late1_rows = both(row0, row1, b1, c1, SLOT)
+            t1, _t2 = load_bias_rates(rates_b, local, rc, C)
         hh = tl.load(h_ + wide)
         if BOUND:
             hf, kf = hh.to(tl.float32), kk.to(tl.float32)
             u1 = tl.load(u1_ + wide).to(tl.float32)
             tl.store(norms + tile * C + rc, tl.sum(u1 * du1, 1))
             tl.store(norms + (TILES + tile) * C + rc, tl.sum(hf * dh, 1))
+            if BIASES:
+                tl.store(norms + (2 * TILES + tile) * C + rc, tl.sum(u1 * late1_rows, 1))
             arrive(arrivals)
             met += TILES
             wait(arrivals, met)
@@ -123,9 +130,15 @@ def reverse(
             if LINK > 0:
                 d_g2 = tl.sum(_bound * bound, 0)
             dh = dh * s2[:, None] + (d_square * u2_square)[:, None] * hf
+            if BIASES:
+                d_t1 = tl.load(rates_b + (local * 4 + 2) * C + rc) + add_up(norms + 2 * TILES * C, rc, C, rc < C, TILES)
+                _lr, _bound, d_square = bounded_vjp(d_t1, rate, bound, u1_square)
+                du1 += d_square[:, None] * u1
         else:
             du1 *= s1[:, None]
             dh *= s2[:, None]
+        if BIASES:
+            du1 += t1[:, None] * late1_rows
         du1 += tl.load(d_u1 + wide).to(tl.float32)
         bend = tl.load(slope_ + wide).to(tl.float32)
         d_pulled = (du1 * bend).to(DT)
@@ -148,6 +161,12 @@ def reverse(
             f1, f2 = x1, x2
         else:
             e1, e2 = m00 * e1, m00 * e2
+        if BIASES:
+            store_biases(late_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+            mine0 = tl.load(into + chunk * J * C + rr, mask=here, other=0.0)[:, None]
+            mine1 = tl.load(into + chunk * J * C + (J - 1) * C + rr, mask=here, other=0.0)[:, None]
+            late2_rows = both(mine0, mine1, b2, c2, SLOT)
+            b1, b2, c1, c2 = mixed(b1, b2, c1, c2, mix + chunk * J * J, True, SLOT)
         if LINK > 0:  # set aside, where the result will be
             tl.store(d_w1 + b * J * I * F + at1, e1)
             tl.store(d_w2 + b * J * F * O + at2, e2)
@@ -159,6 +178,13 @@ def reverse(
         if SLOT:
             f1 = dot(tl.trans(tl.load(told + SENT + ci)), dzr, f1)
             f2 = dot(tl.trans(tl.load(told + 3 * SENT + co)), hr, f2)
+        if BIASES:
+            dzf = dzr.to(tl.float32)
+            b1 += tl.sum(dzf * tl.load(rows + chunk * J * C + rc)[:, None], 0)
+            b2 += tl.sum(tl.load(told + J * SENT + co).to(tl.float32), 0)
+            if SLOT:
+                c1 += tl.sum(dzf * tl.load(rows + chunk * J * C + C + rc)[:, None], 0)
+                c2 += tl.sum(tl.load(told + 3 * SENT + co).to(tl.float32), 0)
         e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
@@ -179,8 +205,14 @@ def reverse(
             d_s2 += add_up(norms + TILES * C, rr, C, here, TILES)
             _lr, _bound, d_square = bounded_vjp(d_s2, rate, bound, h_square * u2_square)
             du2 += (d_square * h_square)[:, None] * u_row
+            if BIASES:
+                d_t2 = tl.load(rates_b + (local * 4 + 3) * C + rr, mask=here, other=0.0) + tl.sum(u_row * late2_rows, 1)
+                _lr, _bound, d_square = bounded_vjp(d_t2, rate, bound, u2_square)
+                du2 += d_square[:, None] * u_row
         wait(arrivals, met)
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
+        if BIASES:
+            du2 += tl.load(rates_b + (local * 4 + 1) * C + rr, mask=here, other=0.0)[:, None] * late2_rows
         d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
@@ -200,6 +232,9 @@ def reverse(
         tl.store(dz_ + wide, dzd)
         e1 = dot(tl.trans(kk), dzd, e1)
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if BIASES:
+            b1 += tl.sum(dzd.to(tl.float32), 0)
+            b2 += tl.sum(d_od.to(tl.float32), 0)
         if LINK > 0:
             l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
             tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
@@ -215,9 +250,15 @@ def reverse(
             e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
             if SLOT:
                 f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
+            if BIASES:
+                b1, b2 = clipped(b1, LIMIT), clipped(b2, LIMIT)
+                if SLOT:
+                    c1, c2 = clipped(c1, LIMIT), clipped(c2, LIMIT)
 
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)
     if SLOT:
         tl.store(d_w1 + (b * J + 1) * I * F + at1, f1)
         tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)
+    if BIASES:
+        store_biases(d_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)

@@ -6,6 +6,7 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
+from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -15,12 +16,14 @@ def scan(
     k, v, gate, lr, inverse, mix, into,  # [b, total C, ...]
     w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
+    biases, end_biases,  # the same of the fast biases of both, [b, J, F + O]
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
+    seen_b, rates_b,  # fast biases before every chunk, and their rates
     rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
@@ -48,6 +51,8 @@ def scan(
     a1, a2 = tl.load(w1 + b * w1_stride + at1), tl.load(w2 + b * w2_stride + at2)
     if SLOT:
         m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
+    if BIASES:
+        b1, b2, c1, c2 = load_biases(biases + b * J * (F + O), rf, ro, F, O, SLOT)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -65,7 +70,10 @@ def scan(
                 tl.store(sizes + local * 2 + 1, n2)
         else:
             a1d, a2d = a1.to(DT), a2.to(DT)
-        h, bend, _curve = ACT(dot(kk, a1d))
+        z = dot(kk, a1d)
+        if BIASES:
+            z += b1[None, :]
+        h, bend, _curve = ACT(z)
         hd = h.to(DT)
         tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
@@ -76,6 +84,10 @@ def scan(
         # what does not wait for the others
         tl.store(seen1 + local * J * I * F + at1, a1d)
         tl.store(seen2 + local * J * F * O + at2, a2d)
+        if BIASES:
+            store_biases(seen_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+            before = b2
+            b1, b2, c1, c2 = mixed(b1, b2, c1, c2, mix + chunk * J * J, False, SLOT)
         m00 = tl.load(mix + chunk * J * J)
         if SLOT:
             tl.store(seen1 + (local * J + 1) * I * F + at1, m1.to(DT))
@@ -93,6 +105,8 @@ def scan(
 
         wait(arrivals, met)
         o = add_up(parts, ro_at, C * O, here[:, None], TILES)
+        if BIASES:
+            o += before[None, :]
         u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
@@ -103,6 +117,8 @@ def scan(
         met += TILES
         s1 = tl.load(lr + token)
         s2 = s1
+        if BIASES:
+            t1, t2 = s1, s1
         row0 = tl.load(into + chunk * J * C + rc)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)
@@ -126,6 +142,8 @@ def scan(
             else:
                 s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound, h_square * u2_square)
+            if BIASES:
+                t1, t2 = bounded_rate(t1, bound, u1_square), bounded_rate(t2, bound, u2_square)
             if tile == 0:
                 tl.store(squares + (local * 5 + 1) * C + rc, u1_square)
                 tl.store(squares + (local * 5 + 3) * C + rc, s1)
@@ -140,6 +158,16 @@ def scan(
         if SLOT:
             m1 = dot(kt, (u1 * (row1 * s1)[:, None]).to(DT), m1)
             m2 = dot(ut, (hf * (row1 * s2)[:, None]).to(DT), m2)
+        if BIASES:
+            u2f = u2d.to(tl.float32)
+            if tile == 0:
+                tl.store(rates_b + local * 4 * C + rc, t1)
+                tl.store(rates_b + (local * 4 + 1) * C + rc, t2)
+            b1 += tl.sum(u1 * (row0 * t1)[:, None], 0)
+            b2 += tl.sum(u2f * (row0 * t2)[:, None], 0)
+            if SLOT:
+                c1 += tl.sum(u1 * (row1 * t1)[:, None], 0)
+                c2 += tl.sum(u2f * (row1 * t2)[:, None], 0)
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)
@@ -147,3 +175,5 @@ def scan(
         if SLOT:
             tl.store(end1 + b * end1_stride + I * F + at1, m1)
             tl.store(end2 + b * end2_stride + F * O + at2, m2)
+    if end_biases is not None:
+        store_biases(end_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)

@@ -84,7 +84,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), matrix.bias_gate(spec, x))
     )
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
-    given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *_readers(spec, x)
+    given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x)
     keep = torch.is_grad_enabled()
     y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, residuals.key(spec.bias), a.eps, keep)
     y = F.layer_norm(y.transpose(1, 2), y.shape[-1:], eps=a.eps).transpose(1, 2)
@@ -102,7 +102,7 @@ def _stack(spec: MirasSpec, state: MemoryState, name: str) -> Tensor:
     return (start if spec.step_bound is None else limited(start)).contiguous()
 
 
-def _readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Coefficients of the memory and of lasting slots; others are empty where a chunk starts."""
     gates, size = algorithm_gates(spec, x), spec.chunk_size
     if not spec.algorithm.settles:

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from miras.engine.segment import bias_gates
 from miras.engine.problem import Inputs, energy
+from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, gate_on
 from miras.kernels import claims, matrix
 from miras.kernels.channels import Tiled, anchored, linear
