@@ -22,16 +22,16 @@ WIDE = frozenset(f"{FORWARD} {BACKWARD} {BIASES}".split())
 
 
 CASES = (
-    (L2(), 1, False, "0"),
-    (L2(), 0, False, "0"),
-    (Huber(), 1, True, "0"),
-    (Lp(), 0, False, "1 4.0 0.1 1.0 1.0"),
-    (Lp(), 0, True, "1 4.0 0.1 1.0 1.0"),
-    (L2(), 0, True, "2 1.0 1.0 64 256"),
+    (L2(), 1, False, "0", False),
+    (L2(), 0, False, "0", False),
+    (Huber(), 1, True, "0", False),
+    (Lp(), 0, False, "1 4.0 0.1 1.0 1.0", False),
+    (Lp(), 0, True, "1 4.0 0.1 1.0 1.0", False),
+    (L2(), 0, True, "2 1.0 1.0 64 256", False),
     (L2(half=False), 0, False, "0", True),
     (L2(half=False), 1, True, "0", True),
 )
-"""Bias, slots, whether steps are bounded, link; whether there are fast biases."""
+"""Bias, slots, whether steps are bounded, link, whether there are fast biases."""
 
 
 def _type(name: str) -> str:
@@ -87,8 +87,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for d in arguments.dims:
         for tile in arguments.tiles:
-            for case in CASES:
-                for row in perceptron(d, *case, tile=tile):
+            for bias, slots, bound, link, biases in CASES:
+                for row in perceptron(d, bias, slots, bound, link, biases, tile):
                     print(row, flush=True)
 
 
