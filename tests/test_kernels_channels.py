@@ -16,7 +16,7 @@ from miras.engine.plan import plan
 from miras.kernels import Dims, channels, choose, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
 
 BY_KEY = {"name": "l2", "per": "key"}
 DECAYED = BY_KEY | {"gradient_at": "decayed"}
@@ -124,19 +124,7 @@ def test_without_gradients() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["kda", "gla"])
 def test_compiled_without_a_graph_break(name: str) -> None:
-    p = cast(drawn(name, length=20), DTYPE, DEVICE)
-    core = AssociativeMemory(p.spec, "kernel")
-    torch.compiler.reset()
-
-    def loss(call: Any) -> tuple[torch.Tensor, ...]:
-        leafy, leaves = p.leaves()
-        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        total = y.square().sum() + state.memory["w"].sum()
-        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"], leaves["gate.log_decay"]])
-
-    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
-    for a, b in zip(got, wanted, strict=True):
-        close(a, b)
+    compiles(cast(drawn(name, length=20), DTYPE, DEVICE), "q", "k", "v", "gate.log_decay")
 
 
 WHERE = torch.device("cuda"), torch.float32

@@ -14,14 +14,10 @@ pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
 from miras.biases import AttentionalBias, Huber
-from miras.engine.plan import Path
 from miras.kernels import KERNELS, Dims, choose, residuals, trust
 from miras.testing import TOLERANCE, problem, relative
-from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
-
-# the interpreter computes float32 only, and float32 stays in PyTorch on a device
-DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 ROOT = {"name": "l1", "smooth": "loss", "eps": 0.1}
@@ -60,9 +56,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Fields of a spec (a matrix with momentum at chunk size 8 otherwise) and of a problem."""
 
-KINKED = ("huber", "yaad")
-"""Biases whose derivative jumps: rounding a prediction to 16 bits moves it across the jump now and then."""
-
 cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -71,48 +64,6 @@ def drawn(name: str, **other: Any) -> Problem:
     spec = MirasSpec.make(**{"architecture": "matrix", "algorithm": "momentum", "chunk_size": 8} | fields)
     arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
     return problem(spec, **arguments)
-
-
-def results(p: Problem, path: Path | None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Outputs and final state, and gradients of every input and of the initial state, by name."""
-    leafy, leaves = p.leaves()
-    y, state = leafy.run(path)
-    outputs = [x for x in tensors(y, state).values() if x.requires_grad]
-    gradients = torch.autograd.grad(_probe(outputs), list(leaves.values()), allow_unused=True)
-    return tensors(y.detach(), state.detach()), dict(zip(leaves, gradients, strict=True))
-
-
-def _probe(outputs: list[Tensor]) -> Tensor:
-    return probe([x.cpu() for x in outputs])
-
-
-def wide(p: Problem) -> Problem:
-    """The same numbers in float64 on the CPU."""
-    return replace(p.map(lambda x: x.cpu().double()), state=p.state.map(lambda x: x.cpu().double()))
-
-
-def cast(p: Problem, dtype: torch.dtype, device: str) -> Problem:
-    """The problem with operands of that dtype; gates and state are float32."""
-    gates = {g: x.float().to(device) for g, x in p.gates.items()}
-    moved = p.map(lambda x: x.to(device, dtype))
-    return replace(moved, gates=gates, state=p.state.map(lambda x: x.float().to(device)))
-
-
-def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
-    """Everything within the tolerance, against the fastest PyTorch path in float64 on the very same numbers."""
-    p = cast(p, dtype, device)
-    exact = wide(p)
-    wanted, wanted_gradients = results(exact, AssociativeMemory(p.spec).plan(p.q.shape[-1], p.v.shape[-1]).path)
-    got, gradients = results(p, "kernel")
-    if dtype != torch.float32 and p.spec.bias.name.startswith(KINKED):
-        wanted_gradients = {}
-    scale = max((g.norm().item() for g in wanted_gradients.values() if g is not None), default=0.0)
-    errors = {n: relative(got[n].cpu().double(), x) for n, x in wanted.items()}
-    for n, g in wanted_gradients.items():
-        mine = gradients[n]
-        errors[f"d {n}"] = relative(None if mine is None else mine.cpu().double(), g, floor=max(1e-3 * scale, 1e-6))
-    bad = {n: e for n, e in errors.items() if not e <= TOLERANCE["kernel"][dtype]}
-    assert not bad, bad
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
@@ -176,26 +127,10 @@ def pieces_agree(name: str) -> None:
     close(packed.unflatten(1, (2, 21))[0], y)
 
 
-def close(a: Tensor, b: Tensor) -> None:
-    assert relative(a.detach().float(), b.detach().float()) <= TOLERANCE["kernel"][DTYPE]
-
-
 @pytest.mark.parametrize("name", ["huber, bounded", pytest.param("delta rule", marks=pytest.mark.nightly)])
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break(name: str) -> None:
-    p = cast(drawn(name, length=16), DTYPE, DEVICE)
-    core = AssociativeMemory(p.spec, "kernel")
-    torch.compiler.reset()
-
-    def loss(call: Any) -> tuple[Tensor, ...]:
-        leafy, leaves = p.leaves()
-        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        total = y.square().sum() + state.memory["w"].sum()
-        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"]])
-
-    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
-    for a, b in zip(got, wanted, strict=True):
-        close(a, b)
+    compiles(cast(drawn(name, length=16), DTYPE, DEVICE), "q", "k", "v")
 
 
 def test_a_bias_of_your_own() -> None:

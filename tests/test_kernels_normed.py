@@ -14,7 +14,7 @@ import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
 
 LINE: dict[str, Any] = {"name": "mlp", "depth": 1, "bias": True}
 BARE = LINE | {"bias": False}
@@ -114,19 +114,7 @@ def test_one_token_after_others() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break() -> None:
-    p = cast(drawn("ttt_linear", length=16), DTYPE, DEVICE)
-    core = AssociativeMemory(p.spec, "kernel")
-    torch.compiler.reset()
-
-    def loss(call: Any) -> tuple[torch.Tensor, ...]:
-        leafy, leaves = p.leaves()
-        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        total = y.square().sum() + state.memory["w_1"].sum() + state.slots["b_1"].sum()
-        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["state/memory/b_1"]])
-
-    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
-    for a, b in zip(got, wanted, strict=True):
-        close(a, b)
+    compiles(cast(drawn("ttt_linear", length=16), DTYPE, DEVICE), "q", "k", "state/memory/b_1")
 
 
 def test_the_zoo_s_entry_and_who_is_refused() -> None:

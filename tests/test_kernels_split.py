@@ -18,7 +18,8 @@ from miras.kernels import _split as segments
 from miras.kernels._launches import Tiles
 from miras.testing.laws import tensors
 from miras.testing.problems import Problem
-from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, drawn, pieces_agree, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.test_kernels_matrix import drawn, pieces_agree
 
 CASES: dict[str, dict[str, Any]] = {
     "l2": dict(length=85),  # ten chunks and a part of one; odd widths, read before the write
@@ -114,19 +115,7 @@ def test_compiled_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None
     """With the very function that counts segments."""
     for name, value in {"processors": lambda _: 1000, "LEAST": 2, "JOIN": 0}.items():
         monkeypatch.setattr(segments, name, value)
-    p = cast(drawn("l2", length=64), DTYPE, DEVICE)
-    core = AssociativeMemory(p.spec, "kernel")
-    torch.compiler.reset()
-
-    def loss(call: Any) -> tuple[torch.Tensor, ...]:
-        leafy, leaves = p.leaves()
-        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        total = y.square().sum() + state.memory["w"].sum()
-        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"], leaves["state/memory/w"]])
-
-    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
-    for a, b in zip(got, wanted, strict=True):
-        close(a, b)
+    compiles(cast(drawn("l2", length=64), DTYPE, DEVICE), "q", "k", "v", "state/memory/w")
 
 
 def test_compiled_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from miras import AssociativeMemory, MirasSpec
 from miras.kernels import Dims, choose, trust, values
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.test_kernels_matrix import DEVICE, DTYPE, agrees, cast, close, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
 
 BY_VALUE = {"name": "l2", "per": "value"}
 DECAYED = BY_VALUE | {"gradient_at": "decayed"}
@@ -117,19 +117,7 @@ def test_without_gradients() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break() -> None:
-    p = cast(drawn("chunks", length=8), DTYPE, DEVICE)
-    core = AssociativeMemory(p.spec, "kernel")
-    torch.compiler.reset()
-
-    def loss(call: Any) -> tuple[torch.Tensor, ...]:
-        leafy, leaves = p.leaves()
-        y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        total = y.square().sum() + state.memory["w"].sum()
-        return total, *torch.autograd.grad(total, [leaves["q"], leaves["k"], leaves["v"], leaves["gate.log_decay"]])
-
-    got, wanted = loss(torch.compile(core.__call__, fullgraph=True, backend="aot_eager")), loss(core)
-    for a, b in zip(got, wanted, strict=True):
-        close(a, b)
+    compiles(cast(drawn("chunks", length=8), DTYPE, DEVICE), "q", "k", "v", "gate.log_decay")
 
 
 @pytest.mark.parametrize(("bias", "kernel"), [("dot", values.TOKENS), ("l2", values.CHUNKS)])
