@@ -45,7 +45,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_launch.key(spec.architecture, spec.bias)
     y, _, _, _, w1, w2 = _gated_ops.gated_perceptron(*given, recipe, torch.is_grad_enabled())
-    ends = dict(zip(("gate", "up", "down"), (*w1.unbind(2), w2), strict=True))
+    ends = {"gate": w1[:, :, 0], "up": w1[:, :, 1], "down": w2}
     whole = {n: ends[n].unflatten(0, (batch, heads)) for n in state.memory}
     memory = {n: w[:, :, 0] for n, w in whole.items()}
     slots = {n: w[:, :, 1:] for n, w in whole.items()} if state.slots else {}
