@@ -73,7 +73,10 @@ SPECS = {
     "biases, bounded": replace(TITANS, architecture=MLP(expansion=2, bias=True), step_bound=1.0),
     "gated": SWIGLU,
     "gated, bounded": replace(
-        SWIGLU, architecture=GatedMLP(expansion=2, residual=True, norm=True), bias=Huber(), step_bound=1.0
+        SWIGLU,
+        architecture=GatedMLP(expansion=2, residual=True, norm=True),
+        bias=Huber(per="value"),
+        step_bound=1.0,
     ),
     "gated, gd": replace(
         SWIGLU, architecture=GatedMLP(expansion=3, activation="gelu"), bias="dot", retention="none", algorithm="gd"
@@ -81,7 +84,7 @@ SPECS = {
     "gated, yaad": replace(
         SWIGLU,
         architecture=GatedMLP(expansion=2, activation="gelu_tanh", norm=True),
-        bias=Yaad(per="value"),
+        bias=Yaad(),
         algorithm="gd",
         step_bound=1.0,
     ),
