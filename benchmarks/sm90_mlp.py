@@ -84,7 +84,8 @@ def perceptron(
         wide = {("reverse", "d_k"), *([("read", "answer"), ("read_backward", "d_answer")] if gains else [])}
         types = {n: "*fp32" if (name, n) in wide else _type(n) for n in kernel.arg_names}
         title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
-        title += f" link={how.link.kind}" if how.link.kind else f"{' biases' if biases else ''}{' gains' if gains else ''}"
+        title += f" link={how.link.kind}" if how.link.kind else ""
+        title += f"{' biases' if biases else ''}{' gains' if gains else ''}"
         found.append(compile(title, kernel, constants, types))
     return found
 

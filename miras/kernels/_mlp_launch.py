@@ -153,7 +153,7 @@ class Given(NamedTuple):
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
         sums, count = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), 2 if self.biases is None else 3
         rows = self.w1.new_empty(b, count, tiles, c)
-        vectors = 2 if how.link.kind else 0 if self.gains is None else 2 * self.w1.shape[1]
+        vectors = 2 if how.link.kind else 0 if self.gains is None else 4 * self.w1.shape[1]
         told = self.w1.new_empty(b, tiles, vectors, self.v.shape[-1]) if vectors else None
         return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 

@@ -99,7 +99,7 @@ def _perceptron(
             *((out if len(out) else None, answer) if gains is None else (None, out)), *group,
         )  # fmt: skip
         if gains is not None:
-            _mlp_answers.read(x, how, out, answer, seen, group)
+            _mlp_answers.read(x, how, out, answer, seen, _mlp_answers.Span(*group))
     return answer, out, kept[0], kept[1], kept_b, kept_g, ends[0], ends[1].mT.contiguous(), end_b, end_g
 
 
@@ -127,7 +127,8 @@ def _blank(*arguments: Any) -> tuple[Tensor, ...]:
     out = x.w1.new_empty(_shape_of_out(x, recall(recipe), keep))
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
     (kept_b, end_b), (kept_g, end_g) = _room(x, x.biases), _room(x, x.gains)
-    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, torch.empty_like(x.w1), torch.empty_like(x.w2), end_b, end_g
+    ends = [torch.empty_like(w) for w in (x.w1, x.w2)]
+    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, *ends, end_b, end_g
 
 
 def _perceptron_backward(
@@ -180,8 +181,9 @@ def _perceptron_backward(
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]
         rates = _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
+        span = _mlp_answers.Span(*group)
         if gains is not None:
-            read_of_gains = _mlp_answers.read_backward(x, how, out, d_answer, d_normed, seen, late_g, group)
+            read_of_gains = _mlp_answers.read_backward(x, how, out, d_answer, d_normed, seen, late_g, span)
         launch(
             read_backward, b * group[1], how, x,
             q, k, lr, rows, pairs, before, d_normed, seen.w1, seen.w2, seen.u2, rates,
@@ -204,7 +206,7 @@ def _perceptron_backward(
             d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, seen.biases, late_b, seen.bias_rates, *group,
         )  # fmt: skip
         if read_of_gains is not None:
-            _mlp_answers.write_backward(x, d, read_of_gains, seen, late_g, group)
+            _mlp_answers.write_backward(x, d, read_of_gains, seen, late_g, span)
     d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous(), biases=d_b, gains=d_g)
     return [lr.new_empty(0) if t is None else t for t in d]
 

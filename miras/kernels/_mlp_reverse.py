@@ -7,15 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
-from miras.kernels._mlp_gains import (
-    before_gains,
-    gained_error,
-    gained_error_vjp,
-    hear_gains,
-    load_gains,
-    store_gains,
-    written_gains_vjp,
-)
+from miras.kernels._mlp_gains import copy_gains, earlier_gains, gained_error, gained_error_vjp, written_gains_vjp
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
@@ -79,7 +71,9 @@ def reverse(
     if BIASES:
         b1, b2, c1, c2 = load_biases(d_biases + b * J * (F + O), rf, ro, F, O, SLOT)
     if GAINS:
-        d_gain, d_shift, d_gain_slot, d_shift_slot = load_gains(d_gains + b * J * 2 * O, ro, O, SLOT)
+        told_g = meet + (b * TILES + tile) * 4 * J * O
+        mine_g = told_g + 2 * J * O
+        copy_gains(d_gains + b * J * 2 * O, mine_g, ro, O, SLOT)
 
     for back in range(count):
         n = count - 1 - back
@@ -205,16 +199,8 @@ def reverse(
         o_row = tl.load(kept_o + local * C * O + ro_at, mask=here[:, None], other=0.0)
         g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
         if GAINS:
-            gain, shift, _gain, _shift = load_gains(seen_g + local * J * 2 * O, ro, O, False)
-            u_row, y, scale, e = gained_error(o_row, k_row, v_row, g, gain, shift, BIAS, P, RESIDUAL, EPS)
-            near_y, near_e = written_gains_vjp(
-                e, y, d_gain, d_shift, d_gain_slot, d_shift_slot, d_errors_g + local * C * 2 * O, lr, inverse,
-                into + chunk * J * C, chunk * C, rr, ro, here, C, O, SLOT, BOUND,
-            )  # fmt: skip
-            store_gains(late_g + local * J * 2 * O, d_gain, d_shift, d_gain_slot, d_shift_slot, ro, tile, O, SLOT)
-            d_gain, d_shift, d_gain_slot, d_shift_slot = before_gains(
-                d_gain, d_shift, d_gain_slot, d_shift_slot, mix + chunk * J * J, d_seen_g + local * J * 2 * O, ro, O, SLOT
-            )
+            had = seen_g + local * J * 2 * O
+            u_row, y, scale, e = gained_error(o_row, k_row, v_row, g, had, ro, O, BIAS, P, RESIDUAL, EPS)
         else:
             u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         du2 = tl.load(d_u2 + local * C * O + ro_at, mask=here[:, None], other=0.0)
@@ -238,10 +224,15 @@ def reverse(
         if BIASES:
             du2 += tl.load(rates_b + (local * 4 + 1) * C + rr, mask=here, other=0.0)[:, None] * late2_rows
         if GAINS:
-            d_o, d_answer, dv, dg = gained_error_vjp(
-                du2, near_y, near_e, u_row, y, scale, e, k_row, v_row, g, gain, shift,
-                meet + (b * TILES + tile) * 2 * O, ro, here, O, VJP, P, RESIDUAL,
+            if tile == 0:
+                copy_gains(mine_g, late_g + local * J * 2 * O, ro, O, SLOT)
+            near_y, near_e = written_gains_vjp(
+                e, y, mine_g, d_errors_g + local * C * 2 * O, lr, inverse, into + chunk * J * C, chunk * C,
+                rr, ro, here, C, O, SLOT, BOUND,
             )  # fmt: skip
+            d_o, d_answer, dv, dg = gained_error_vjp(
+                du2, near_y, near_e, u_row, y, scale, e, k_row, v_row, g, had, told_g, ro, here, O, VJP, P, RESIDUAL
+            )
         else:
             d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
@@ -266,7 +257,10 @@ def reverse(
             b1 += tl.sum(dzd.to(tl.float32), 0)
             b2 += tl.sum(d_od.to(tl.float32), 0)
         if GAINS:
-            d_gain, d_shift = hear_gains(d_gain, d_shift, meet + b * TILES * 2 * O, ro, O, 2 * O, TILES)
+            earlier_gains(
+                mine_g, meet + b * TILES * 4 * J * O, mix + chunk * J * J, d_seen_g + local * J * 2 * O, ro, O, SLOT,
+                BOUND, LIMIT, TILES,
+            )  # fmt: skip
         if LINK > 0:
             l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
             tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
@@ -286,10 +280,6 @@ def reverse(
                 b1, b2 = clipped(b1, LIMIT), clipped(b2, LIMIT)
                 if SLOT:
                     c1, c2 = clipped(c1, LIMIT), clipped(c2, LIMIT)
-            if GAINS:
-                d_gain, d_shift = clipped(d_gain, LIMIT), clipped(d_shift, LIMIT)
-                if SLOT:
-                    d_gain_slot, d_shift_slot = clipped(d_gain_slot, LIMIT), clipped(d_shift_slot, LIMIT)
 
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)
@@ -299,4 +289,6 @@ def reverse(
     if BIASES:
         store_biases(d_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
     if GAINS:
-        store_gains(d_gains + b * J * 2 * O, d_gain, d_shift, d_gain_slot, d_shift_slot, ro, tile, O, SLOT)
+        tl.debug_barrier()
+        if tile == 0:
+            copy_gains(mine_g, d_gains + b * J * 2 * O, ro, O, SLOT)

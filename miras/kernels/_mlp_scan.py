@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
-from miras.kernels._mlp_gains import gained_error, load_gains, next_gains, store_gains, write_gains
+from miras.kernels._mlp_gains import copy_gains, gained_error, next_gains, write_gains
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -57,7 +57,9 @@ def scan(
     if BIASES:
         b1, b2, c1, c2 = load_biases(biases + b * J * (F + O), rf, ro, F, O, SLOT)
     if GAINS:
-        gain, shift, gain_slot, shift_slot = load_gains(gains + b * J * 2 * O, ro, O, SLOT)
+        told_g = meet + (b * TILES + tile) * 4 * J * O
+        mine_g = told_g + 2 * J * O
+        copy_gains(gains + b * J * 2 * O, mine_g, ro, O, SLOT)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -113,11 +115,12 @@ def scan(
         if BIASES:
             o += before[None, :]
         if GAINS:
-            store_gains(seen_g + local * J * 2 * O, gain, shift, gain_slot, shift_slot, ro, tile, O, SLOT)
-            u2, y, _scale, e = gained_error(o, k_row, v_row, g, gain, shift, BIAS, P, RESIDUAL, EPS)
+            if tile == 0:
+                copy_gains(mine_g, seen_g + local * J * 2 * O, ro, O, SLOT)
+            u2, y, _scale, e = gained_error(o, k_row, v_row, g, mine_g, ro, O, BIAS, P, RESIDUAL, EPS)
             write_gains(
                 e, y, errors_g + local * C * 2 * O, lr, inverse, into + chunk * J * C, chunk * C,
-                meet + (b * TILES + tile) * 2 * J * O, rr, ro, here, C, O, SLOT, BOUND,
+                told_g, rr, ro, here, C, O, SLOT, BOUND,
             )  # fmt: skip
         else:
             u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
@@ -138,9 +141,7 @@ def scan(
 
         wait(arrivals, met)
         if GAINS:
-            gain, shift, gain_slot, shift_slot = next_gains(
-                gain, shift, gain_slot, shift_slot, mix + chunk * J * J, meet + b * TILES * 2 * J * O, ro, O, SLOT, TILES
-            )
+            next_gains(mine_g, meet + b * TILES * 4 * J * O, mix + chunk * J * J, ro, O, SLOT, TILES)
         u2d = tl.load(kept_u2 + local * C * O + co, cache_modifier=".cg")
         u1 = dot(u2d, a2d) * bend
         if BOUND:
@@ -195,4 +196,6 @@ def scan(
     if end_biases is not None:
         store_biases(end_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
     if end_gains is not None:
-        store_gains(end_gains + b * J * 2 * O, gain, shift, gain_slot, shift_slot, ro, tile, O, SLOT)
+        tl.debug_barrier()
+        if tile == 0:
+            copy_gains(mine_g, end_gains + b * J * 2 * O, ro, O, SLOT)
