@@ -58,17 +58,18 @@ class Written(NamedTuple):
     """What tokens write to gain and shift."""
 
     errors: Tensor  # [b, n, C, 2 O]
-    norms: Tensor  # [b, n, C, 2]
-    damp: Tensor  # [b, n, C, 2]: what their rate is divided by
+    norms: Tensor | None  # [b, n, C, 2]: of steps that are bounded
+    damp: Tensor  # [b, n, C, 2 or 1]: what their rate is divided by
     rated: Tensor  # [b, n, C, 2 O]
 
     @staticmethod
     def of(x: Given, seen: Seen, at: Span) -> Written:
         errors = at.local(seen.errors)
-        norms = (_each(errors).square().sum(-1) + TINY).sqrt()
-        lr, damp = at.tokens(x.lr).unsqueeze(-1), torch.ones_like(norms)
+        lr = at.tokens(x.lr).unsqueeze(-1)
+        norms, damp = None, torch.ones_like(lr)
         if x.inverse is not None:
-            damp = damp + norms * lr * at.tokens(x.inverse).unsqueeze(-1)
+            norms = (_each(errors).square().sum(-1) + TINY).sqrt()
+            damp = 1 + norms * lr * at.tokens(x.inverse).unsqueeze(-1)
         return Written(errors, norms, damp, (_each(errors) * (lr / damp).unsqueeze(-1)).flatten(-2))
 
 
@@ -117,5 +118,5 @@ def write_backward(x: Given, d: Given, read: tuple[Tensor, Tensor], seen: Seen, 
     d_rated = at.local(late.errors) + at.chunks(x.into).mT @ after
     shrink = _each(d_rated * written.errors).sum(-1) / written.damp.square()
     at.tokens(d.lr).add_(shrink.sum(-1))
-    if d.inverse is not None:
+    if d.inverse is not None and written.norms is not None:
         at.tokens(d.inverse).sub_((shrink * written.norms).sum(-1) * at.tokens(x.lr).square())
