@@ -1,6 +1,6 @@
 """Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
 
-python -m benchmarks.sm90_mlp [--dims 64] [--tiles 64 32]
+python -m benchmarks.sm90_mlp [--dims 64] [--tiles 64 32] [--gated]
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import argparse
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.sm90 import Resources, compile
-from miras.architectures import MLP
+from miras.architectures import MLP, GatedMLP
 from miras.biases import L2, AttentionalBias, Huber, Lp
 
 FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
@@ -38,6 +39,9 @@ CASES = (
 )
 """Bias, slots, whether steps are bounded, link, whether there are fast biases, and whether a fast gain and shift."""
 
+GATED = ((L2(), 0, False), (L2(), 1, False), (Huber(), 0, True), (Huber(), 1, True))
+"""Of the gated perceptron: bias, slots, whether steps are bounded."""
+
 
 def _type(name: str) -> str:
     if name in ("first", "count", "total") or name.endswith("_stride"):
@@ -58,35 +62,64 @@ def perceptron(
     """All kernels for heads of d, expansion 4 and chunks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
-    b, tokens, f, j = 2, 128, 4 * d, 1 + slots
-    half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
-    x = _mlp_launch.Given(
-        half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
-        full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
-        full(b, j, f + d) if biases else None, full(b, j, 2 * d) if gains else None,
-    )  # fmt: skip
+    b, f, j = 2, 4 * d, 1 + slots
+    given = _given(d, bias, slots, bound, torch.zeros(b, j, d, f))
+    vectors = {
+        "biases": torch.zeros(b, j, f + d) if biases else None,
+        "gains": torch.zeros(b, j, 2 * d) if gains else None,
+    }
+    x = _mlp_launch.Given(*given, **vectors)
     how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link))
-    absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
-    absent += ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
+    absent = ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
     absent += () if how.link.kind or gains else ("meet",)
     absent += ("out of read",) if gains else tuple(GAINS.split())
     absent += () if biases else (*BIASES.split(), "rows of reverse")
+    title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''}"
+    title += f" link={how.link.kind}" if how.link.kind else ""
+    title += f"{' biases' if biases else ''}{' gains' if gains else ''}"
+    return _compiled(_mlp_ops, title, x, how, absent, tile)
+
+
+def gated(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None) -> list[Resources]:
+    """All kernels of the gated perceptron, at the same sizes."""
+    from miras.kernels import _gated_launch, _gated_ops, _mlp_launch
+
+    x = _gated_launch.Given(*_given(d, bias, slots, bound, torch.zeros(2, 1 + slots, 2, d, 4 * d)))
+    how = _mlp_launch.recall(_mlp_launch.key(GatedMLP(residual=True, norm=True), bias))
+    title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''} gated"
+    return _compiled(_gated_ops, title, x, how, (), tile)
+
+
+def _given(d: int, bias: AttentionalBias, slots: int, bound: bool, w1: Tensor) -> list[Any]:
+    """The first tensors of `miras.kernels._mlp_launch.Given`."""
+    b, tokens, j = 2, 128, 1 + slots
+    half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
+    return [
+        half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
+        full(b, 2, j, 64), full(b, 2, j, j), w1, full(b, j, w1.shape[-1], d), full(b, tokens, 1) if bias.gates else None,
+    ]  # fmt: skip
+
+
+def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], tile: int | None) -> list[Resources]:
+    """Every kernel of a module of operators, without the arguments that are absent."""
+    from miras.kernels import _mlp_launch
+
+    absent += () if x.inverse is not None else ("inverse", "d_inverse")
+    absent += () if x.gate is not None else ("gate", "d_gate")
     found = []
     for name in _mlp_launch.LAUNCH:
-        kernel: Any = getattr(_mlp_ops, name)
-        before_norm = how._replace(norm=False, residual=False) if gains and name == "read" else how
+        kernel: Any = getattr(ops, name)
+        normed_later = x.gains is not None
+        before_norm = how._replace(norm=False, residual=False) if normed_later and name == "read" else how
         constants = x.launch(before_norm, kernel) | {
             n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent
         }
         if tile is not None:
-            constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
-        wide = {("reverse", "d_k"), *([("read", "answer"), ("read_backward", "d_answer")] if gains else [])}
+            constants |= {"BF": tile} | ({"ROWS": 64 * tile // x.w1.shape[-1]} if "ROWS" in constants else {})
+        wide = {("reverse", "d_k"), *([("read", "answer"), ("read_backward", "d_answer")] if normed_later else [])}
         types = {n: "*fp32" if (name, n) in wide else _type(n) for n in kernel.arg_names}
-        title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
-        title += f" link={how.link.kind}" if how.link.kind else ""
-        title += f"{' biases' if biases else ''}{' gains' if gains else ''}"
-        found.append(compile(title, kernel, constants, types))
+        found.append(compile(f"{name} {title.format(constants['BF'])}", kernel, constants, types))
     return found
 
 
@@ -95,10 +128,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="*", default=[64])
     parser.add_argument("--tiles", type=int, nargs="*", default=[None])
+    parser.add_argument("--gated", action="store_true", help="of the gated perceptron only")
     arguments = parser.parse_args()
     for d in arguments.dims:
         for tile in arguments.tiles:
-            for case in CASES:
+            for case in GATED:
+                for row in gated(d, *case, tile):
+                    print(row, flush=True)
+            for case in () if arguments.gated else CASES:
                 for row in perceptron(d, *case, tile):
                     print(row, flush=True)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miras.architectures import MLP
+from miras.architectures import MLP, GatedMLP
 from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
 from miras.kernels import _mlp_links, residuals
@@ -68,7 +68,7 @@ class Recipe(NamedTuple):
     link: Link
 
 
-def key(architecture: MLP, bias: AttentionalBias, link: str = "0") -> str:
+def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0") -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.
