@@ -80,12 +80,14 @@ def test_on_device(name: str, dtype: torch.dtype) -> None:
 
 
 TILES = ["log cosh", "log cosh, free", "value shift", "delta rule with momentum", "gated delta rule", "delta rule"]
+SIZES = [(name, d, n) for name in TILES for d in (64, 80, 128) for n in (320, 333)]
+SIZES += [(name, 256, 200) for name in (*TILES[1:2], *TILES[3:], "linear attention")]
+SIZES += [(name, 48, 200) for name in ("huber", "gated delta rule")]
+SIZES += [(name, 64, 192) for name in ("three slots", "two heavy balls")]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("d", [64, 80, 128])
-@pytest.mark.parametrize("name", TILES)
-@pytest.mark.parametrize("length", [320, 333])
+@pytest.mark.parametrize(("name", "d", "length"), SIZES)
 def test_tiles_on_device(name: str, d: int, length: int) -> None:
     """Real sizes at bfloat16, whole tiles or not, and the same bits twice."""
     p = drawn(name, d_key=d, d_value=d, length=length)
@@ -183,7 +185,7 @@ def test_who_is_refused_and_why() -> None:
     with pytest.raises(ValueError, match="bias 'kl' has no triton_residual"):
         AssociativeMemory(spec, "kernel").plan(16, 16, where=(torch.device("cpu"), torch.float32))
     wide = MirasSpec.make(architecture="matrix", bias="huber", chunk_size=64)
-    with pytest.raises(ValueError, match="a head of 32 x 32 is under 64 x 64, with tiles of 64 tokens"):
+    with pytest.raises(ValueError, match="a head of 32 x 32 is under 33 x 33, with tiles of 64 tokens"):
         AssociativeMemory(wide, "kernel").plan(32, 32, where=(torch.device("cpu"), torch.float32))
     deep = MirasSpec.make(architecture="mlp", chunk_size=8)
     with pytest.raises(ValueError, match="not linear in one matrix"):

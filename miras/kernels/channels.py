@@ -57,7 +57,7 @@ def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if spec.chunk_size != 1 and not claims.free(spec):
         return f"chunk_size is {spec.chunk_size}, not 1, and the gradient depends on the anchor"
-    return claims.tried(spec, shapes, claims.tile(spec, shapes, True), 0)
+    return claims.tried(spec, shapes, claims.tile(spec, shapes, True), 0, 64)
 
 
 def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
@@ -71,7 +71,7 @@ def anchored(spec: MirasSpec, shapes: Shapes) -> str | None:
         return f"chunk_size {spec.chunk_size} is not between 4 and {claims.LARGEST}"
     if spec.retention.gradient_at == "decayed":
         return "the gradient is taken at a decayed state"
-    return claims.tried(spec, shapes, spec.chunk_size, 0)
+    return claims.tried(spec, shapes, spec.chunk_size, 0, 64)
 
 
 class Tiled(NamedTuple):

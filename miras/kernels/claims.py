@@ -48,16 +48,20 @@ def tile(spec: MirasSpec, shapes: Shapes, solve: bool) -> int:
     return LARGEST if min(next(iter(shapes.values())).shape) >= 64 else LARGEST // 2
 
 
-def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int) -> str | None:
-    """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``."""
+def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int, least: int = 33, room: int = 3) -> str | None:
+    """Kernels of other sizes were seen to be compiled wrongly, or have not run on a device; see ``benchmarks/NOTES.md``.
+
+    From tiles of 64 tokens or heads of 64 channels on, heads have ``least`` channels, and up to 64 of them ``room`` for slots.
+    """
     rows, columns = next(iter(shapes.values())).shape
     if max(tokens, rows) < 64:  # no matrix instructions of whole warp groups
         return None
-    if max(rows, columns) > 128:
-        return f"a head of {rows} x {columns} is over 128 x 128"
-    if min(rows, columns) < 64:
-        return f"a head of {rows} x {columns} is under 64 x 64, with tiles of {tokens} tokens"
-    if slots > 1:
+    most = 128 if _whole_rows(spec) else 256
+    if max(rows, columns) > most:
+        return f"a head of {rows} x {columns} is over {most} x {most}"
+    if min(rows, columns) < least:
+        return f"a head of {rows} x {columns} is under {least} x {least}, with tiles of {tokens} tokens"
+    if slots > (1 if max(rows, columns) > 64 else room):
         return f"algorithm {spec.algorithm.name!r} keeps {slots} slots, each of {rows} x {columns}"
     return None
 

@@ -57,7 +57,7 @@ def _sizes(spec: MirasSpec, shapes: Shapes) -> str | None:
         return (
             f"a head of {rows} x {columns}: a program holds whole rows of {WIDTHS} value channels, and 64 key channels"
         )
-    return claims.tried(spec, shapes, spec.chunk_size, _slots(spec))
+    return claims.tried(spec, shapes, spec.chunk_size, _slots(spec), 64, 1)
 
 
 def _residual(spec: MirasSpec, adds_key: bool) -> str | None:

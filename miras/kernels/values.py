@@ -29,7 +29,7 @@ def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if not claims.free(spec):
         return "the gradient depends on the memory, and every value channel would have a triangular system of its own"
-    return claims.tried(spec, shapes, claims.tile(spec, shapes, True), 0)
+    return claims.tried(spec, shapes, claims.tile(spec, shapes, True), 0, 64)
 
 
 def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
