@@ -278,7 +278,7 @@ def test_layer_norm_is_differentiable_again() -> None:
 def test_the_mlp_is_the_formula_of_the_paper() -> None:
     weights, x = {"w_1": normal(4, 16), "w_2": normal(16, 4, seed=1)}, normal(1, 1, T, 4, seed=2)
     y = architectures.build("mlp").forward(Shared(weights), x)
-    same(y, x + F.layer_norm(F.gelu(x @ weights["w_1"]) @ weights["w_2"], (4,), eps=1e-6))
+    same(y, x + F.layer_norm(F.gelu(x @ weights["w_1"]) @ weights["w_2"], (4,), eps=1e-2))
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])

@@ -18,7 +18,7 @@ ENTRIES: tuple[Entry, ...] = (
         recurrence=r"W_t=W_\xi-\rho_t\sum_{\xi<i\le t}\eta_i\nabla\|\mathcal M(W_\xi;k_i)-v_i\|^2,\quad "
         r"\mathcal M(W;x)=x+\mathrm{LN}(Wx+b)",
         spec=MirasSpec.make(
-            architecture={"name": "mlp", "depth": 1, "bias": True},
+            architecture={"name": "mlp", "depth": 1, "bias": True, "eps": 1e-6},
             bias={"name": "l2", "half": False},
             retention="none",
             algorithm="mini_batch",
@@ -35,7 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
         recurrence=r"W_t=W_\xi-\rho_t\sum_{\xi<i\le t}\eta_i\nabla\|\mathcal M(W_\xi;k_i)-v_i\|^2,\quad "
         r"\mathcal M(W;x)=x+\mathrm{LN}(W_2\,\mathrm{GELU}(W_1x+b_1)+b_2)",
         spec=MirasSpec.make(
-            architecture={"name": "mlp", "activation": "gelu_tanh", "bias": True},
+            architecture={"name": "mlp", "activation": "gelu_tanh", "bias": True, "eps": 1e-6},
             bias={"name": "l2", "half": False},
             retention="none",
             algorithm={"name": "mini_batch", "max_lr": 0.1},

@@ -9,6 +9,12 @@ TITANS, MIRAS = "2501.00663", "2504.13173"
 SQUARED = {"name": "l2", "half": False}
 """The papers print the squared error without the half."""
 
+NORMED = {"name": "mlp", "eps": 1e-6}
+"""As layer norms are: where memories decay, answers shrink, and what is divided by their size grows."""
+
+WIDE = {"eps": 1e-2}
+"""With it gradients stay as they are however long the text: see `miras.architectures.MLP`."""
+
 SLOW = {"name": "gd", "max_lr": 0.1}
 """Behind a layer norm gradients are large; the papers do not say how large their rates get."""
 
@@ -31,7 +37,11 @@ ENTRIES: tuple[Entry, ...] = (
             chunk_size=64,
             step_bound=None,
         ),
-        recommended={"architecture": {"residual": True, "norm": True}, "bias": {"half": True}, "step_bound": 1.0},
+        recommended={
+            "architecture": {"residual": True, "norm": True} | WIDE,
+            "bias": {"half": True},
+            "step_bound": 1.0,
+        },
         note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes two to four layers, one is titans_linear. "
         "Width, activation, chunk size and gates are not in the paper. Eq. 32 prints the new memory on the right and "
         "Eq. 17 uses x for both key and value; meant are the old one, and k and v. Recommended: the memory answers "
@@ -60,7 +70,7 @@ ENTRIES: tuple[Entry, ...] = (
         paper=MIRAS,
         recurrence=r"A_t=\alpha_tA_{t-1}-\eta_t\nabla\|\mathcal M(W_{t-1};k_t)-v_t\|_3^3,\quad W_t=A_t/\|A_t\|_4^2",
         spec=MirasSpec.make(
-            architecture="mlp",
+            architecture=NORMED,
             bias="lp",
             retention={"name": "lq", "link_at": "chunk"},
             algorithm=SLOW,
@@ -68,6 +78,7 @@ ENTRIES: tuple[Entry, ...] = (
             step_bound=None,
         ),
         recommended={
+            "architecture": WIDE,
             "bias": {"smooth": "loss"},
             "retention": {"form": "exact", "norm": "mean", "link_at": "token"},
             "step_bound": 1.0,
@@ -87,14 +98,14 @@ ENTRIES: tuple[Entry, ...] = (
         recurrence=r"W_t=\alpha_tW_{t-1}-\eta_t\begin{cases}\nabla\ell_2&\|\mathcal M(W_{t-1};k_t)-v_t\|\le\delta_t\\"
         r"\delta_t\nabla\ell_1&\text{otherwise}\end{cases}",
         spec=MirasSpec.make(
-            architecture="mlp",
+            architecture=NORMED,
             bias={"name": "yaad", "half": False},
             retention="l2",
             algorithm=SLOW,
             chunk_size=16,
             step_bound=None,
         ),
-        recommended={"bias": {"name": "huber_norm"}, "step_bound": 1.0},
+        recommended={"architecture": WIDE, "bias": {"name": "huber_norm"}, "step_bound": 1.0},
         note=LEARNED
         + " The rule of Eq. 26 is no gradient: where the error crosses delta the step grows by half the root of the "
         "width, so that an outlier just above the threshold counts most. Recommended: Huber's loss of the norm (Eq. 15), the "
@@ -106,7 +117,7 @@ ENTRIES: tuple[Entry, ...] = (
         paper=MIRAS,
         recurrence=r"W_t=\mathrm{softmax}\big(\alpha_t\log W_{t-1}-\eta_t\nabla\|\mathcal M(W_{t-1};k_t)-v_t\|^2\big)",
         spec=MirasSpec.make(
-            architecture="mlp",
+            architecture=NORMED,
             bias=SQUARED,
             retention="kl",
             algorithm=SLOW,
@@ -114,7 +125,7 @@ ENTRIES: tuple[Entry, ...] = (
             anchor_lag=1,
             step_bound=None,
         ),
-        recommended={"bias": {"half": True}, "retention": {"scale": "size"}, "step_bound": 1.0},
+        recommended={"architecture": WIDE, "bias": {"half": True}, "retention": {"scale": "size"}, "step_bound": 1.0},
         note=LEARNED
         + " The first token of a chunk takes an exact step and the others take their gradients there (Eq. 30-32); "
         "with the gradients frozen the logits are linear, so every token still reads its own softmax. The paper names no axis: "

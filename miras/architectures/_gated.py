@@ -47,7 +47,7 @@ class GatedMLP(Architecture):
         activation: a name of `ACTIVATIONS`, on the gate.
         residual: add the key to the answer; needs ``d_key == d_value``.
         norm: layer norm over the value's channels, after the last matrix.
-        eps: of the norm, positive.
+        eps: of the norm, positive; see `MLP`.
 
     Raises:
         ValueError: for a value outside its range, and for ``eps`` without ``norm``.
@@ -57,7 +57,7 @@ class GatedMLP(Architecture):
     activation: ActivationName = "silu"
     residual: bool = False
     norm: bool = False
-    eps: float = 1e-6
+    eps: float = 1e-2
 
     def __post_init__(self) -> None:
         at_least(self, "expansion", 1)
@@ -116,7 +116,7 @@ class GatedResidualMLP(Architecture):
         expansion: hidden width in units of ``d_key``, $\ge1$.
         activation: a name of `ACTIVATIONS`.
         norm: layer norm over the value's channels, at the end.
-        eps: of the norm, positive.
+        eps: of the norm, positive; see `MLP`.
 
     Raises:
         ValueError: for a value outside its range, and for ``eps`` without ``norm``.
@@ -126,7 +126,7 @@ class GatedResidualMLP(Architecture):
     expansion: int = 4
     activation: ActivationName = "gelu"
     norm: bool = False
-    eps: float = 1e-6
+    eps: float = 1e-2
 
     def __post_init__(self) -> None:
         at_least(self, "depth", 1)
