@@ -66,21 +66,22 @@ class Recipe(NamedTuple):
     eps: float
     bias: str
     link: Link
+    blocks: int  # of a chunk, see `miras.kernels._mlp_blocks`
 
 
-def key(architecture: MLP, bias: AttentionalBias, link: str = "0") -> str:
+def key(architecture: MLP, bias: AttentionalBias, link: str = "0", blocks: int = 1) -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.
     """
     a = architecture
-    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{residuals.key(bias)}"
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
     """The recipe behind a key."""
-    activation, norm, residual, eps, link, bias = key.split("|")
-    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link))
+    activation, norm, residual, eps, link, blocks, bias = key.split("|")
+    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link), int(blocks))
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:
@@ -137,6 +138,7 @@ class Given(NamedTuple):
             "EPS": how.eps,
             "LINK": how.link.kind,
             "L": how.link.constants,
+            "BLOCKS": how.blocks,
         }
         return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
 

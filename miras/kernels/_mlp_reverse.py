@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
+from miras.kernels._mlp_blocks import gather
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
@@ -38,7 +39,7 @@ def reverse(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor.
 
@@ -68,6 +69,10 @@ def reverse(
         f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
     if BIASES:
         b1, b2, c1, c2 = load_biases(d_biases + b * J * (F + O), rf, ro, F, O, SLOT)
+    if BLOCKS > 1:
+        tl.debug_barrier()
+        tl.store(d_w1 + b * J * I * F + at1, tl.zeros_like(e1))
+        tl.store(d_w2 + b * J * F * O + at2, tl.zeros_like(e2))
 
     for back in range(count):
         n = count - 1 - back
@@ -145,7 +150,7 @@ def reverse(
         part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
         if SLOT:
             part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
-        a2 = tl.load(seen2 + local * J * F * O + at2)
+        a2 = tl.load(seen2 + (local - n % BLOCKS) * J * F * O + at2)
         tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
         arrive(arrivals)
         met += TILES
@@ -185,7 +190,8 @@ def reverse(
             if SLOT:
                 c1 += tl.sum(dzf * tl.load(rows + chunk * J * C + C + rc)[:, None], 0)
                 c2 += tl.sum(tl.load(told + 3 * SENT + co).to(tl.float32), 0)
-        e2 = dot(tl.trans(u2), d_pulled, e2)
+        if BLOCKS == 1:
+            e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
         k_row = tl.load(k + chunk * C * I + ri_at, mask=here[:, None], other=0.0).to(tl.float32)
@@ -230,8 +236,15 @@ def reverse(
         d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
         dzd = (dz + dot(d_od, a2) * bend).to(DT)
         tl.store(dz_ + wide, dzd)
-        e1 = dot(tl.trans(kk), dzd, e1)
-        e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if BLOCKS > 1:
+            own = d_w1 + b * J * I * F + at1
+            e1 = gather(own, dot(tl.trans(kk), dzd, tl.load(own)), e1, n, BLOCKS)
+            own = d_w2 + b * J * F * O + at2
+            later = dot(tl.trans(u2), d_pulled, tl.load(own))
+            e2 = gather(own, dot(tl.trans(d_od), tl.load(h_ + wide), later), e2, n, BLOCKS)
+        else:
+            e1 = dot(tl.trans(kk), dzd, e1)
+            e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
         if BIASES:
             b1 += tl.sum(dzd.to(tl.float32), 0)
             b2 += tl.sum(d_od.to(tl.float32), 0)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
+from miras.kernels._mlp_blocks import store_and_anchor
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -25,7 +26,7 @@ def scan(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed.
 
@@ -70,6 +71,9 @@ def scan(
                 tl.store(sizes + local * 2 + 1, n2)
         else:
             a1d, a2d = a1.to(DT), a2.to(DT)
+        if BLOCKS > 1:
+            own1, own2 = seen1 + local * J * I * F + at1, seen2 + local * J * F * O + at2
+            a1d, a2d = store_and_anchor(own1, own2, a1d, a2d, n, J, I, O, F, BLOCKS)
         z = dot(kk, a1d)
         if BIASES:
             z += b1[None, :]
@@ -82,8 +86,9 @@ def scan(
         met += TILES
 
         # what does not wait for the others
-        tl.store(seen1 + local * J * I * F + at1, a1d)
-        tl.store(seen2 + local * J * F * O + at2, a2d)
+        if BLOCKS == 1:
+            tl.store(seen1 + local * J * I * F + at1, a1d)
+            tl.store(seen2 + local * J * F * O + at2, a2d)
         if BIASES:
             store_biases(seen_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
             before = b2
