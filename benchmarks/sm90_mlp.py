@@ -1,11 +1,12 @@
 """Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
 
-python -m benchmarks.sm90_mlp [--dims 64] [--tiles 64 32]
+python -m benchmarks.sm90_mlp [--dims 64 128] [--tiles 64 32] [--blocks 1 2]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 import torch
@@ -48,8 +49,9 @@ def perceptron(
     link: str = "0",
     biases: bool = False,
     tile: int | None = None,
+    blocks: int = 1,
 ) -> list[Resources]:
-    """All kernels for heads of d, expansion 4 and chunks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
+    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
     b, tokens, f, j = 2, 128, 4 * d, 1 + slots
@@ -59,7 +61,7 @@ def perceptron(
         full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
         full(b, j, f + d) if biases else None,
     )  # fmt: skip
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link))
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks))
     absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
     absent += ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
@@ -75,8 +77,18 @@ def perceptron(
         types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
         title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
         title += f" link={how.link.kind}" if how.link.kind else " biases" if biases else ""
-        found.append(compile(title, kernel, constants, types))
+        title += f" blocks={blocks}" if blocks > 1 else ""
+        row = compile(title, kernel, constants, types)
+        found.append(row)
+        if "tickets" in kernel.arg_names:
+            print(f"{title}: {heads(row, constants['num_warps'], f // constants['BF'])} heads at once", flush=True)
     return found
+
+
+def heads(r: Resources, warps: int, tiles: int) -> int:
+    """Heads whose programs, which wait for each other, a device of compute capability 9.0 and 132 multiprocessors runs at once."""
+    registers = -(-r.registers // 8) * 8 * 32 * warps
+    return 132 * min(65536 // registers, 228 * 1024 // (r.shared + 1024)) // tiles
 
 
 def main() -> None:
@@ -84,12 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="*", default=[64])
     parser.add_argument("--tiles", type=int, nargs="*", default=[None])
+    parser.add_argument("--blocks", type=int, nargs="*", default=[1])
     arguments = parser.parse_args()
-    for d in arguments.dims:
-        for tile in arguments.tiles:
-            for bias, slots, bound, link, biases in CASES:
-                for row in perceptron(d, bias, slots, bound, link, biases, tile):
-                    print(row, flush=True)
+    for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
+        for bias, slots, bound, link, biases in CASES:
+            if (d > 64 or blocks > 1) and (link != "0" or biases):
+                continue  # left to PyTorch
+            for row in perceptron(d, bias, slots, bound, link, biases, tile, blocks):
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

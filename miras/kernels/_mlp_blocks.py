@@ -28,9 +28,19 @@ def store_and_anchor(
 
 
 @triton.jit
-def gather(at, d, e, n, BLOCKS: tl.constexpr):
-    """Leaves what has been gathered for the blocks before, or adds it to a gradient where the chunk begins."""
+def set_aside(at, e):
+    """Leaves the gradient of a block's weights where what has been gathered of the anchor's is, which it returns."""
+    gathered = tl.load(at)
+    tl.debug_barrier()
+    tl.store(at, e)
+    return gathered
+
+
+@triton.jit
+def take_back(at, gathered, n, BLOCKS: tl.constexpr):
+    """The gradient of a block's weights; where the chunk begins, with what has been gathered."""
+    e = tl.load(at)
     begins = n % BLOCKS == 0
     tl.debug_barrier()
-    tl.store(at, tl.where(begins, 0.0, d))
-    return tl.where(begins, e + d, e)
+    tl.store(at, tl.where(begins, 0.0, gathered))
+    return tl.where(begins, e + gathered, e)

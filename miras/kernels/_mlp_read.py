@@ -8,6 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
+from miras.kernels._mlp_halves import HALF
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -68,12 +69,19 @@ def read(
         hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
-        y0 = dot(hrd, tl.trans(w2), y0)
+        if O > HALF:  # one sum
+            y0 = dot((hr * row0).to(DT), tl.trans(w2), y0)
+            if SLOT:
+                y0 = dot((hr * row1).to(DT), tl.trans(tl.load(seen2 + F * O + at2)), y0)
+        else:
+            y0 = dot(hrd, tl.trans(w2), y0)
+            if SLOT:
+                y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
+    y = y0
+    if O <= HALF:
+        y = row0 * y0
         if SLOT:
-            y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
-    y = row0 * y0
-    if SLOT:
-        y += row1 * y1
+            y += row1 * y1
     if BIASES:
         y += both(row0, row1, tl.load(seen_b + F + ro), tl.load(seen_b + last + F + ro), SLOT)
     if BIASES:

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import store_and_anchor
+from miras.kernels._mlp_halves import HALF, store_products
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -71,7 +72,7 @@ def scan(
                 tl.store(sizes + local * 2 + 1, n2)
         else:
             a1d, a2d = a1.to(DT), a2.to(DT)
-        if BLOCKS > 1:
+        if BLOCKS > 1 or O > HALF:
             own1, own2 = seen1 + local * J * I * F + at1, seen2 + local * J * F * O + at2
             a1d, a2d = store_and_anchor(own1, own2, a1d, a2d, n, J, I, O, F, BLOCKS)
         z = dot(kk, a1d)
@@ -79,14 +80,17 @@ def scan(
             z += b1[None, :]
         h, bend, _curve = ACT(z)
         hd = h.to(DT)
-        tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
+        if O > HALF:
+            store_products(parts + tile * C * O, (hd,), (seen2 + (local - n % BLOCKS) * J * F * O,), rf, C, O, F, 1)
+        else:
+            tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
             tl.store(norms + tile * C + rc, tl.sum(h * h, 1))
         arrive(arrivals)
         met += TILES
 
         # what does not wait for the others
-        if BLOCKS == 1:
+        if BLOCKS == 1 and O <= HALF:
             tl.store(seen1 + local * J * I * F + at1, a1d)
             tl.store(seen2 + local * J * F * O + at2, a2d)
         if BIASES:

@@ -37,7 +37,11 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    return mini_batches(spec, state, x) if spec.algorithm.settles else mlp.chunks(spec, state, x, mlp.readers(spec, x))
+    return (
+        mini_batches(spec, state, x)
+        if spec.algorithm.settles
+        else mlp.chunks(spec, state, x, mlp.readers(spec, x, spec.chunk_size))
+    )
 
 
 def mini_batches(spec: MirasSpec, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
