@@ -31,3 +31,14 @@ def store_pulled(
         store_products(out, (d_pulled, h0, h1), (a2, late2, late2 + F * O), rf, C, O, F, 3)
     else:
         store_products(out, (d_pulled, h0), (a2, late2), rf, C, O, F, 2)
+
+
+@triton.jit
+def squared_norms(x, C: tl.constexpr, I: tl.constexpr):
+    """Of the rows of ``[C, I]``."""
+    at = tl.arange(0, C)[:, None] * I + tl.arange(0, HALF)[None, :]
+    total = tl.zeros([C], tl.float32)
+    for i in tl.static_range(0, I, HALF):
+        half = tl.load(x + i + at).to(tl.float32)
+        total += tl.sum(half * half, 1)
+    return total

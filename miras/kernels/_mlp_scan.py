@@ -8,7 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import store_and_anchor
-from miras.kernels._mlp_halves import HALF, store_products
+from miras.kernels._mlp_halves import HALF, squared_norms, store_products
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -148,6 +148,9 @@ def scan(
             if LINK > 0:
                 s1 = bounded_rate(s1, bound * slope(n1, LINK, L), tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound * slope(n2, LINK, L), h_square * u2_square)
+            elif I > HALF:
+                s1 = bounded_rate(s1, bound, squared_norms(k + chunk * C * I, C, I) * u1_square)
+                s2 = bounded_rate(s2, bound, h_square * u2_square)
             else:
                 s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound, h_square * u2_square)
