@@ -24,7 +24,13 @@ from titans.train import Config, Data, Model, Optimizer, Records, Schedule, Syst
 MODELS = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora", "ours")
 CHANGES: dict[str, dict[str, Any]] = {
     "moneta": {"retention": {"name": "lq", "norm": "mean", "link_at": "chunk"}},
-    "memora": {"read": "anchor"},
+    "memora": {
+        "architecture": {"name": "mlp", "expansion": 1, "norm": False},
+        "algorithm": {"name": "gd", "max_lr": 2.0},
+        "read": "anchor",
+        "anchor_lag": 0,
+        "step_bound": 8.0,
+    },
     "ours": {
         "architecture": {"name": "mlp", "activation": "silu"},
         "algorithm": {"name": "momentum", "max_lr": 0.1},
@@ -33,7 +39,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 """What would take minutes a step otherwise: Moneta's normaliser is frozen for a chunk, as its paper trains it (MIRAS §5.4),
-Memora's queries read the softmax of the last chunk's logits, and ours is Titans' perceptron under Huber's loss of the norm."""
+Memora's queries read the softmax of the last chunk's logits, without a norm, which would divide by less than bfloat16 resolves
+(its width and steps are those of `examples/demo.py`), and ours is Titans' perceptron under Huber's loss of the norm."""
 PANELS = {
     "held-out books": Axes(x="model", y="bits per byte"),
     "by position": Axes(x="position in the segment", y="bits per byte", log="x"),

@@ -1,6 +1,6 @@
 """Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
 
-python -m benchmarks.sm90_mlp [--dims 64 128] [--tiles 64 32] [--blocks 1 2]
+python -m benchmarks.sm90_mlp [--dims 64 128] [--tiles 64 32] [--blocks 1 2] [--gated]
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import itertools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.sm90 import Resources, compile
-from miras.architectures import MLP
+from miras.architectures import MLP, GatedMLP
 from miras.biases import L2, AttentionalBias, Huber, Lp
 
 FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
@@ -34,6 +35,9 @@ CASES = (
 )
 """Bias, slots, whether steps are bounded, link, whether there are fast biases."""
 
+GATED = ((L2(), 0, False), (L2(), 1, False), (Huber(), 0, True), (Huber(), 1, True))
+"""Of the gated perceptron: bias, slots, whether steps are bounded."""
+
 
 def _type(name: str) -> str:
     if name in ("first", "count", "total") or name.endswith("_stride"):
@@ -54,34 +58,59 @@ def perceptron(
     """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
-    b, tokens, f, j = 2, 128, 4 * d, 1 + slots
-    half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
-    x = _mlp_launch.Given(
-        half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
-        full(b, 2, j, 64), full(b, 2, j, j), full(b, j, d, f), full(b, j, f, d), full(b, tokens, 1) if bias.gates else None,
-        full(b, j, f + d) if biases else None,
-    )  # fmt: skip
+    b, f, j = 2, 4 * d, 1 + slots
+    given = _given(d, bias, slots, bound, torch.zeros(b, j, d, f))
+    x = _mlp_launch.Given(*given, biases=torch.zeros(b, j, f + d) if biases else None)
     how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks))
-    absent = (() if bound else ("inverse", "d_inverse")) + (() if bias.gates else ("gate", "d_gate"))
-    absent += ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
+    absent = ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
     absent += () if biases else (*BIASES.split(), "rows of reverse")
+    title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''}"
+    title += f" link={how.link.kind}" if how.link.kind else " biases" if biases else ""
+    title += f" blocks={blocks}" if blocks > 1 else ""
+    return _compiled(_mlp_ops, title, x, how, absent, tile)
+
+
+def gated(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None) -> list[Resources]:
+    """All kernels of the gated perceptron, at the same sizes."""
+    from miras.kernels import _gated_launch, _gated_ops, _mlp_launch
+
+    x = _gated_launch.Given(*_given(d, bias, slots, bound, torch.zeros(2, 1 + slots, 2, d, 4 * d)))
+    how = _mlp_launch.recall(_mlp_launch.key(GatedMLP(residual=True, norm=True), bias))
+    title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''} gated"
+    return _compiled(_gated_ops, title, x, how, (), tile)
+
+
+def _given(d: int, bias: AttentionalBias, slots: int, bound: bool, w1: Tensor) -> list[Any]:
+    """The first tensors of `miras.kernels._mlp_launch.Given`."""
+    b, tokens, j = 2, 128, 1 + slots
+    half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
+    return [
+        half, half, half, full(b, tokens), full(b, tokens) if bound else None, full(b, 2, j, 64), full(b, 2, 64, 64),
+        full(b, 2, j, 64), full(b, 2, j, j), w1, full(b, j, w1.shape[-1], d), full(b, tokens, 1) if bias.gates else None,
+    ]  # fmt: skip
+
+
+def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], tile: int | None) -> list[Resources]:
+    """Every kernel of a module of operators, without the arguments that are absent."""
+    from miras.kernels import _mlp_launch
+
+    absent += () if x.inverse is not None else ("inverse", "d_inverse")
+    absent += () if x.gate is not None else ("gate", "d_gate")
     found = []
     for name in _mlp_launch.LAUNCH:
-        kernel: Any = getattr(_mlp_ops, name)
+        kernel: Any = getattr(ops, name)
         constants = x.launch(how, kernel) | {
             n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent
         }
         if tile is not None:
-            constants |= {"BF": tile} | ({"ROWS": 64 * tile // f} if "ROWS" in constants else {})
+            constants |= {"BF": tile} | ({"ROWS": 64 * tile // x.w1.shape[-1]} if "ROWS" in constants else {})
         types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
-        title = f"{name} d={d} {bias.name} slots={slots} tile={constants['BF']}{' bound' if bound else ''}"
-        title += f" link={how.link.kind}" if how.link.kind else " biases" if biases else ""
-        title += f" blocks={blocks}" if blocks > 1 else ""
-        row = compile(title, kernel, constants, types)
+        row = compile(f"{name} {title.format(constants['BF'])}", kernel, constants, types)
         found.append(row)
         if "tickets" in kernel.arg_names:
-            print(f"{title}: {heads(row, constants['num_warps'], f // constants['BF'])} heads at once", flush=True)
+            at_once = heads(row, constants["num_warps"], x.w1.shape[-1] // constants["BF"])
+            print(f"{row.name}: {at_once} heads at once", flush=True)
     return found
 
 
@@ -97,13 +126,17 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="*", default=[64])
     parser.add_argument("--tiles", type=int, nargs="*", default=[None])
     parser.add_argument("--blocks", type=int, nargs="*", default=[1])
+    parser.add_argument("--gated", action="store_true", help="of the gated perceptron only")
     arguments = parser.parse_args()
     for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
-        for bias, slots, bound, link, biases in CASES:
-            if (d > 64 or blocks > 1) and (link != "0" or biases):
-                continue  # left to PyTorch
-            for row in perceptron(d, bias, slots, bound, link, biases, tile, blocks):
+        wide = d > 64 or blocks > 1  # links, biases and gates are left to PyTorch
+        for case in () if wide else GATED:
+            for row in gated(d, *case, tile):
                 print(row, flush=True)
+        for bias, slots, bound, link, biases in () if arguments.gated else CASES:
+            if not (wide and (link != "0" or biases)):
+                for row in perceptron(d, bias, slots, bound, link, biases, tile, blocks):
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

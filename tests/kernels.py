@@ -17,6 +17,7 @@ from miras.engine.plan import Path
 from miras.testing import TOLERANCE, relative
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
+from miras.testing.rounding import RoundedProducts
 
 # the interpreter computes float32 only, and float32 stays in PyTorch on a device
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
@@ -25,10 +26,15 @@ KINKED = ("huber", "yaad")
 """Biases whose derivative jumps: rounding a prediction to 16 bits moves it across the jump now and then."""
 
 
-def results(p: Problem, path: Path | None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Outputs and final state, and gradients of every input and of the initial state, by name."""
+Results = tuple[dict[str, Tensor], dict[str, Tensor | None]]
+"""Outputs and final state; gradients; by name."""
+
+
+def results(p: Problem, path: Path | None, answers: torch.dtype | None = None) -> Results:
+    """Outputs, in ``answers`` if given, and final state, and gradients of every input and of the initial state, by name."""
     leafy, leaves = p.leaves()
     y, state = leafy.run(path)
+    y = y if answers is None else y.to(answers)
     outputs = [x for x in tensors(y, state).values() if x.requires_grad]
     gradients = torch.autograd.grad(_probe(outputs), list(leaves.values()), allow_unused=True)
     return tensors(y.detach(), state.detach()), dict(zip(leaves, gradients, strict=True))
@@ -51,20 +57,35 @@ def cast(p: Problem, dtype: torch.dtype, device: str) -> Problem:
 
 
 def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
-    """Everything within the tolerance, against the fastest PyTorch path in float64 on the very same numbers."""
+    """Against the fastest PyTorch path in float64 on the very same numbers: everything within the tolerance.
+
+    What narrow operands cost there as well, twice, is allowed: products of rounded numbers, and a rounded gradient coming in.
+    """
     p = cast(p, dtype, device)
     exact = wide(p)
-    wanted, wanted_gradients = results(exact, AssociativeMemory(p.spec).plan(p.q.shape[-1], p.v.shape[-1]).path)
-    got, gradients = results(p, "kernel")
+    path = AssociativeMemory(p.spec).plan(p.q.shape[-1], p.v.shape[-1]).path
+    wanted = results(exact, path)
+    bad = {
+        n: e for n, e in _errors(results(p, "kernel"), wanted, p, dtype).items() if not e <= TOLERANCE["kernel"][dtype]
+    }
+    if bad and dtype != torch.float32:
+        with RoundedProducts(dtype):
+            least = _errors(results(exact, path, dtype), wanted, p, dtype)
+        bad = {n: (e, 2 * least[n]) for n, e in bad.items() if not e <= 2 * least[n]}
+    assert not bad, bad
+
+
+def _errors(got: Results, wanted: Results, p: Problem, dtype: torch.dtype) -> dict[str, float]:
+    """Relative errors by name, of gradients too, but where rounding crosses kinks."""
+    (tensors, gradients), (exact, slopes) = got, wanted
     if dtype != torch.float32 and p.spec.bias.name.startswith(KINKED):
-        wanted_gradients = {}
-    scale = max((g.norm().item() for g in wanted_gradients.values() if g is not None), default=0.0)
-    errors = {n: relative(got[n].cpu().double(), x) for n, x in wanted.items()}
-    for n, g in wanted_gradients.items():
+        slopes = {}
+    scale = max((g.norm().item() for g in slopes.values() if g is not None), default=0.0)
+    errors = {n: relative(tensors[n].cpu().double(), x) for n, x in exact.items()}
+    for n, g in slopes.items():
         mine = gradients[n]
         errors[f"d {n}"] = relative(None if mine is None else mine.cpu().double(), g, floor=max(1e-3 * scale, 1e-6))
-    bad = {n: e for n, e in errors.items() if not e <= TOLERANCE["kernel"][dtype]}
-    assert not bad, bad
+    return errors
 
 
 def close(a: Tensor, b: Tensor) -> None:

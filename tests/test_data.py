@@ -5,6 +5,7 @@ import json
 import lzma
 import sys
 import zipfile
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,17 @@ def test_damaged_shards_are_refused(documents: list[bytes], tmp_path: Path):
         Shards(tmp_path / "s")
     with pytest.raises(ValueError, match="holds no token shards"):
         Shards(tmp_path)
+
+
+def test_two_that_write_the_same_do_not_meet(documents: list[bytes], tmp_path: Path):
+    def slowly() -> Iterator[bytes]:
+        yield from documents[:30]
+        write(tmp_path / "s", documents, Bytes(), shard=100)  # another process, from beginning to end
+        yield from documents[30:]
+
+    write(tmp_path / "s", slowly(), Bytes(), shard=100)
+    assert len(Shards(tmp_path / "s")) == sum(len(d) + 1 for d in documents)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
 # orders ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import interpreter
 
 import zoo
 from miras import AssociativeMemory, MirasSpec
-from miras.architectures import MLP
+from miras.architectures import MLP, GatedMLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
 from miras.kernels import KERNELS, Dims, Kernel, choose, interpreted, mlp, mlp_biases, mlp_links, mlp_wide, trust
@@ -43,6 +43,7 @@ MONETA = replace(
 )
 PLAIN = MLP(expansion=2, norm=False)  # a norm divides by how little averages differ: float32 would be lost in it
 MEMORA = replace(MONETA, architecture=PLAIN, bias="l2", retention="kl", read="anchor", step_bound=4.0)
+SWIGLU = replace(TITANS, architecture=GatedMLP(expansion=2))
 SPECS = {
     "titans": TITANS,
     "bounded": replace(TITANS, architecture=MLP(expansion=2), step_bound=1.0),
@@ -71,6 +72,23 @@ SPECS = {
     "ttt, decay": zoo.spec("ttt_mlp", retention="l2"),
     "ttt, bounded": zoo.spec("ttt_mlp", form="recommended"),
     "biases, bounded": replace(TITANS, architecture=MLP(expansion=2, bias=True), step_bound=1.0),
+    "gated": SWIGLU,
+    "gated, bounded": replace(
+        SWIGLU,
+        architecture=GatedMLP(expansion=2, residual=True, norm=True),
+        bias=Huber(per="value"),
+        step_bound=1.0,
+    ),
+    "gated, gd": replace(
+        SWIGLU, architecture=GatedMLP(expansion=3, activation="gelu"), bias="dot", retention="none", algorithm="gd"
+    ),
+    "gated, yaad": replace(
+        SWIGLU,
+        architecture=GatedMLP(expansion=2, activation="gelu_tanh", norm=True),
+        bias=Yaad(),
+        algorithm="gd",
+        step_bound=1.0,
+    ),
 }
 HUBER = replace(TITANS, architecture=MLP(expansion=1), bias=Huber(), step_bound=1.0)
 WIDE = {
@@ -126,7 +144,7 @@ INTERPRETED = torch.device("cpu"), torch.float32
 
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str) -> None:
-    width = 32 if name == "plain" else 16
+    width = 32 if name in ("plain", "gated") else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
 
 
@@ -156,7 +174,7 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded"])
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded", "gated, bounded"])
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
@@ -166,7 +184,7 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt"])
+@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt", "gated, gd"])
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
     p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
@@ -186,6 +204,7 @@ def test_any_phase_and_length(name: str) -> None:
         ({"retention": Lq(link_at="chunk")}, "slot"),
         ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
+        ({"architecture": GatedMLP(expansion=64)}, "gated perceptron: the hidden width 1024"),
         ({"architecture": MLP(bias=True, affine=True)}, "a fast gain and shift"),
         ({"architecture": MLP(bias=True), "algorithm": "aggmo"}, "slots"),
     ],
@@ -240,7 +259,7 @@ def test_programs_that_wait_for_each_other_have_room(
     "name",
     [
         *("titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"),
-        *("biases", "biases, bounded", "ttt", "ttt, bounded"),
+        *("biases", "biases, bounded", "ttt", "ttt, bounded", "gated", "gated, bounded", "gated, gd"),
     ],
 )
 @pytest.mark.parametrize("width", [32, 64])
@@ -267,7 +286,7 @@ def test_wide_ones_in_bfloat16(name: str, chunk: int, width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", ["gd", "moneta", "ttt"])
+@pytest.mark.parametrize("name", ["gd", "moneta", "ttt", "gated, gd"])
 def test_compiled_without_a_graph_break(name: str) -> None:
     p = moved(problem(SPECS[name], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
     core = AssociativeMemory(p.spec, "kernel")
@@ -277,6 +296,6 @@ def test_compiled_without_a_graph_break(name: str) -> None:
     def gradient(call: Any) -> Tensor:
         leafy, leaves = p.leaves()
         y, state = call(leafy.q, leafy.k, leafy.v, leafy.gates, leafy.state)
-        return torch.autograd.grad(y.square().sum() + state.memory["w_1"].sum(), leaves["k"])[0]
+        return torch.autograd.grad(y.square().sum() + sum(w.sum() for w in state.memory.values()), leaves["k"])[0]
 
     assert relative(gradient(compiled), gradient(core)) <= TOLERANCE["kernel"][torch.float32]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miras.architectures import MLP
+from miras.architectures import MLP, GatedMLP
 from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
 from miras.kernels import _mlp_links, residuals
@@ -78,7 +78,7 @@ class Recipe(NamedTuple):
     blocks: int  # of a chunk, see `miras.kernels._mlp_blocks`
 
 
-def key(architecture: MLP, bias: AttentionalBias, link: str = "0", blocks: int = 1) -> str:
+def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0", blocks: int = 1) -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.

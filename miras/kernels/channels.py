@@ -131,7 +131,9 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
     return tiled.back(y), state._replace(memory={name: end})
 
 
-CHUNKS = Kernel("channel chunks", chunks, matrix.fits, partial(matrix.run, solve=False, stretch=stretch), in_pytorch)
+CHUNKS = Kernel(
+    "channel chunks", chunks, matrix.fits, partial(matrix.run, solve=False, stretch=stretch), in_pytorch, proven=True
+)
 TOKENS = Kernel(
     "channel tokens",
     tokens,
@@ -139,4 +141,5 @@ TOKENS = Kernel(
     partial(matrix.run, solve=True, stretch=stretch),
     in_pytorch,
     whole_chunks=False,
+    proven=True,
 )

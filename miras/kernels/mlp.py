@@ -43,8 +43,9 @@ def computes(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def tiled(spec: MirasSpec, shapes: Shapes, chunks: tuple[int, ...] = SIZES) -> str | None:
     """None, or which size fills no tile."""
-    if shapes["w_1"].shape[1] > HIDDEN:
-        return f"the hidden width {shapes['w_1'].shape[1]} is over {HIDDEN}"
+    hidden = next(iter(shapes.values())).shape[1]
+    if hidden > HIDDEN:
+        return f"the hidden width {hidden} is over {HIDDEN}"
     if spec.chunk_size not in chunks:
         return f"chunk_size {spec.chunk_size} is not one of {chunks}"
     return None

@@ -61,4 +61,4 @@ def mini_batches(spec: MirasSpec, state: MemoryState, x: Inputs) -> tuple[Tensor
     return torch.cat([*answers, y], 2), state._replace(slots=slots)
 
 
-KERNEL = Kernel("perceptron with biases", supports, mlp.fits, run, in_pytorch)
+KERNEL = Kernel("perceptron with biases", supports, mlp.fits, run, in_pytorch, proven=True)

@@ -133,4 +133,4 @@ def _spent(spec: MirasSpec, x: Inputs, last: Tensor, vector: bool) -> Weights:
     return slots | {"b_1": share @ last} if vector else slots
 
 
-KERNEL = Kernel("matrix behind a norm", supports, matrix.fits, run, in_pytorch)
+KERNEL = Kernel("matrix behind a norm", supports, matrix.fits, run, in_pytorch, proven=True)

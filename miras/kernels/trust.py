@@ -52,8 +52,8 @@ def accepted(worst: float, name: str, device: torch.device, where: str, instead:
     if worst < WRONG:
         return True
     warnings.warn(
-        f"kernel {name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {where}): this Triton "
-        f"miscompiles it, {instead} takes its place",
+        f"kernel {name!r} is wrong here by {worst:.2g} ({torch.cuda.get_device_name(device)}, {where}), miscompiled or short "
+        f"of digits: {instead} takes its place",
         stacklevel=3,
     )
     return False

@@ -65,7 +65,12 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, free
 
 
 CHUNKS = Kernel(
-    "value channel chunks", chunks, matrix.fits, partial(matrix.run, solve=False, stretch=stretch), in_pytorch
+    "value channel chunks",
+    chunks,
+    matrix.fits,
+    partial(matrix.run, solve=False, stretch=stretch),
+    in_pytorch,
+    proven=True,
 )
 TOKENS = Kernel(
     "value channel tokens",
@@ -74,4 +79,5 @@ TOKENS = Kernel(
     partial(matrix.run, solve=True, stretch=stretch),
     in_pytorch,
     whole_chunks=False,
+    proven=True,
 )

@@ -77,6 +77,5 @@ def shards(data: Data, split: str = "train") -> Shards:
     key = hashlib.sha256(json.dumps([name, split, text.is_split, tokens.name, files]).encode()).hexdigest()[:16]
     folder = Path(data.cache or Path(tempfile.gettempdir()) / "miras-tokens") / f"{split}-{key}"
     if not (folder / "manifest.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         write(folder, split_of(text, split), tokens)
     return Shards(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Shards:
 
 
 def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard: int = SHARD) -> None:
-    """Tokenises documents into a folder that appears only when complete.
+    """Tokenises documents into a folder that appears only when complete; of several processes, the first to end makes it.
 
     Args:
         folder: what `Shards` will open.
@@ -72,9 +73,8 @@ def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         tokenizer: what turns it into tokens; its end token is written after every document.
         shard: tokens in a file.
     """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     writer = _Writer(unfinished, shard)
     starts: list[int] = []
     total = 0
@@ -98,8 +98,11 @@ def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         "files": writer.files,
     }
     (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another process was quicker
+        shutil.rmtree(unfinished)
+        Shards(folder)
 
 
 class _Writer:
