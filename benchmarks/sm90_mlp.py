@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.sm90 import Resources, compile
+from benchmarks.sm90 import LIMIT, Resources, compile, on_tensor_cores
 from miras.architectures import MLP, GatedMLP
 from miras.biases import L2, AttentionalBias, Huber, Lp
 
@@ -111,6 +111,7 @@ def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], t
         if "tickets" in kernel.arg_names:
             at_once = heads(row, constants["num_warps"], x.w1.shape[-1] // constants["BF"])
             print(f"{row.name}: {at_once} heads at once", flush=True)
+            assert at_once > 0, "programs wait for others that have no room"
     return found
 
 
@@ -122,21 +123,26 @@ def heads(r: Resources, warps: int, tiles: int) -> int:
 
 def main() -> None:
     """Prints one line a kernel."""
+
+    def show(rows: list[Resources]) -> list[str]:
+        print(*rows, sep="\n", flush=True)
+        return [r.name for r in rows if r.shared > LIMIT or r.transposed or not on_tensor_cores(r)]
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="*", default=[64])
     parser.add_argument("--tiles", type=int, nargs="*", default=[None])
     parser.add_argument("--blocks", type=int, nargs="*", default=[1])
     parser.add_argument("--gated", action="store_true", help="of the gated perceptron only")
-    arguments = parser.parse_args()
+    arguments, bad = parser.parse_args(), []
     for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
         wide = d > 64 or blocks > 1  # links, biases and gates are left to PyTorch
         for case in () if wide else GATED:
-            for row in gated(d, *case, tile):
-                print(row, flush=True)
+            bad += show(gated(d, *case, tile))
         for bias, slots, bound, link, biases in () if arguments.gated else CASES:
             if not (wide and (link != "0" or biases)):
-                for row in perceptron(d, bias, slots, bound, link, biases, tile, blocks):
-                    print(row, flush=True)
+                bad += show(perceptron(d, bias, slots, bound, link, biases, tile, blocks))
+    if bad:
+        raise SystemExit(f"too much shared memory, no tensor cores, or a transposed accumulator: {bad}")
 
 
 if __name__ == "__main__":
