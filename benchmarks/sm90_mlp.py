@@ -19,21 +19,29 @@ from miras.biases import L2, AttentionalBias, Huber, Lp
 FORWARD = "gate lr inverse rows into mix w1 w2 end1 end2 kept_o squares parts norms out rates sizes meet"
 BACKWARD = "d_rows d_u2 d_rates d_w1 d_w2 near d_gate d_lr d_inverse d_mix d_into"
 BIASES = "biases end_biases seen_b rates_b d_biases late_b"
-WIDE = frozenset(f"{FORWARD} {BACKWARD} {BIASES}".split())
+GAINS = "gains end_gains seen_g errors_g d_seen_g d_errors_g d_gains late_g"
+WIDE = frozenset(f"{FORWARD} {BACKWARD} {BIASES} {GAINS}".split())
 """Arguments in float32; the others are operands."""
 
 
 CASES = (
-    (L2(), 1, False, "0", False),
-    (L2(), 0, False, "0", False),
-    (Huber(), 1, True, "0", False),
-    (Lp(), 0, False, "1 4.0 0.1 1.0 1.0", False),
-    (Lp(), 0, True, "1 4.0 0.1 1.0 1.0", False),
-    (L2(), 0, True, "2 1.0 1.0 64 256", False),
-    (L2(half=False), 0, False, "0", True),
-    (L2(half=False), 1, True, "0", True),
+    (L2(), 1, False, "0", False, False),
+    (L2(), 0, False, "0", False, False),
+    (Huber(), 1, True, "0", False, False),
+    (Lp(), 0, False, "1 4.0 0.1 1.0 1.0", False, False),
+    (Lp(), 0, True, "1 4.0 0.1 1.0 1.0", False, False),
+    (L2(), 0, True, "2 1.0 1.0 64 256", False, False),
+    (L2(half=False), 0, False, "0", True, False),
+    (L2(half=False), 1, True, "0", True, False),
+    (L2(), 0, False, "0", False, True),
+    (Huber(), 1, True, "0", False, True),
+    (L2(half=False), 0, False, "0", True, True),
+    (L2(half=False), 1, True, "0", True, True),
 )
-"""Bias, slots, whether steps are bounded, link, whether there are fast biases."""
+"""Bias, slots, whether steps are bounded, link, whether there are fast biases, and whether a fast gain and shift."""
+
+PLAIN = ("0", False, False)
+"""No link, and nothing beside the matrices."""
 
 GATED = ((L2(), 0, False), (L2(), 1, False), (Huber(), 0, True), (Huber(), 1, True))
 """Of the gated perceptron: bias, slots, whether steps are bounded."""
@@ -52,6 +60,7 @@ def perceptron(
     bound: bool,
     link: str = "0",
     biases: bool = False,
+    gains: bool = False,
     tile: int | None = None,
     blocks: int = 1,
 ) -> list[Resources]:
@@ -60,14 +69,20 @@ def perceptron(
 
     b, f, j = 2, 4 * d, 1 + slots
     given = _given(d, bias, slots, bound, torch.zeros(b, j, d, f))
-    x = _mlp_launch.Given(*given, biases=torch.zeros(b, j, f + d) if biases else None)
+    vectors = {
+        "biases": torch.zeros(b, j, f + d) if biases else None,
+        "gains": torch.zeros(b, j, 2 * d) if gains else None,
+    }
+    x = _mlp_launch.Given(*given, **vectors)
     how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks))
-    absent = ("rates", "sizes", "meet") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
+    absent = ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
+    absent += () if how.link.kind or gains else ("meet",)
+    absent += ("out of read",) if gains else tuple(GAINS.split())
     absent += () if biases else (*BIASES.split(), "rows of reverse")
     title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''}"
-    title += f" link={how.link.kind}" if how.link.kind else " biases" if biases else ""
-    title += f" blocks={blocks}" if blocks > 1 else ""
+    title += f" link={how.link.kind}" if how.link.kind else ""
+    title += f"{' biases' if biases else ''}{' gains' if gains else ''}{f' blocks={blocks}' if blocks > 1 else ''}"
     return _compiled(_mlp_ops, title, x, how, absent, tile)
 
 
@@ -100,12 +115,15 @@ def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], t
     found = []
     for name in _mlp_launch.LAUNCH:
         kernel: Any = getattr(ops, name)
-        constants = x.launch(how, kernel) | {
+        normed_later = x.gains is not None
+        before_norm = how._replace(norm=False, residual=False) if normed_later and name == "read" else how
+        constants = x.launch(before_norm, kernel) | {
             n: None for n in kernel.arg_names if n in absent or f"{n} of {name}" in absent
         }
         if tile is not None:
             constants |= {"BF": tile} | ({"ROWS": 64 * tile // x.w1.shape[-1]} if "ROWS" in constants else {})
-        types = {n: "*fp32" if (name, n) == ("reverse", "d_k") else _type(n) for n in kernel.arg_names}
+        wide = {("reverse", "d_k"), *([("read", "answer"), ("read_backward", "d_answer")] if normed_later else [])}
+        types = {n: "*fp32" if (name, n) in wide else _type(n) for n in kernel.arg_names}
         row = compile(f"{name} {title.format(constants['BF'])}", kernel, constants, types)
         found.append(row)
         if "tickets" in kernel.arg_names:
@@ -135,12 +153,12 @@ def main() -> None:
     parser.add_argument("--gated", action="store_true", help="of the gated perceptron only")
     arguments, bad = parser.parse_args(), []
     for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
-        wide = d > 64 or blocks > 1  # links, biases and gates are left to PyTorch
+        wide = d > 64 or blocks > 1  # links, biases, gains and gates are left to PyTorch
         for case in () if wide else GATED:
             bad += show(gated(d, *case, tile))
-        for bias, slots, bound, link, biases in () if arguments.gated else CASES:
-            if not (wide and (link != "0" or biases)):
-                bad += show(perceptron(d, bias, slots, bound, link, biases, tile, blocks))
+        for case in () if arguments.gated else CASES:
+            if not (wide and case[3:] != PLAIN):
+                bad += show(perceptron(d, *case, tile, blocks))
     if bad:
         raise SystemExit(f"too much shared memory, no tensor cores, or a transposed accumulator: {bad}")
 

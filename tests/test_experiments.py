@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import re
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,6 +103,22 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     outcome = run([trained()], tmp_path / "cut", ["cpu"], lambda text: None)
     assert steps == [0, 1, 2, -1, 3, 4] and outcome.points == expected
     assert [p.x for p in expected] == [16, 32] and not list((tmp_path / "cut").rglob("*.safetensors"))
+
+
+def test_a_stopped_training_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A signal ends it in good order, after which it must not pass for one that is done."""
+    update = Trainer._update
+
+    def stopped(self: Trainer, batch, stopping: bool):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, batch, stopping or self.step == 2)
+
+    monkeypatch.setattr(Trainer, "_update", stopped)
+    outcome = run([trained()], tmp_path, ["cpu"], lambda text: None)
+    monkeypatch.undo()
+    assert not outcome.points and "stopped by SIGTERM after step 3 of 5" in outcome.failed[0][1]
+    assert len(run([trained()], tmp_path, ["cpu"], lambda text: None).points) == 2
 
 
 @pytest.mark.slow

@@ -22,7 +22,19 @@ from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP, GatedMLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
-from miras.kernels import KERNELS, Dims, Kernel, choose, interpreted, mlp, mlp_biases, mlp_links, mlp_wide, trust
+from miras.kernels import (
+    KERNELS,
+    Dims,
+    Kernel,
+    choose,
+    interpreted,
+    mlp,
+    mlp_biases,
+    mlp_gains,
+    mlp_links,
+    mlp_wide,
+    trust,
+)
 from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
@@ -72,6 +84,13 @@ SPECS = {
     "ttt, decay": zoo.spec("ttt_mlp", retention="l2"),
     "ttt, bounded": zoo.spec("ttt_mlp", form="recommended"),
     "biases, bounded": replace(TITANS, architecture=MLP(expansion=2, bias=True), step_bound=1.0),
+    "gains": replace(TITANS, architecture=MLP(expansion=3, affine=True), bias=Huber()),
+    "gains, gd": replace(
+        TITANS, architecture=MLP(expansion=2, residual=False, affine=True), bias=Huber(per="value"), algorithm="gd"
+    ),
+    "gains, bounded": replace(TITANS, architecture=MLP(expansion=2, affine=True), step_bound=1.0),
+    "gains and biases": zoo.spec("ttt_mlp", architecture={"affine": True}),
+    "gains and biases, bounded": zoo.spec("ttt_mlp", form="recommended", architecture={"affine": True}),
     "gated": SWIGLU,
     "gated, bounded": replace(
         SWIGLU,
@@ -174,7 +193,7 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error() > trust.WRONG
 
 
-@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded", "gated, bounded"])
+@pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded", "gains, bounded", "gated, bounded"])
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
     from miras.kernels import _mlp_launch
@@ -184,7 +203,7 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt", "gated, gd"])
+@pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt", "gains and biases", "gated, gd"])
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
     p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
@@ -204,8 +223,9 @@ def test_any_phase_and_length(name: str) -> None:
         ({"retention": Lq(link_at="chunk")}, "slot"),
         ({"architecture": MLP(expansion=64)}, "hidden width"),
         ({"architecture": MLP(depth=3)}, "perceptron of two matrices"),
+        ({"architecture": MLP(depth=3, affine=True)}, "a fast gain and shift"),
+        ({"architecture": MLP(affine=True), "retention": Lq()}, "link"),
         ({"architecture": GatedMLP(expansion=64)}, "gated perceptron: the hidden width 1024"),
-        ({"architecture": MLP(bias=True, affine=True)}, "a fast gain and shift"),
         ({"architecture": MLP(bias=True), "algorithm": "aggmo"}, "slots"),
     ],
 )
@@ -228,6 +248,8 @@ def test_says_why_not(change: dict[str, object], reason: str) -> None:
         (zoo.spec("memora", form="recommended", read="anchor"), mlp_links.KERNEL),
         (zoo.spec("ttt_mlp"), mlp_biases.KERNEL),
         (zoo.spec("ttt_mlp", form="recommended"), mlp_biases.KERNEL),
+        (zoo.spec("ttt_mlp", architecture={"affine": True}), mlp_gains.KERNEL),
+        (zoo.spec("yaad", architecture={"affine": True}), mlp_gains.KERNEL),
     ],
 )
 def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
@@ -260,6 +282,7 @@ def test_programs_that_wait_for_each_other_have_room(
     [
         *("titans", "bounded", "at the anchor", "moneta", "moneta, no bound", "memora", "memora, lag"),
         *("biases", "biases, bounded", "ttt", "ttt, bounded", "gated", "gated, bounded", "gated, gd"),
+        *("gains, bounded", "gains and biases", "gains and biases, bounded"),
     ],
 )
 @pytest.mark.parametrize("width", [32, 64])
@@ -286,7 +309,7 @@ def test_wide_ones_in_bfloat16(name: str, chunk: int, width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", ["gd", "moneta", "ttt", "gated, gd"])
+@pytest.mark.parametrize("name", ["gd", "moneta", "gains and biases", "gated, gd"])
 def test_compiled_without_a_graph_break(name: str) -> None:
     p = moved(problem(SPECS[name], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
     core = AssociativeMemory(p.spec, "kernel")

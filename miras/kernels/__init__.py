@@ -8,7 +8,19 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import channels, matrix, mlp, mlp_biases, mlp_gated, mlp_links, mlp_wide, normed, split, values
+from miras.kernels import (
+    channels,
+    matrix,
+    mlp,
+    mlp_biases,
+    mlp_gains,
+    mlp_gated,
+    mlp_links,
+    mlp_wide,
+    normed,
+    split,
+    values,
+)
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
@@ -23,6 +35,7 @@ KERNELS: tuple[Kernel, ...] = (
     mlp_wide.KERNEL,
     mlp_links.KERNEL,
     mlp_biases.KERNEL,
+    mlp_gains.KERNEL,
     mlp_gated.KERNEL,
     normed.KERNEL,
     channels.TOKENS,

@@ -114,6 +114,7 @@ class Given(NamedTuple):
     w2: Tensor  # [b, J, F, O]
     gate: Tensor | None  # [b, T, 1] or [b, T, O]
     biases: Tensor | None = None  # [b, J, F + O]: fast biases of both
+    gains: Tensor | None = None  # [b, J, 2 O]: fast gain and shift of the norm
 
     def tiles(self, kernel: Any) -> int:
         """Tiles of the hidden width."""
@@ -141,6 +142,7 @@ class Given(NamedTuple):
             "BOUND": self.inverse is not None or (how.link.kind == NORMALISER and kernel.__name__ in READS),
             "GATE": 0 if self.gate is None else 1 if self.gate.shape[-1] == 1 else 2,
             "BIASES": self.biases is not None,
+            "GAINS": self.gains is not None,
             "LIMIT": LIMIT,
             "BIAS": found.residual,
             "VJP": found.vjp,
@@ -162,11 +164,12 @@ class Given(NamedTuple):
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Room for what tiles tell each other: sums over the hidden width, over rows, of a link; and tickets."""
+        """Room for what tiles tell each other: sums over the hidden width, over rows, of a link or a gain; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
         sums, count = self.w1.new_empty(b, tiles, c, self.v.shape[-1]), 2 if self.biases is None else 3
         rows = self.w1.new_empty(b, count, tiles, c)
-        told = self.w1.new_empty(b, tiles, 2, self.v.shape[-1]) if how.link.kind else None
+        vectors = 2 if how.link.kind else 0 if self.gains is None else 4 * self.w1.shape[1]
+        told = self.w1.new_empty(b, tiles, vectors, self.v.shape[-1]) if vectors else None
         return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
 
 
@@ -180,6 +183,8 @@ class Seen(NamedTuple):
     squares: Tensor  # [.., 5, C]: squared norms of h, u1 and u2; rates of both matrices
     biases: Tensor | None  # [.., J, F + O]: before the chunk
     bias_rates: Tensor | None  # [.., 4, C]: see `miras.kernels._mlp_biases`
+    gains: Tensor | None  # [.., J, 2 O]: before the chunk
+    errors: Tensor | None  # [.., C, 2 O]: of gain and shift
 
     @staticmethod
     def of(x: Given) -> Seen:
@@ -188,7 +193,9 @@ class Seen(NamedTuple):
         stacks = narrow(b, group, j, i, f), narrow(b, group, j, o, f)
         shapes = (b, group, j, f + o), (b, group, 4, c)
         beside = (None if x.biases is None else wide(shape) for shape in shapes)
-        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), *beside)
+        shapes = (b, group, j, 2 * o), (b, group, c, 2 * o)
+        behind = (None if x.gains is None else wide(shape) for shape in shapes)
+        return Seen(*stacks, wide(b, group, c, o), narrow(b, group, c, o), wide(b, group, 5, c), *beside, *behind)
 
 
 class Linked(NamedTuple):

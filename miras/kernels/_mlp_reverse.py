@@ -8,6 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import set_aside, take_back
+from miras.kernels._mlp_gains import copy_gains, earlier_gains, gained_error, gained_error_vjp, written_gains_vjp
 from miras.kernels._mlp_halves import HALF, store_pulled
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
@@ -35,10 +36,11 @@ def reverse(
     d_k, d_v, d_gate,  # results [b, total C, ...]; d_k is added to
     seen1, sizes,  # under a link, of the chunks at hand: weights before it; norms
     rows, d_biases, late_b, rates_b,  # with fast biases: what readers multiply them with; gradients as of the stacks
+    seen_g, d_seen_g, d_errors_g, d_gains, late_g,  # with fast gains: before the chunks; gradients, first from what queries read
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
+    LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -74,6 +76,10 @@ def reverse(
         tl.debug_barrier()
         tl.store(d_w1 + b * J * I * F + at1, tl.zeros_like(e1))
         tl.store(d_w2 + b * J * F * O + at2, tl.zeros_like(e2))
+    if GAINS:
+        told_g = meet + (b * TILES + tile) * 4 * J * O
+        mine_g = told_g + 2 * J * O
+        copy_gains(d_gains + b * J * 2 * O, mine_g, ro, O, SLOT)
 
     for back in range(count):
         n = count - 1 - back
@@ -208,7 +214,11 @@ def reverse(
         v_row = tl.load(v + chunk * C * O + ro_at, mask=here[:, None], other=0.0).to(tl.float32)
         o_row = tl.load(kept_o + local * C * O + ro_at, mask=here[:, None], other=0.0)
         g = load_gate(gate, chunk * C + rr, chunk * C * O + ro_at, here, GATE)
-        u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        if GAINS:
+            had = seen_g + local * J * 2 * O
+            u_row, y, scale, e = gained_error(o_row, k_row, v_row, g, had, ro, O, BIAS, P, RESIDUAL, EPS)
+        else:
+            u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         du2 = tl.load(d_u2 + local * C * O + ro_at, mask=here[:, None], other=0.0)
         if BOUND:
             rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
@@ -229,7 +239,18 @@ def reverse(
         du2 += add_up(parts, ro_at, C * O, here[:, None], TILES)
         if BIASES:
             du2 += tl.load(rates_b + (local * 4 + 1) * C + rr, mask=here, other=0.0)[:, None] * late2_rows
-        d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
+        if GAINS:
+            if tile == 0:
+                copy_gains(mine_g, late_g + local * J * 2 * O, ro, O, SLOT)
+            near_y, near_e = written_gains_vjp(
+                e, y, mine_g, d_errors_g + local * C * 2 * O, lr, inverse, into + chunk * J * C, chunk * C,
+                rr, ro, here, C, O, SLOT, BOUND,
+            )  # fmt: skip
+            d_o, d_answer, dv, dg = gained_error_vjp(
+                du2, near_y, near_e, u_row, y, scale, e, k_row, v_row, g, had, told_g, ro, here, O, VJP, P, RESIDUAL
+            )
+        else:
+            d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
         met += TILES
@@ -256,6 +277,11 @@ def reverse(
         if BIASES:
             b1 += tl.sum(dzd.to(tl.float32), 0)
             b2 += tl.sum(d_od.to(tl.float32), 0)
+        if GAINS:
+            earlier_gains(
+                mine_g, meet + b * TILES * 4 * J * O, mix + chunk * J * J, d_seen_g + local * J * 2 * O, ro, O, SLOT,
+                BOUND, LIMIT, TILES,
+            )  # fmt: skip
         if LINK > 0:
             l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
             tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
@@ -286,3 +312,7 @@ def reverse(
         tl.store(d_w2 + (b * J + 1) * F * O + at2, f2)
     if BIASES:
         store_biases(d_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+    if GAINS:
+        tl.debug_barrier()
+        if tile == 0:
+            copy_gains(mine_g, d_gains + b * J * 2 * O, ro, O, SLOT)

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import store_and_anchor
+from miras.kernels._mlp_gains import copy_gains, gained_error, next_gains, write_gains
 from miras.kernels._mlp_halves import HALF, squared_norms, store_products
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
@@ -19,13 +20,15 @@ def scan(
     w1, w2, end1, end2,  # stacks before the first chunk and after the last, [b, J, I, F], [b, J, O, F]
     w1_stride, w2_stride, end1_stride, end2_stride,
     biases, end_biases,  # the same of the fast biases of both, [b, J, F + O]
+    gains, end_gains,  # the same of the fast gain and shift, [b, J, 2 O]
     seen1, seen2, kept_o, kept_u2, squares,  # of every chunk: stacks before it, o, u2, and squared norms and rates
     seen_b, rates_b,  # fast biases before every chunk, and their rates
+    seen_g, errors_g,  # gain and shift before every chunk, and the errors there, [b, count, C, 2 O]
     rates, sizes,  # under a link, of every chunk: rates of what is read, in the places of ``squares``; norms
     parts, norms, meet, tickets,  # what tiles tell each other
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
-    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr,
+    SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -55,6 +58,10 @@ def scan(
         m1, m2 = tl.load(w1 + b * w1_stride + I * F + at1), tl.load(w2 + b * w2_stride + F * O + at2)
     if BIASES:
         b1, b2, c1, c2 = load_biases(biases + b * J * (F + O), rf, ro, F, O, SLOT)
+    if GAINS:
+        told_g = meet + (b * TILES + tile) * 4 * J * O
+        mine_g = told_g + 2 * J * O
+        copy_gains(gains + b * J * 2 * O, mine_g, ro, O, SLOT)
 
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
@@ -116,7 +123,16 @@ def scan(
         o = add_up(parts, ro_at, C * O, here[:, None], TILES)
         if BIASES:
             o += before[None, :]
-        u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+        if GAINS:
+            if tile == 0:
+                copy_gains(mine_g, seen_g + local * J * 2 * O, ro, O, SLOT)
+            u2, y, _scale, e = gained_error(o, k_row, v_row, g, mine_g, ro, O, BIAS, P, RESIDUAL, EPS)
+            write_gains(
+                e, y, errors_g + local * C * 2 * O, lr, inverse, into + chunk * J * C, chunk * C,
+                told_g, rr, ro, here, C, O, SLOT, BOUND,
+            )  # fmt: skip
+        else:
+            u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
         if BOUND:
@@ -133,6 +149,8 @@ def scan(
             row1 = tl.load(into + chunk * J * C + C + rc)
 
         wait(arrivals, met)
+        if GAINS:
+            next_gains(mine_g, meet + b * TILES * 4 * J * O, mix + chunk * J * J, ro, O, SLOT, TILES)
         u2d = tl.load(kept_u2 + local * C * O + co, cache_modifier=".cg")
         u1 = dot(u2d, a2d) * bend
         if BOUND:
@@ -189,3 +207,7 @@ def scan(
             tl.store(end2 + b * end2_stride + F * O + at2, m2)
     if end_biases is not None:
         store_biases(end_biases + b * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
+    if end_gains is not None:
+        tl.debug_barrier()
+        if tile == 0:
+            copy_gains(mine_g, end_gains + b * J * 2 * O, ro, O, SLOT)

@@ -64,12 +64,12 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims, widths: tuple[int
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    return chunks(spec, state, x, readers(spec, x, spec.chunk_size))
+    return chunks(spec, state, x, readers(spec, x))
 
 
-def readers(spec: MirasSpec, x: Inputs, size: int) -> list[Tensor]:
+def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]:
     """Rows, pairs, into and mix of all chunks, or of blocks of that size."""
-    seen = matrix.readers(spec, algorithm_gates(spec, x), x, size, solve=False)
+    seen = matrix.readers(spec, algorithm_gates(spec, x), x, size or spec.chunk_size, solve=False)
     return [seen.rows, seen.pairs, seen.into, seen.mix]
 
 
@@ -86,15 +86,18 @@ def chunks(
     batch, heads = x.q.shape[:2]
     stacks = {n: fused.stack(state, n) for n in state.memory}
     biases = torch.cat([stacks["b_1"], stacks["b_2"]], -1) if spec.architecture.bias else None
+    gains = torch.cat([stacks["gain"], stacks["shift"]], -1) if spec.architecture.affine else None
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
     w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
-    tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases]
+    tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases, gains]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks)
-    y, _, _, _, _, w1, w2, ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
+    y, *_, w1, w2, ends, gain_ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     found = {"w_1": w1, "w_2": w2}
     if biases is not None:
         found["b_1"], found["b_2"] = ends.split([w1.shape[-1], w2.shape[-1]], -1)
+    if gains is not None:
+        found["gain"], found["shift"] = gain_ends.chunk(2, -1)
     whole = {n: found[n].unflatten(0, (batch, heads)) for n in state.memory}
     memory = {n: w[:, :, 0] for n, w in whole.items()}
     slots = {n: w[:, :, 1:] for n, w in whole.items()} if state.slots else {}

@@ -21,13 +21,19 @@ from miras.state import MemoryState
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What `miras.kernels.mlp` computes without the biases, and mini-batches."""
-    from miras.engine import plan
-
-    a, batches = spec.architecture, isinstance(spec.algorithm, MiniBatch)
+    a = spec.architecture
     if not isinstance(a, MLP) or a.depth != 2 or not a.bias:
         return f"architecture {a.name!r} is not a perceptron of two matrices with fast biases"
     if a.affine:
         return "the norm has a fast gain and shift"
+    return covered(spec, shapes, pairs)
+
+
+def covered(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """None, or why chunks of a perceptron of two matrices and vectors are not computed; the vectors do not matter."""
+    from miras.engine import plan
+
+    batches = isinstance(spec.algorithm, MiniBatch)
     if reason := plan.filtered(spec, pairs, batches) or plan.direct(spec) or plan.factored(spec, shapes, pairs):
         return reason
     if not batches and spec.algorithm.slots > 1:
@@ -37,11 +43,7 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    return (
-        mini_batches(spec, state, x)
-        if spec.algorithm.settles
-        else mlp.chunks(spec, state, x, mlp.readers(spec, x, spec.chunk_size))
-    )
+    return mini_batches(spec, state, x) if spec.algorithm.settles else mlp.chunks(spec, state, x, mlp.readers(spec, x))
 
 
 def mini_batches(spec: MirasSpec, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:

@@ -40,7 +40,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     batch, heads = x.q.shape[:2]
     w1 = torch.stack([fused.stack(state, n) for n in ("gate", "up")], 3)
     gate = next(iter(bias_gates(spec, x.pair).values()), None)
-    inverse, seen = x.pair.get("inverse_bound"), mlp.readers(spec, x, spec.chunk_size)
+    inverse, seen = x.pair.get("inverse_bound"), mlp.readers(spec, x)
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, fused.stack(state, "down"), gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_launch.key(spec.architecture, spec.bias)

@@ -66,7 +66,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     lag, size = spec.anchor_lag, spec.chunk_size
     if lag:
         x = _over(x, lambda t: _apart(t, size, lag))
-    seen = mlp.readers(spec, x, size)
+    seen = mlp.readers(spec, x)
     if spec.read == "anchor":
         seen[:2] = [torch.ones_like(seen[0]), torch.zeros_like(seen[1])]
         if state.slots:

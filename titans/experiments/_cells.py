@@ -165,12 +165,19 @@ class Trained(Cell):
         return [self.point(found, x) for x, found in self.judge.measure(model, config)]
 
     def fit(self, folder: Path, device: str) -> TitansLM:
-        """The trained model; an interrupted training goes on where it was."""
+        """The trained model; an interrupted training goes on where it was.
+
+        Raises:
+            InterruptedError: if a signal ends the training: what has not been trained to the end is not judged.
+        """
         stages = [self._here(c, self.stage(folder, i), device) for i, c in enumerate((*self.before, self.config))]
         torch.manual_seed(self.seed)
         model = TitansLM(self.config.model.build(open_source(stages[-1].data).vocabulary)).to(device)
         for config in stages:
-            train(config, model)
+            if (end := train(config, model)).stopped:
+                raise InterruptedError(
+                    f"stopped by {end.stopped.name} after step {end.step} of {config.steps}; it goes on from there"
+                )
         return model
 
     def stage(self, folder: Path, number: int = -1) -> Path:
