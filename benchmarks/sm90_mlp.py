@@ -1,17 +1,18 @@
 """Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
 
-python -m benchmarks.sm90_mlp [--dims 64] [--tiles 64 32] [--gated]
+python -m benchmarks.sm90_mlp [--dims 64 128] [--tiles 64 32] [--blocks 1 2] [--gated]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.sm90 import Resources, compile
+from benchmarks.sm90 import LIMIT, Resources, compile, on_tensor_cores
 from miras.architectures import MLP, GatedMLP
 from miras.biases import L2, AttentionalBias, Huber, Lp
 
@@ -39,6 +40,9 @@ CASES = (
 )
 """Bias, slots, whether steps are bounded, link, whether there are fast biases, and whether a fast gain and shift."""
 
+PLAIN = ("0", False, False)
+"""No link, and nothing beside the matrices."""
+
 GATED = ((L2(), 0, False), (L2(), 1, False), (Huber(), 0, True), (Huber(), 1, True))
 """Of the gated perceptron: bias, slots, whether steps are bounded."""
 
@@ -58,8 +62,9 @@ def perceptron(
     biases: bool = False,
     gains: bool = False,
     tile: int | None = None,
+    blocks: int = 1,
 ) -> list[Resources]:
-    """All kernels for heads of d, expansion 4 and chunks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
+    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
     from miras.kernels import _mlp_launch, _mlp_ops
 
     b, f, j = 2, 4 * d, 1 + slots
@@ -69,7 +74,7 @@ def perceptron(
         "gains": torch.zeros(b, j, 2 * d) if gains else None,
     }
     x = _mlp_launch.Given(*given, **vectors)
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link))
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks))
     absent = ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
     absent += () if how.link.kind or gains else ("meet",)
@@ -77,7 +82,7 @@ def perceptron(
     absent += () if biases else (*BIASES.split(), "rows of reverse")
     title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''}"
     title += f" link={how.link.kind}" if how.link.kind else ""
-    title += f"{' biases' if biases else ''}{' gains' if gains else ''}"
+    title += f"{' biases' if biases else ''}{' gains' if gains else ''}{f' blocks={blocks}' if blocks > 1 else ''}"
     return _compiled(_mlp_ops, title, x, how, absent, tile)
 
 
@@ -119,25 +124,43 @@ def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], t
             constants |= {"BF": tile} | ({"ROWS": 64 * tile // x.w1.shape[-1]} if "ROWS" in constants else {})
         wide = {("reverse", "d_k"), *([("read", "answer"), ("read_backward", "d_answer")] if normed_later else [])}
         types = {n: "*fp32" if (name, n) in wide else _type(n) for n in kernel.arg_names}
-        found.append(compile(f"{name} {title.format(constants['BF'])}", kernel, constants, types))
+        row = compile(f"{name} {title.format(constants['BF'])}", kernel, constants, types)
+        found.append(row)
+        if "tickets" in kernel.arg_names:
+            at_once = heads(row, constants["num_warps"], x.w1.shape[-1] // constants["BF"])
+            print(f"{row.name}: {at_once} heads at once", flush=True)
+            assert at_once > 0, "programs wait for others that have no room"
     return found
+
+
+def heads(r: Resources, warps: int, tiles: int) -> int:
+    """Heads whose programs, which wait for each other, a device of compute capability 9.0 and 132 multiprocessors runs at once."""
+    registers = -(-r.registers // 8) * 8 * 32 * warps
+    return 132 * min(65536 // registers, 228 * 1024 // (r.shared + 1024)) // tiles
 
 
 def main() -> None:
     """Prints one line a kernel."""
+
+    def show(rows: list[Resources]) -> list[str]:
+        print(*rows, sep="\n", flush=True)
+        return [r.name for r in rows if r.shared > LIMIT or r.transposed or not on_tensor_cores(r)]
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="*", default=[64])
     parser.add_argument("--tiles", type=int, nargs="*", default=[None])
+    parser.add_argument("--blocks", type=int, nargs="*", default=[1])
     parser.add_argument("--gated", action="store_true", help="of the gated perceptron only")
-    arguments = parser.parse_args()
-    for d in arguments.dims:
-        for tile in arguments.tiles:
-            for case in GATED:
-                for row in gated(d, *case, tile):
-                    print(row, flush=True)
-            for case in () if arguments.gated else CASES:
-                for row in perceptron(d, *case, tile):
-                    print(row, flush=True)
+    arguments, bad = parser.parse_args(), []
+    for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
+        wide = d > 64 or blocks > 1  # links, biases, gains and gates are left to PyTorch
+        for case in () if wide else GATED:
+            bad += show(gated(d, *case, tile))
+        for case in () if arguments.gated else CASES:
+            if not (wide and case[3:] != PLAIN):
+                bad += show(perceptron(d, *case, tile, blocks))
+    if bad:
+        raise SystemExit(f"too much shared memory, no tensor cores, or a transposed accumulator: {bad}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Without a device they run in Triton's interpreter, which computes float32 operan
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,19 @@ from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP, GatedMLP
 from miras.biases import Huber, Lp, Yaad
 from miras.engine.plan import Path
-from miras.kernels import KERNELS, Dims, Kernel, mlp, mlp_biases, mlp_gains, mlp_links, trust
+from miras.kernels import (
+    KERNELS,
+    Dims,
+    Kernel,
+    choose,
+    interpreted,
+    mlp,
+    mlp_biases,
+    mlp_gains,
+    mlp_links,
+    mlp_wide,
+    trust,
+)
 from miras.retentions import KLDecay, Lq
 from miras.state import MemoryState
 from miras.testing.problems import Problem, problem
@@ -96,6 +109,15 @@ SPECS = {
         step_bound=1.0,
     ),
 }
+HUBER = replace(TITANS, architecture=MLP(expansion=1), bias=Huber(), step_bound=1.0)
+WIDE = {
+    "chunks of 128": (replace(TITANS, architecture=MLP(expansion=2), chunk_size=128), 256, 16),
+    "chunks of 256, huber": (replace(HUBER, chunk_size=256), 512, 16),
+    "heads of 128": (replace(TITANS, architecture=MLP(expansion=1)), 32, 128),
+    "heads of 128, gd": (SPECS["gd"], 32, 128),
+    "heads of 128, huber": (HUBER, 32, 128),
+}
+"""Memory, tokens and width of a head of what `miras.kernels.mlp_wide` computes."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -143,6 +165,21 @@ INTERPRETED = torch.device("cpu"), torch.float32
 def test_agrees_with_the_token_loop(name: str) -> None:
     width = 32 if name in ("plain", "gated") else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_ones_agree_with_the_token_loop(name: str) -> None:
+    spec, length, width = WIDE[name]
+    agree(problem(spec, length=length, d_key=width, d_value=width, batch=1, heads=1), torch.float32)
+
+
+def test_blocks_of_a_chunk_stay_in_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from miras.kernels import _mlp_launch
+
+    monkeypatch.setattr(_mlp_launch, "FEWEST", 4)
+    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 5)
+    spec = replace(SPECS["gd"], step_bound=1.0, chunk_size=128)
+    agree(problem(spec, length=384, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
 def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +257,25 @@ def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
     assert [k for k in KERNELS if k.supports(spec, shapes, 1) is None] == [kernel]
 
 
+@pytest.mark.parametrize(("chunk", "width"), [(128, 64), (256, 128), (64, 128)])
+def test_wide_ones_only_on_request(monkeypatch: pytest.MonkeyPatch, chunk: int, width: int) -> None:
+    memory, dims = AssociativeMemory(zoo.spec("titans_lmm", chunk_size=chunk)), Dims(width, width)
+    monkeypatch.setattr(mlp_wide, "_room", lambda _: None)
+    where = torch.device("cuda"), torch.float32 if interpreted() else torch.bfloat16
+    arguments = memory.spec, memory.shapes(width, width), 1, dims, where
+    assert choose(*arguments, forced=True) == mlp_wide.KERNEL
+    assert "has not passed its tests" in str(choose(*arguments))
+
+
+@pytest.mark.parametrize(("found", "reason"), [((14, 232448), "14 multiprocessors"), ((84, 101376), "shared memory")])
+def test_programs_that_wait_for_each_other_have_room(
+    monkeypatch: pytest.MonkeyPatch, found: tuple[int, int], reason: str
+) -> None:
+    device = SimpleNamespace(multi_processor_count=found[0], shared_memory_per_block_optin=found[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    assert reason in str(mlp_wide._room(torch.device("cuda")))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "name",
@@ -234,6 +290,18 @@ def test_bfloat16(name: str, width: int) -> None:
     """At a rate at which the memory does not amplify rounding."""
     spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=width)
     p = problem(spec, length=4 * width, d_key=width, d_value=width)
+    p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
+    agree(p, torch.bfloat16)
+    first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
+    assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["titans", "bounded", "gd"])
+@pytest.mark.parametrize(("chunk", "width"), [(64, 128), (128, 32), (128, 64), (256, 64), (128, 128)])
+def test_wide_ones_in_bfloat16(name: str, chunk: int, width: int) -> None:
+    spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=chunk)
+    p = problem(spec, length=max(256, 2 * chunk), d_key=width, d_value=width, batch=1)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
     agree(p, torch.bfloat16)
     first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))

@@ -36,6 +36,7 @@ MLP: dict[str, dict[str, Any]] = {
     "bounded": {"bias": "huber", "architecture": {"name": "mlp", "expansion": 2, "activation": "silu"}},
     "per channel": {"bias": {"name": "huber", "per": "value"}, "algorithm": "gd"},
     "plain": {"bias": "dot", "architecture": {"name": "mlp", "expansion": 3, "norm": False, "residual": False}},
+    "chunks of 128": {"bias": "l2", "chunk_size": 128},
 }
 SPECS = {n: {"architecture": "matrix", "algorithm": "momentum", "chunk_size": 4} | f for n, f in MATRIX.items()}
 SPECS |= {

@@ -8,7 +8,19 @@ from __future__ import annotations
 import torch
 
 from miras.engine.weights import Shapes
-from miras.kernels import channels, matrix, mlp, mlp_biases, mlp_gains, mlp_gated, mlp_links, normed, split, values
+from miras.kernels import (
+    channels,
+    matrix,
+    mlp,
+    mlp_biases,
+    mlp_gains,
+    mlp_gated,
+    mlp_links,
+    mlp_wide,
+    normed,
+    split,
+    values,
+)
 from miras.kernels.table import Dims, Kernel, interpreted
 from miras.spec import MirasSpec
 
@@ -20,6 +32,7 @@ KERNELS: tuple[Kernel, ...] = (
     matrix.TOKENS,
     matrix.CHUNKS,
     mlp.KERNEL,
+    mlp_wide.KERNEL,
     mlp_links.KERNEL,
     mlp_biases.KERNEL,
     mlp_gains.KERNEL,

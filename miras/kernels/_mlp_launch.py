@@ -20,7 +20,7 @@ PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
 
 FEWEST = 8
-"""Chunks of a head that are kept at a time, however many heads there are."""
+"""Chunks of a head that are kept at a time, however many heads there are, or blocks: a multiple of those of a chunk."""
 
 TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
@@ -35,6 +35,15 @@ LAUNCH = {
 }
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
+WIDE = {
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "read": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "read_backward": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "query_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
+    "reverse": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "write_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
+}
+"""Of heads over 64 channels, by what their kernels spill where they are compiled: not measured."""
 
 READS = frozenset(("read", "read_backward", "query_backward"))
 """Kernels that meet rates only, never their bounds."""
@@ -66,21 +75,22 @@ class Recipe(NamedTuple):
     eps: float
     bias: str
     link: Link
+    blocks: int  # of a chunk, see `miras.kernels._mlp_blocks`
 
 
-def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0") -> str:
+def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0", blocks: int = 1) -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.
     """
     a = architecture
-    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{residuals.key(bias)}"
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
     """The recipe behind a key."""
-    activation, norm, residual, eps, link, bias = key.split("|")
-    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link))
+    activation, norm, residual, eps, link, blocks, bias = key.split("|")
+    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link), int(blocks))
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:
@@ -111,12 +121,16 @@ class Given(NamedTuple):
         return self.w1.shape[-1] // self._tile(kernel)
 
     def _tile(self, kernel: Any) -> int:
-        return _tile(self.w1.shape[-1], LAUNCH[kernel.__name__].get("BF", TILE), self.q.dtype)
+        return _tile(self.w1.shape[-1], self.settings(kernel).get("BF", TILE), self.q.dtype)
+
+    def settings(self, kernel: Any) -> dict[str, int]:
+        """What the width of heads decides."""
+        return (LAUNCH if max(self.q.shape[-1], self.v.shape[-1]) <= TILE else WIDE)[kernel.__name__]
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
         """The compile-time arguments of a kernel, of those it takes."""
         found = residuals.recall(how.bias)
-        f, c, own = self.w1.shape[-1], self.rows.shape[-1], LAUNCH[kernel.__name__]
+        f, c, own = self.w1.shape[-1], self.rows.shape[-1], self.settings(kernel)
         every = {
             "C": c,
             "I": self.q.shape[-1],
@@ -139,13 +153,14 @@ class Given(NamedTuple):
             "EPS": how.eps,
             "LINK": how.link.kind,
             "L": how.link.constants,
+            "BLOCKS": how.blocks,
         }
         return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
         b, n = self.rows.shape[:2]
-        size = min(n, max(FEWEST, PROGRAMS // b))
+        size = min(n, max(1, PROGRAMS // b // FEWEST) * FEWEST)
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:

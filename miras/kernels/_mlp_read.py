@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
+from miras.kernels._mlp_blocks import anchor
+from miras.kernels._mlp_halves import HALF
 from miras.kernels._mlp_parts import dot, load_rates, mean
 
 
@@ -19,7 +21,7 @@ def read(
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
-    ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -51,12 +53,15 @@ def read(
         at1 = local * J * I * F + ri[:, None] * F + (f + rb)[None, :]
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
+        w1, w2 = a1, a2
+        if BLOCKS > 1:
+            a1, a2 = anchor(seen1 + at1, seen2 + at2, n, J, I, O, F, BLOCKS)
         z = dot(kk, a1)
         if BIASES:
             z += tl.load(seen_b + f + rb)[None, :]
         h, slope, _curve = ACT(z)
         u1 = (dot(u2, a2) * slope).to(DT)
-        zr = row0 * dot(qq, a1)
+        zr = row0 * dot(qq, w1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
@@ -64,12 +69,19 @@ def read(
         hr, _slope, _curve = ACT(dot(p1, u1, zr))
         hrd = hr.to(DT)
         scores = dot(hrd, tl.trans(h.to(DT)), scores)
-        y0 = dot(hrd, tl.trans(a2), y0)
+        if O > HALF:  # one sum
+            y0 = dot((hr * row0).to(DT), tl.trans(w2), y0)
+            if SLOT:
+                y0 = dot((hr * row1).to(DT), tl.trans(tl.load(seen2 + F * O + at2)), y0)
+        else:
+            y0 = dot(hrd, tl.trans(w2), y0)
+            if SLOT:
+                y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
+    y = y0
+    if O <= HALF:
+        y = row0 * y0
         if SLOT:
-            y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
-    y = row0 * y0
-    if SLOT:
-        y += row1 * y1
+            y += row1 * y1
     if BIASES:
         y += both(row0, row1, tl.load(seen_b + F + ro), tl.load(seen_b + last + F + ro), SLOT)
     if BIASES:

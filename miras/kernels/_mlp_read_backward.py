@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
+from miras.kernels._mlp_blocks import anchor
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
 
@@ -22,7 +23,7 @@ def read_backward(
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
-    ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``.
 
@@ -79,6 +80,9 @@ def read_backward(
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
         a1, a2 = tl.load(seen1 + at1), tl.load(seen2 + at2)
+        w1, w2 = a1, a2
+        if BLOCKS > 1:
+            a1, a2 = anchor(seen1 + at1, seen2 + at2, n, J, I, O, F, BLOCKS)
         z = dot(kk, a1)
         if BIASES:
             z += tl.load(seen_b + f + rb)[None, :]
@@ -90,7 +94,7 @@ def read_backward(
         tl.store(slope_ + cf, slope.to(DT))
         tl.store(turn_ + cf, (pulled * curve).to(DT))
         tl.store(u1_ + cf, u1)
-        zr = row0 * dot(qq, a1)
+        zr = row0 * dot(qq, w1)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
@@ -100,7 +104,7 @@ def read_backward(
         tl.store(hr_ + cf, hrd)
         tl.store(d_h + cf, dot(d_scores_t, hrd).to(DT))
         scores = dot(hrd, tl.trans(hd), scores)
-        seen = dot(dd, a2)
+        seen = dot(dd, w2)
         rows0 += tl.sum(hr * seen, 1)
         d_hr = row0 * seen
         if SLOT:

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
+from miras.kernels._mlp_blocks import set_aside, take_back
 from miras.kernels._mlp_gains import copy_gains, earlier_gains, gained_error, gained_error_vjp, written_gains_vjp
+from miras.kernels._mlp_halves import HALF, store_pulled
 from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
 from miras.kernels._mlp_parts import (
     LINE,
@@ -40,7 +42,7 @@ def reverse(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor.
 
@@ -70,6 +72,10 @@ def reverse(
         f1, f2 = tl.load(d_w1 + (b * J + 1) * I * F + at1), tl.load(d_w2 + (b * J + 1) * F * O + at2)
     if BIASES:
         b1, b2, c1, c2 = load_biases(d_biases + b * J * (F + O), rf, ro, F, O, SLOT)
+    if BLOCKS > 1:
+        tl.debug_barrier()
+        tl.store(d_w1 + b * J * I * F + at1, tl.zeros_like(e1))
+        tl.store(d_w2 + b * J * F * O + at2, tl.zeros_like(e2))
     if GAINS:
         told_g = meet + (b * TILES + tile) * 4 * J * O
         mine_g = told_g + 2 * J * O
@@ -148,11 +154,19 @@ def reverse(
         du1 += tl.load(d_u1 + wide).to(tl.float32)
         bend = tl.load(slope_ + wide).to(tl.float32)
         d_pulled = (du1 * bend).to(DT)
-        part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
-        if SLOT:
-            part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
-        a2 = tl.load(seen2 + local * J * F * O + at2)
-        tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
+        if O > HALF:
+            a2_at = seen2 + (local - n % BLOCKS) * J * F * O
+            tl.debug_barrier()  # what is stored at late2 is read again
+            store_pulled(
+                parts + tile * C * O, d_pulled, a2_at, hh, row0 * s2[:, None], row1 * s2[:, None],
+                late2 + local * J * F * O, rf, C, O, F, SLOT,
+            )  # fmt: skip
+        else:
+            part = (row0 * s2[:, None]) * dot(hh, tl.trans(e2d))
+            if SLOT:
+                part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
+            a2 = tl.load(seen2 + (local - n % BLOCKS) * J * F * O + at2)
+            tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
         arrive(arrivals)
         met += TILES
 
@@ -191,6 +205,8 @@ def reverse(
             if SLOT:
                 c1 += tl.sum(dzf * tl.load(rows + chunk * J * C + C + rc)[:, None], 0)
                 c2 += tl.sum(tl.load(told + 3 * SENT + co).to(tl.float32), 0)
+        if BLOCKS > 1:
+            e1, e2 = set_aside(d_w1 + b * J * I * F + at1, e1), set_aside(d_w2 + b * J * F * O + at2, e2)
         e2 = dot(tl.trans(u2), d_pulled, e2)
 
         # the tap: u1 = (u2 W2^T) act'(z), u2 = error(o), o = h W2, h = act(z), z = k W1
@@ -249,10 +265,15 @@ def reverse(
 
         wait(arrivals, met)
         d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
+        if O > HALF:
+            a2 = tl.load(a2_at + at2)
         dzd = (dz + dot(d_od, a2) * bend).to(DT)
         tl.store(dz_ + wide, dzd)
         e1 = dot(tl.trans(kk), dzd, e1)
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
+        if BLOCKS > 1:
+            e1 = take_back(d_w1 + b * J * I * F + at1, e1, n, BLOCKS)
+            e2 = take_back(d_w2 + b * J * F * O + at2, e2, n, BLOCKS)
         if BIASES:
             b1 += tl.sum(dzd.to(tl.float32), 0)
             b2 += tl.sum(d_od.to(tl.float32), 0)
@@ -272,15 +293,18 @@ def reverse(
             )
             e1 += tl.load(d_w1 + b * J * I * F + at1)
             e2 += tl.load(d_w2 + b * J * F * O + at2)
-        if BOUND:
-            e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
-            if SLOT:
-                f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
-            if BIASES:
-                b1, b2 = clipped(b1, LIMIT), clipped(b2, LIMIT)
+        if BOUND:  # noqa: SIM102  # one is known when it is compiled, the other is not
+            if n % BLOCKS == 0:
+                e1, e2 = clipped(e1, LIMIT), clipped(e2, LIMIT)
                 if SLOT:
-                    c1, c2 = clipped(c1, LIMIT), clipped(c2, LIMIT)
+                    f1, f2 = clipped(f1, LIMIT), clipped(f2, LIMIT)
+                if BIASES:
+                    b1, b2 = clipped(b1, LIMIT), clipped(b2, LIMIT)
+                    if SLOT:
+                        c1, c2 = clipped(c1, LIMIT), clipped(c2, LIMIT)
 
+    if BLOCKS > 1:
+        tl.debug_barrier()
     tl.store(d_w1 + b * J * I * F + at1, e1)
     tl.store(d_w2 + b * J * F * O + at2, e2)
     if SLOT:

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import load_biases, mixed, store_biases
+from miras.kernels._mlp_blocks import store_and_anchor
 from miras.kernels._mlp_gains import copy_gains, gained_error, next_gains, write_gains
+from miras.kernels._mlp_halves import HALF, squared_norms, store_products
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
 from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
 
@@ -28,7 +30,7 @@ def scan(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed.
 
@@ -77,20 +79,27 @@ def scan(
                 tl.store(sizes + local * 2 + 1, n2)
         else:
             a1d, a2d = a1.to(DT), a2.to(DT)
+        if BLOCKS > 1 or O > HALF:
+            own1, own2 = seen1 + local * J * I * F + at1, seen2 + local * J * F * O + at2
+            a1d, a2d = store_and_anchor(own1, own2, a1d, a2d, n, J, I, O, F, BLOCKS)
         z = dot(kk, a1d)
         if BIASES:
             z += b1[None, :]
         h, bend, _curve = ACT(z)
         hd = h.to(DT)
-        tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
+        if O > HALF:
+            store_products(parts + tile * C * O, (hd,), (seen2 + (local - n % BLOCKS) * J * F * O,), rf, C, O, F, 1)
+        else:
+            tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
         if BOUND:
             tl.store(norms + tile * C + rc, tl.sum(h * h, 1))
         arrive(arrivals)
         met += TILES
 
         # what does not wait for the others
-        tl.store(seen1 + local * J * I * F + at1, a1d)
-        tl.store(seen2 + local * J * F * O + at2, a2d)
+        if BLOCKS == 1 and O <= HALF:
+            tl.store(seen1 + local * J * I * F + at1, a1d)
+            tl.store(seen2 + local * J * F * O + at2, a2d)
         if BIASES:
             store_biases(seen_b + local * J * (F + O), b1, b2, c1, c2, rf, ro, tile, F, O, SLOT)
             before = b2
@@ -157,6 +166,9 @@ def scan(
             if LINK > 0:
                 s1 = bounded_rate(s1, bound * slope(n1, LINK, L), tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound * slope(n2, LINK, L), h_square * u2_square)
+            elif I > HALF:
+                s1 = bounded_rate(s1, bound, squared_norms(k + chunk * C * I, C, I) * u1_square)
+                s2 = bounded_rate(s2, bound, h_square * u2_square)
             else:
                 s1 = bounded_rate(s1, bound, tl.sum(kf * kf, 1) * u1_square)
                 s2 = bounded_rate(s2, bound, h_square * u2_square)

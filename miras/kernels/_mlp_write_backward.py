@@ -27,6 +27,7 @@ def write_backward(
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """What the reverse scan leaves to be done for all chunks at once: keys, mixing and rates."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -53,7 +54,10 @@ def write_backward(
         at2 = local * J * F * O + ro[:, None] * F + (f + rb)[None, :]
         cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
         u1, a1, e1 = tl.load(u1_ + cf), tl.load(seen1 + at1), tl.load(late1 + at1)
-        dk = dot_t(tl.load(dz_ + cf), a1, dk)
+        if BLOCKS > 1:
+            dk = dot_t(tl.load(dz_ + cf), tl.load(seen1 - n % BLOCKS * (J * I * F) + at1), dk)
+        else:
+            dk = dot_t(tl.load(dz_ + cf), a1, dk)
         x0 = dot_t(u1, e1, x0)
         if LINK > 0:
             i00 += inner(e1, unlinked(a1, n1, 0, LINK, L))

@@ -14,7 +14,7 @@ from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes
 from miras.kernels import matrix, residuals
-from miras.kernels.table import Dims, Kernel, triton_runs
+from miras.kernels.table import Dims, Kernel, interpreted, triton_runs
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -27,32 +27,37 @@ HIDDEN = 512
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What the written-out PyTorch path covers, in sizes that fill a tile, with at most one slot."""
+    return computes(spec, shapes, pairs) or tiled(spec, shapes)
+
+
+def computes(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """The same in any sizes."""
     from miras.engine import plan
 
     if reason := plan.fused(spec, shapes, pairs):
         return reason
     if spec.algorithm.slots > 1:
         return f"algorithm {spec.algorithm.name!r} keeps {spec.algorithm.slots} slots; there is room for one"
-    return tiled(spec, shapes) or residuals.supported(spec.bias)
+    return residuals.supported(spec.bias)
 
 
-def tiled(spec: MirasSpec, shapes: Shapes) -> str | None:
+def tiled(spec: MirasSpec, shapes: Shapes, chunks: tuple[int, ...] = SIZES) -> str | None:
     """None, or which size fills no tile."""
     hidden = next(iter(shapes.values())).shape[1]
     if hidden > HIDDEN:
         return f"the hidden width {hidden} is over {HIDDEN}"
-    if spec.chunk_size not in SIZES:
-        return f"chunk_size {spec.chunk_size} is not one of {SIZES}"
+    if spec.chunk_size not in chunks:
+        return f"chunk_size {spec.chunk_size} is not one of {chunks}"
     return None
 
 
-def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
+def fits(device: torch.device, dtype: torch.dtype, dims: Dims, widths: tuple[int, ...] = SIZES) -> str | None:
     """Widths that fill a tile."""
     if reason := triton_runs(device, dtype):
         return reason
-    if dims.key not in SIZES or dims.value not in SIZES:
-        return f"a head is {dims.key} x {dims.value}, not of widths {SIZES}"
-    if dtype == torch.float32 and max(dims) > 32:
+    if dims.key not in widths or dims.value not in widths:
+        return f"a head is {dims.key} x {dims.value}, not of widths {widths}"
+    if dtype == torch.float32 and max(dims) > 32 and not interpreted():
         return f"products of heads of {max(dims)} in float32 take more registers than there are; bfloat16 and float16 do not"
     return None
 
@@ -62,16 +67,19 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return chunks(spec, state, x, readers(spec, x))
 
 
-def readers(spec: MirasSpec, x: Inputs) -> list[Tensor]:
-    """Rows, pairs, into and mix of all chunks."""
-    seen = matrix.readers(spec, algorithm_gates(spec, x), x, spec.chunk_size, solve=False)
+def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]:
+    """Rows, pairs, into and mix of all chunks, or of blocks of that size."""
+    seen = matrix.readers(spec, algorithm_gates(spec, x), x, size or spec.chunk_size, solve=False)
     return [seen.rows, seen.pairs, seen.into, seen.mix]
 
 
 def chunks(
-    spec: MirasSpec, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0"
+    spec: MirasSpec, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0", blocks: int = 1
 ) -> tuple[Tensor, MemoryState]:
-    """Whole chunks with given coefficients; ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories."""
+    """Whole chunks, each of some blocks, with given coefficients of these.
+
+    ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories.
+    """
     from miras.kernels import _mlp_launch, _mlp_ops
 
     assert isinstance(spec.architecture, MLP)
@@ -83,7 +91,7 @@ def chunks(
     w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases, gains]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias, link)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks)
     y, *_, w1, w2, ends, gain_ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     found = {"w_1": w1, "w_2": w2}
     if biases is not None:
