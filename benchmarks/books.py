@@ -32,8 +32,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "chunk_size": 64,
     },
 }
-"""What would take minutes a step otherwise: Moneta's normaliser is frozen for a chunk, as its paper trains it (MIRAS §5.4), with a
-floor of one, under which small weights are not blown up; Memora's queries read the softmax of the last chunk's logits (its steps are those of `examples/demo.py`), and ours is Titans' perceptron under Huber's loss of the norm."""
+"""What would take minutes a step otherwise: Moneta's normaliser is frozen for a chunk, as its paper trains it (MIRAS §5.4), with
+a floor of one, under which small weights are not blown up; Memora's queries read the softmax of the last chunk's logits (its
+steps are those of `examples/demo.py`); and ours is Titans' perceptron under Huber's loss of the norm."""
 PANELS = {
     "held-out books": Axes(x="model", y="bits per byte"),
     "by position": Axes(x="position in the segment", y="bits per byte", log="x"),
