@@ -79,11 +79,11 @@ def smoothed(rows: list[dict], config: Config, points: int = 30) -> list[tuple[f
 def main() -> None:
     """Trains what is missing and reports."""
     args = arguments()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    devices = args.devices or ["cuda" if torch.cuda.is_available() else "cpu"]
     cells = [cell(name, seed, args) for seed in range(args.seeds) for name in args.models]
     begin = time.time()
     outcome = run(
-        cells, args.out / "cells", [device], lambda text: print(f"{time.time() - begin:.0f} s: {text}", flush=True)
+        cells, args.out / "cells", devices, lambda text: print(f"{time.time() - begin:.0f} s: {text}", flush=True)
     )
     report(
         args.out,
@@ -105,7 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=50e6, help="bytes that every model reads")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--device")
+    parser.add_argument("--devices", nargs="+", help="one process each; one may stand here several times")
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--heads", type=int, default=8)

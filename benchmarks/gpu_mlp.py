@@ -35,10 +35,7 @@ PEAK = 798e12
 PRESETS = {
     "yaad": zoo.spec("yaad", chunk_size=64),
     "moneta": zoo.spec("moneta", chunk_size=64),
-    # Without a norm, which would divide by differences of averages that bfloat16 does not resolve.
-    "memora at the anchor": zoo.spec(
-        "memora", chunk_size=64, anchor_lag=0, read="anchor", architecture={"residual": True, "norm": False}
-    ),
+    "memora at the anchor": zoo.spec("memora", form="recommended", chunk_size=64, anchor_lag=0, read="anchor"),
 }
 """Those of the zoo that one link a chunk computes, in chunks of 64."""
 

@@ -269,16 +269,45 @@ def test_every_cell_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.nightly
 def test_benchmarks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The two that train on a GPU, at the size of a toy, and again from where they were."""
-    from benchmarks import books, passkey
+    """Those that train on a GPU, at the size of a toy, and again from where they were."""
+    from benchmarks import books, passkey, tasks
 
     book = tmp_path / "book.txt"
     book.write_bytes(b"It was a long day, and nobody had much to say about it. " * 200)
-    sizes = ["--dim", "8", "--depth", "1", "--batch", "2", "--device", "cpu"]
-    text = ["--text", str(book), "--valid", str(book), "--budget", "400", "--length", "64", "--heads", "1"]
+    sizes = ["--dim", "8", "--depth", "1"]
+    text = ["--text", str(book), "--valid", str(book), "--devices", "cpu", "--heads", "1", "--precision", "float32"]
+    asked = [
+        "--tasks",
+        "mqar, 16 pairs",
+        "--models",
+        "lmm",
+        "yaad",
+        "--tokens",
+        "256",
+        "--steps",
+        "2",
+        "--examples",
+        "2",
+    ]
     calls = {
-        books: [*text, "--segments", "4", "--precision", "float32", "--models", "lmm", "transformer"],
-        passkey: ["--minutes", "0.01", "--examples", "2", "--models", "lmm", "window"],
+        books: [
+            *text,
+            "--batch",
+            "2",
+            "--budget",
+            "400",
+            "--length",
+            "64",
+            "--segments",
+            "4",
+            "--models",
+            "lmm",
+            "transformer",
+        ],
+        tasks: [*text, *asked],
+        passkey: [
+            *("--minutes", "0.01", "--examples", "2", "--batch", "2", "--device", "cpu", "--models", "lmm", "window")
+        ],
     }
     for module, arguments in calls.items():
         out = tmp_path / module.__name__

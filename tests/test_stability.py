@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import zoo
 from miras import Memory, MirasSpec
 from miras.engine.plan import Path
 from tests.covering import FACTORS, agree, covered, covering, make, pairs
@@ -77,3 +78,19 @@ def test_what_a_token_recurrence_keeps_for_its_gradient_is_linear_in_tokens(path
 
     a, b, c = map(kept, (64, 128, 256))
     assert c - b <= 2.02 * (b - a)
+
+
+@pytest.mark.parametrize("name", ["titans_lmm", "moneta", "yaad", "memora"])
+def test_gradients_do_not_grow_with_the_text(name: str):
+    """As recommended; behind a norm that divides by almost nothing they do."""
+
+    def size(length: int, **architecture: Any) -> float:
+        torch.manual_seed(0)
+        memory = Memory(32, heads=2, spec=zoo.spec(name, form="recommended", architecture=architecture))
+        x = torch.randn(1, length, 32)
+        y, _ = memory(x)
+        gradients = torch.autograd.grad(y.square().mean(), list(memory.parameters()), allow_unused=True)
+        return torch.stack([g.norm() for g in gradients if g is not None]).norm().item()
+
+    assert size(1024) < 2 * size(256)
+    assert size(1024, eps=1e-6) > 5 * size(256, eps=1e-6)
