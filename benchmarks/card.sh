@@ -58,7 +58,7 @@ for split in ('train', 'valid'): shards(Data(source='$TEXT', valid='$VALID'), sp
     cat "$OUT"/*/table.md ;;
 
   millions) # a model that has learned to find a passkey reads two million bytes
-    in_log passkey eval "$MIRAS train --folder '$OUT/passkey' --steps 1500 --precision bfloat16 --model.kind lmm --model.dim 256 \
+    in_log passkey eval "$MIRAS train --folder '$OUT/passkey' --steps 1500 --precision bfloat16 --model.kind mal --model.dim 256 \
       --model.depth 4 --model.heads 4 --data.source 'task:{\"name\": \"passkey\", \"repeats\": 6}' --data.length 2048 --data.batch 16 \
       --optimizer.lr 2e-3 --records.quiet"
     in_log millions python3 -m benchmarks.millions "$OUT/passkey" --length 2000000 --out "$OUT"

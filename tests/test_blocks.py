@@ -27,7 +27,10 @@ from titans.residual import WeightResidual
 
 DIM, T = 16, 14
 PAPER = MirasSpec.make(
-    architecture={"name": "mlp", "expansion": 2}, bias={"name": "l2", "half": False}, chunk_size=1, step_bound=None
+    architecture={"name": "mlp", "expansion": 2, "eps": 1e-6},
+    bias={"name": "l2", "half": False},
+    chunk_size=1,
+    step_bound=None,
 )
 """Titans' memory, token by token."""
 

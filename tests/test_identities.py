@@ -110,7 +110,7 @@ IDENTITIES: dict[str, tuple[Point, Point, Callable[[Inputs], Inputs]]] = {
     "Longhorn is DeltaNet with a shorter step": (("longhorn", {}), ("deltanet", {}), proximal),
     "Yaad without outliers is Moneta(2, 2)": (("yaad", {}), ("moneta", CUBES_TO_SQUARES), gates(delta=1e9)),
     "Titans without momentum are Moneta(2, 2)": (
-        ("titans_lmm", {"architecture": "mlp"}),
+        ("titans_lmm", {"architecture": {"name": "mlp", "eps": 1e-6}}),
         ("moneta", CUBES_TO_SQUARES),
         gates(log_momentum=-50.0),
     ),

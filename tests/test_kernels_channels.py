@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.engine.plan import plan
-from miras.kernels import Dims, channels, choose, trust
+from miras.kernels import Dims, channels, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
@@ -131,14 +131,11 @@ WHERE = torch.device("cuda"), torch.float32
 
 
 @pytest.mark.parametrize("entry", ["gla", "rwkv6", "hgrn2", "kda", "rwkv7"])
-def test_only_where_it_is_asked_for(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_published_memories_take_them(entry: str) -> None:
     spec = zoo.ENTRIES[entry].spec
     shapes = AssociativeMemory(spec).shapes(16, 16)
-    assert choose(spec, shapes, 1, Dims(16, 16), WHERE, forced=True) == channels.TOKENS
-    reason = choose(spec, shapes, 1, Dims(16, 16), WHERE)
-    assert isinstance(reason, str) and "has not passed its tests" in reason
-    assert plan(spec, shapes, 1, None, None, Dims(16, 16), WHERE).path == "exact"
+    assert channels.TOKENS.supports(spec, shapes, 1) is None and channels.TOKENS.proven
+    assert plan(spec, shapes, 1, None, None, Dims(16, 16), (torch.device("cpu"), torch.float32)).path == "exact"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a device tries them at their first use")

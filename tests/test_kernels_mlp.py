@@ -207,6 +207,7 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
     p = problem(SPECS[name], length=60, d_key=16, d_value=16, batch=1, heads=1)
+    p = replace(p, gates=p.gates | {"lr": 0.3 * p.gates["lr"]})  # larger ones magnify float32's rounding on every path
     _, state = replace(p.slice(0, 5)).run("reference")
     agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
 

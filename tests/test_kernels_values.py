@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
-from miras.kernels import Dims, choose, trust, values
+from miras.kernels import Dims, trust, values
 from miras.testing import problem
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
@@ -118,16 +118,6 @@ def test_without_gradients() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break() -> None:
     compiles(cast(drawn("chunks", length=8), DTYPE, DEVICE), "q", "k", "v", "gate.log_decay")
-
-
-@pytest.mark.parametrize(("bias", "kernel"), [("dot", values.TOKENS), ("l2", values.CHUNKS)])
-def test_only_where_it_is_asked_for(bias: str, kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    asked, where = spec(bias=bias), (torch.device("cuda"), torch.float32)
-    shapes = AssociativeMemory(asked).shapes(16, 16)
-    assert choose(asked, shapes, 1, Dims(16, 16), where, forced=True) == kernel
-    reason = choose(asked, shapes, 1, Dims(16, 16), where)
-    assert isinstance(reason, str) and f"{kernel.name} has not passed its tests" in reason
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a device tries them at their first use")

@@ -34,7 +34,7 @@ def spec(**fields: Any) -> MirasSpec:
 L2 = {"name": "l2", "half": False}
 """The squared error without the half."""
 
-MLP = {"name": "mlp", "expansion": 2}
+MLP = {"name": "mlp", "expansion": 2, "eps": 1e-6}
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 SLOW = {"name": "gd", "max_lr": 0.1}
 OMEGA = {"name": "omega", "size": 3, "max_lr": 0.1}
@@ -50,7 +50,7 @@ PUBLISHED: dict[str, tuple[MirasSpec, Callable[..., Remembered]]] = {
     "DGD": (spec(bias="l2", retention="l2", algorithm="dgd"), delta.delta_gradient_descent),
     "RLS": (spec(bias="l2", retention="none", algorithm="newton"), second_order.recursive_least_squares),
     "TTT-Linear": (
-        spec(architecture={"name": "mlp", "depth": 1}, bias=L2, retention="none", chunk_size=4),
+        spec(architecture={"name": "mlp", "depth": 1, "eps": 1e-6}, bias=L2, retention="none", chunk_size=4),
         partial(mini_batches.test_time_training, M=shared.ttt_linear, chunk=4),
     ),
     "one anchor for all": (

@@ -23,7 +23,7 @@ from zoo.modules.tnt import Shards
 from zoo.modules.trellis import Coded, TwoPasses
 
 BATCH, HEADS, WIDTH = 2, 2, 4
-MLP = {"name": "mlp", "expansion": 2}
+MLP = {"name": "mlp", "eps": 1e-6, "expansion": 2}
 few = settings(max_examples=settings().max_examples // 2)
 seeds, lengths = st.integers(0, 2**31), st.integers(1, 11)
 
