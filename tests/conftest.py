@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,3 +41,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kernels are given to write to holds NaN, so that a test fails if anything is read before."""
+    if not request.node.path.name.startswith("test_kernels"):
+        return
+
+    def filled(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def created(*args: Any, **kwargs: Any) -> torch.Tensor:
+            new = create(*args, **kwargs)
+            return new.fill_(torch.nan) if new.is_floating_point() and not torch.compiler.is_compiling() else new
+
+        return created
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
