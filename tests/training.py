@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing as mp
 import os
+import random
 import socket
 import sys
 from collections.abc import Sequence
@@ -74,10 +76,8 @@ def begin(config: Config) -> Any:
 
 def together(configs: Sequence[Config]) -> None:
     """Runs one after another on two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [processes.Process(target=_rank, args=(r, port, [c.to_dict() for c in configs])) for r in range(2)]
+    ports = [_port() for _ in configs]
+    ranks = [processes.Process(target=_rank, args=(r, ports, [c.to_dict() for c in configs])) for r in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -98,11 +98,20 @@ def _command(config: dict[str, Any]) -> None:
     sys.exit(main(["train", "--config", str(path)]))
 
 
-def _rank(rank: int, port: int, configs: list[dict[str, Any]]) -> None:
+def _port() -> int:
+    """A free port below those that the system hands to whoever connects, as other tests do at the same time."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("", port))
+            return port
+
+
+def _rank(rank: int, ports: list[int], configs: list[dict[str, Any]]) -> None:
     import torch
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    for number, config in enumerate(configs):
-        os.environ["MASTER_PORT"] = str(port + number)
+    for port, config in zip(ports, configs, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         train(Config.from_dict(config))
