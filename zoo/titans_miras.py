@@ -45,7 +45,7 @@ ENTRIES: tuple[Entry, ...] = (
         note="alpha is the fraction kept, one minus the paper's. architecture={'depth': n} takes two to four layers, one is titans_linear. "
         "Width, activation, chunk size and gates are not in the paper. Eq. 32 prints the new memory on the right and "
         "Eq. 17 uses x for both key and value; meant are the old one, and k and v. Recommended: the memory answers "
-        "x + LN(...), without which nothing bounds its gradient, and every step is bounded.",
+        "x + LN(...), without which nothing bounds its gradient, by a norm with eps 1e-2, and every step is bounded.",
     ),
     Entry(
         name="titans_linear",
@@ -89,7 +89,7 @@ ENTRIES: tuple[Entry, ...] = (
         "a floor of 0.1; the exponent 4 stands where the paper's derivation has the dual one. "
         "As printed the link lacks an elementwise power and is no minimiser, and decay makes the memory "
         "larger, for the link has degree -1 in the accumulator. Recommended: the exact link, of degree one, with the mean in "
-        "place of the sum, so that the size of the matrix does not matter; the gradient of a loss; bounded steps.",
+        "place of the sum, so that the size of the matrix does not matter; the gradient of a loss; eps 1e-2; bounded steps.",
     ),
     Entry(
         name="yaad",
@@ -109,7 +109,7 @@ ENTRIES: tuple[Entry, ...] = (
         note=LEARNED
         + " The rule of Eq. 26 is no gradient: where the error crosses delta the step grows by half the root of the "
         "width, so that an outlier just above the threshold counts most. Recommended: Huber's loss of the norm (Eq. 15), the "
-        "same below delta up to the factor of two, and continuous; bounded steps.",
+        "same below delta up to the factor of two, and continuous; eps 1e-2; bounded steps.",
     ),
     Entry(
         name="memora",
@@ -131,7 +131,7 @@ ENTRIES: tuple[Entry, ...] = (
         "with the gradients frozen the logits are linear, so every token still reads its own softmax. The paper names no axis: "
         "here the weights into a unit sum to one. A uniform start would keep all hidden units equal for ever; this one is "
         "random. Recommended: weights of a unit that sum to their number, so that a mean weight is one and the activation sees "
-        "inputs of order one; bounded steps.",
+        "inputs of order one; eps 1e-2; bounded steps.",
     ),
 )
 
