@@ -116,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs")
     parser.add_argument("--segments", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=1)
     return parser.parse_args()
@@ -138,7 +139,7 @@ def cell(name: str, seed: int, args: argparse.Namespace) -> Book:
         data=Data(source=args.text, valid=args.valid, length=args.length, batch=args.batch),
         optimizer=Optimizer(lr=args.lr),
         schedule=Schedule(warmup=max(1, steps // 20)),
-        system=System(micro_batch=args.micro, compile=args.compile, checkpointing=args.checkpointing),
+        system=System(micro_batch=args.micro, compile=args.compile, checkpointing=args.checkpointing, graph=args.graph),
         records=Records(quiet=True, log_every=max(1, steps // 200), save_every=max(1, steps // 5), keep=1),
     )
     return Book(panel=HELD_OUT, series=name, x=name, seed=seed, config=config, judge=Bits(segments=args.segments))

@@ -14,6 +14,7 @@ import itertools
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from titans.experiments import MEMORIES, MODELS
 from titans.model import TitansLM
 from titans.train import System
 from titans.train.parallel import World, world
-from titans.train.trainer import products
+from titans.train.passes import Objective, Recorded, products
 
 NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
 RATE = 989e12
@@ -75,17 +76,23 @@ def measure(name: str, size: str, length: int, ranks: World, args: argparse.Name
                 layer.compile()
         weights = sum(p.numel() for p in model.parameters())
         found.parameters = weights
-        wrapped = ranks.wrap(model, model.layers)
+        objective = ranks.wrap(Objective(model), model.layers)
+        precision = partial(torch.autocast, device, torch.bfloat16)
+        recorded = Recorded(objective, precision) if args.graph else None
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         x = torch.randint(model.embedding.num_embeddings, (found.batch, length), device=ranks.device)
+        target = x.roll(-1, 1)
         times: list[float] = []
         for _ in range(args.steps + 2):
             begin = time.perf_counter()
-            with torch.autocast(device, torch.bfloat16):
-                loss = wrapped(x, return_loss=True)
-            loss.backward()
+            if recorded:
+                loss = recorded(x, target, 1 / x.numel())
+            else:
+                with precision():
+                    loss = objective(x, None, target, None)[0] / x.numel()
+                loss.backward()
             optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=not args.graph)
             assert torch.isfinite(loss)  # and waits for the device
             times.append(time.perf_counter() - begin)
         found.first_step, rates = times[0], [ranks.size * x.numel() / t for t in times[2:]]
@@ -119,6 +126,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768, help="of a step")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs; one process")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"))
     args = parser.parse_args()
@@ -147,7 +155,8 @@ def save(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Rows so far, as the documentation reads them."""
     where = report.machine() | ({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
     wrong = "; ".join(f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"])
-    note = f"bfloat16 under autocast, recomputation, layers {'' if args.compile else 'not '}compiled. {wrong}"
+    how = f"layers {'' if args.compile else 'not '}compiled, passes {'' if args.graph else 'not '}replayed from a graph"
+    note = f"bfloat16 under autocast, recomputation, {how}. {wrong}"
     report.write(args.json, "Training whole models", "python -m benchmarks.models", where, forms.models(rows), note)
 
 

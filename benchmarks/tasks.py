@@ -21,7 +21,7 @@ from benchmarks.books import CHANGES, MODELS
 from titans.eval import growing
 from titans.experiments import Axes, Right, Scale, Trained, model, report, run
 from titans.tasks import named, task
-from titans.train import Config, Data, Optimizer, Records, Schedule
+from titans.train import Config, Data, Optimizer, Records, Schedule, System
 
 TASKS: dict[str, dict[str, Any]] = {
     "mqar, 16 pairs": {"name": "mqar", "length": 256, "pairs": 16, "tokens": 512},
@@ -69,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--factor", type=int, default=16, help="longest text, in units of the training's")
     return parser.parse_args()
@@ -107,6 +108,7 @@ def config(fields: Mapping[str, Any], series: str, args: argparse.Namespace) -> 
         data=Data(source=source(fields, args), length=length, batch=max(1, args.tokens // length)),
         optimizer=Optimizer(lr=args.lr),
         schedule=Schedule(warmup=max(1, args.steps // 20)),
+        system=System(graph=args.graph),
         records=Records(quiet=True, log_every=max(1, args.steps // 50), save_every=args.steps, judge_batches=1),
     )
 

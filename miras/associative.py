@@ -252,7 +252,9 @@ def _broadcast(
     like: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=dtype, device=like.device)
+    # a number is made on the device, not copied: a graph that is being recorded can take nothing from the host
+    made = value if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
+    tensor = made.to(like.device, dtype)
     if n and tensor.dim() == len(shape) - 1:
         tensor = tensor.unsqueeze(3)  # the same gate for all pairs of a token
     if tensor.dim() not in (0, len(shape)) or any(a not in (1, b) for a, b in zip(tensor.shape, shape, strict=False)):

@@ -37,7 +37,7 @@ from titans.train import (
     train,
 )
 from titans.train import checkpoint as checkpoints
-from titans.train.trainer import Objective, products
+from titans.train.passes import Objective, products
 
 ROOT = Path(__file__).parents[1]
 

@@ -35,5 +35,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk:
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="sum")
 
     parts = zip(hidden.split(chunk), labels.split(chunk), strict=True)
-    total = torch.stack([checkpoint(of, h, y, weight, use_reentrant=False) for h, y in parts]).sum()  # type: ignore[arg-type]
+    total = torch.stack(
+        [checkpoint(of, h, y, weight, use_reentrant=False, preserve_rng_state=False) for h, y in parts]
+    ).sum()  # type: ignore[arg-type]
     return total / (labels != IGNORED).sum().clamp_min(1)

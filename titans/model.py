@@ -181,7 +181,7 @@ class TitansLM(nn.Module):
         for layer, state in zip(self.layers, states or [None] * len(self.layers), strict=True):
             here = x
             if self.checkpointing and torch.is_grad_enabled():
-                x, state, place = checkpoint(layer, x, state, place, use_reentrant=False)  # type: ignore[misc]
+                x, state, place = checkpoint(layer, x, state, place, use_reentrant=False, preserve_rng_state=False)  # type: ignore[misc]
             else:
                 x, state, place = layer(x, state, place)
             if self.config.views:

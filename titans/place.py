@@ -58,9 +58,10 @@ class Place(NamedTuple):
         return tuple(s + n for s, n in zip(self.seen, self.lengths, strict=True))
 
     def offset(self, device: torch.device) -> Tensor:
-        """``seen`` as a tensor ``[R, 1]``."""
-        seen = self.seen[:1] if len(set(self.seen)) == 1 else self.seen
-        return torch.tensor(seen, device=device)[:, None]
+        """``seen`` as a tensor ``[R, 1]``, made on the device if R is 1: a graph that is being recorded can copy nothing there."""
+        if len(set(self.seen)) == 1:
+            return torch.full((1, 1), self.seen[0], device=device)
+        return torch.tensor(self.seen, device=device)[:, None]
 
     def positions(self, device: torch.device) -> Tensor:
         """Positions ``[R, T]`` of the tokens in their rows."""

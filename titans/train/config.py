@@ -130,6 +130,8 @@ class System:
         micro_batch: rows a process computes at a time; None for all of its rows. Gradients are accumulated.
         compile: whether layers go through `torch.compile`.
         checkpointing: whether layers are computed again in the backward pass instead of being remembered.
+        graph: whether forward and backward are recorded once, as a CUDA graph, and replayed: for models whose kernels are
+            shorter than the Python between them, such as MAC. One process on one GPU.
     """
 
     device: str | None = None
@@ -137,6 +139,7 @@ class System:
     micro_batch: int | None = None
     compile: bool = False
     checkpointing: bool = False
+    graph: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,6 @@ import hashlib
 import json
 import math
 import signal
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from titans.train.checkpoint import CheckpointError, Shelf, load, publish, save
 from titans.train.config import Config
 from titans.train.optimizers import optimizers
 from titans.train.parallel import World, whole, world
+from titans.train.passes import Inputs, Objective, Recorded, products, replayed
 from titans.train.signals import requests
 
 Caches = list[ModelCache]
@@ -78,33 +77,6 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
         return Trainer(config, ranks, model).run()
 
 
-@contextmanager
-def products(precision: str) -> Generator[None]:
-    """What autocast leaves in float32, memories without a kernel above all, is multiplied in TF32 where others round to bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "bfloat16" else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-class Objective(nn.Module):
-    """A model and its loss as one forward pass, which is what DDP and FSDP2 wrap."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, tokens: Tensor, mask: Tensor | None, target: Tensor, cache: ModelCache | None
-    ) -> tuple[Tensor, ModelCache]:
-        """The summed loss of tokens ``[B, T]``, and what the model remembers of them, cut from the graph."""
-        hidden, after = self.model.hidden(tokens, cache, mask=mask)
-        loss = self.model.loss(hidden, target)
-        return loss * (target != IGNORED).sum().clamp_min(1), after.detach()
-
-
 class Trainer:
     """A run on one rank."""
 
@@ -121,6 +93,7 @@ class Trainer:
             for layer in self.model.layers:
                 layer.compile()
         self.objective = ranks.wrap(Objective(self.model), self.model.layers)
+        self.recorded = Recorded(self.objective, self._precision) if replayed(config, ranks) else None
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.optimizers = optimizers(self.model, config.optimizer, ranks.is_sharded)
         self.shelf = Shelf(self.folder / "checkpoints", config.records.keep)
@@ -173,7 +146,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=self.recorded is None)
         self.step += 1
         return loss, norm, stop > 0
 
@@ -184,10 +157,13 @@ class Trainer:
         after: Caches = []
         losses: list[Tensor] = []
         for number, rows in enumerate(self.parts):
-            on_device = (None if x is None else x.to(self.ranks.device) for x in inputs(take(batch, rows)))
+            tokens, mask, target = self._moved(inputs(take(batch, rows)))
+            if self.recorded and backward and mask is None:
+                losses.append(self.recorded(tokens, target, 1 / max(1, total)))
+                continue
             cache = before[number] if before else None
             with self.ranks.accumulating(self.objective, number == len(self.parts) - 1), self._precision():
-                loss, cache = self.objective(*on_device, cache)
+                loss, cache = self.objective(tokens, mask, target, cache)
                 loss = loss / max(1, total)
             if backward:
                 (loss * self.ranks.size).backward()  # what averages gradients divides by the number of ranks
@@ -210,6 +186,10 @@ class Trainer:
         bits = records.bits_per_byte(loss, self.valid.bytes_per_token)
         self.record.write(self.step, {"valid_loss": loss, "valid_bits_per_byte": bits})
         return loss
+
+    def _moved(self, x: Inputs) -> Inputs:
+        device = self.ranks.device
+        return x[0].to(device), None if x[1] is None else x[1].to(device), x[2].to(device)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
