@@ -24,7 +24,13 @@ from titans.train import Config, Data, Model, Optimizer, Records, Schedule, Syst
 MODELS = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora", "ours")
 CHANGES: dict[str, dict[str, Any]] = {
     "moneta": {"retention": {"name": "lq", "norm": "mean", "link_at": "chunk", "eps": 1.0}},
-    "memora": {"algorithm": {"name": "gd", "max_lr": 2.0}, "read": "anchor", "anchor_lag": 0, "step_bound": 8.0},
+    "memora": {
+        "algorithm": {"name": "gd", "max_lr": 2.0},
+        "read": "anchor",
+        "anchor_lag": 0,
+        "step_bound": 8.0,
+        "chunk_size": 64,
+    },
     "ours": {
         "architecture": {"name": "mlp", "activation": "silu"},
         "algorithm": {"name": "momentum", "max_lr": 0.1},
@@ -33,8 +39,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 """What would take minutes a step otherwise: Moneta's normaliser is frozen for a chunk, as its paper trains it (MIRAS §5.4), with
-a floor of one, under which small weights are not blown up; Memora's queries read the softmax of the last chunk's logits (its
-steps are those of `examples/demo.py`); and ours is Titans' perceptron under Huber's loss of the norm."""
+a floor of one, under which small weights are not blown up; Memora's queries read the softmax of the last chunk's logits, once in
+64 tokens (its steps are those of `examples/demo.py`); and ours is Titans' perceptron under Huber's loss of the norm."""
 PANELS = {
     "held-out books": Axes(x="model", y="bits per byte"),
     "by position": Axes(x="position in the segment", y="bits per byte", log="x"),

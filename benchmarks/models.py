@@ -61,7 +61,6 @@ def config(name: str, size: str) -> TitansConfig:
     return preset(size, kind, memory=MEMORIES[memory] | CHANGES.get(name, {}), window=512, segment=512)
 
 
-@products("bfloat16")
 def measure(name: str, size: str, length: int, ranks: World, args: argparse.Namespace) -> Speed:
     """Some steps of training."""
     torch.manual_seed(0)
@@ -138,7 +137,8 @@ def speeds(args: argparse.Namespace, ranks: World) -> None:
     """Every model in every size."""
     rows: list[dict[str, Any]] = []
     for size, length, name in itertools.product(args.sizes, args.lengths, args.models):
-        found = measure(name, size, length, ranks, args)
+        with products("bfloat16", config(name, size).memory):
+            found = measure(name, size, length, ranks, args)
         rows.append(asdict(found))
         if ranks.is_first:
             print(

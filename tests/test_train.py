@@ -83,8 +83,13 @@ def test_bfloat16_is_close(whole: Config, tmp_path: Path):
 
 def test_narrow_products_are_left_as_they_were_found():
     before = torch.get_float32_matmul_precision()
-    for precision, within in (("bfloat16", "high"), ("float32", before)):
-        with pytest.raises(KeyError), products(precision):
+    simplex = MirasSpec.make(retention="kl")
+    for precision, memory, within in (
+        ("bfloat16", MirasSpec(), "high"),
+        ("bfloat16", simplex, before),
+        ("float32", MirasSpec(), before),
+    ):
+        with pytest.raises(KeyError), products(precision, memory):
             assert torch.get_float32_matmul_precision() == within
             raise KeyError
         assert torch.get_float32_matmul_precision() == before

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from miras import MirasSpec
 from titans.cache import ModelCache
 from titans.data import IGNORED
 from titans.train.config import Config
@@ -20,10 +21,14 @@ Inputs = tuple[Tensor, Tensor | None, Tensor]
 
 
 @contextmanager
-def products(precision: str) -> Generator[None]:
-    """What autocast leaves in float32, memories without a kernel above all, is multiplied in TF32 where others round to bfloat16."""
+def products(precision: str, memory: MirasSpec) -> Generator[None]:
+    """What autocast leaves in float32, memories without a kernel above all, is multiplied in TF32 where others round to bfloat16.
+
+    Not if weights are read through a link: those of a simplex differ by less than TF32 tells apart, and a norm blows that up.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "bfloat16" else before)
+    narrow = precision == "bfloat16" and memory.retention.link_is_identity
+    torch.set_float32_matmul_precision("high" if narrow else before)
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
         >>> train(Config(folder=mkdtemp(), steps=2, model=tiny, data=data, records=Records(quiet=True))).step
         2
     """
-    with world(config.system) as ranks, products(config.precision):
+    with world(config.system) as ranks, products(config.precision, config.model.memory):
         return Trainer(config, ranks, model).run()
 
 
