@@ -26,21 +26,21 @@ TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
 
 LAUNCH = {
-    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32, "AHEAD": False},
     "read": {"num_warps": 4, "num_stages": 2},
     "read_backward": {"num_warps": 4, "num_stages": 1},
     "query_backward": {"num_warps": 4, "num_stages": 2},
-    "reverse": {"num_warps": 4, "num_stages": 1},
+    "reverse": {"num_warps": 4, "num_stages": 1, "BACK": False, "LATER": False, "AHEAD": False},
     "write_backward": {"num_warps": 4, "num_stages": 2},
 }
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
 WIDE = {
-    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32, "AHEAD": False},
     "read": {"num_warps": 4, "num_stages": 1, "BF": 32},
     "read_backward": {"num_warps": 4, "num_stages": 1, "BF": 32},
     "query_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
-    "reverse": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "reverse": {"num_warps": 4, "num_stages": 1, "BF": 32, "BACK": False, "LATER": False, "AHEAD": False},
     "write_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
 }
 """Of heads over 64 channels, by what their kernels spill where they are compiled: not measured."""
@@ -155,7 +155,7 @@ class Given(NamedTuple):
             "L": how.link.constants,
             "BLOCKS": how.blocks,
         }
-        return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
+        return {n: x for n, x in (own | every).items() if n in kernel.arg_names or n.startswith("num_")}
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
