@@ -203,6 +203,27 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
+@pytest.mark.parametrize("name", ["gd", "gated, gd"])
+def test_kept_states_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nor does backward change them; either of its gradients may be missing."""
+    from miras.kernels import _mlp_launch
+
+    p = moved(problem(SPECS[name], length=32, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+    def gradients(*asked: str) -> list[Tensor]:
+        leafy, leaves = p.leaves()
+        y, state = leafy.run("kernel")
+        of = {"answers": y.square().sum(), "state": sum(w.square().sum() for w in state.memory.values())}
+        return [torch.autograd.grad(of[a], leaves["k"], retain_graph=True)[0] for a in asked]
+
+    first, again, other = gradients("answers", "answers", "state")
+    monkeypatch.setattr(_mlp_launch, "KEPT", 0)
+    [wanted] = gradients("answers")
+    assert torch.equal(first, wanted)
+    assert torch.equal(again, wanted)
+    assert other.norm() > 0
+
+
 def switch_on(monkeypatch: pytest.MonkeyPatch, kernel: str, switches: tuple[str, ...], **how: int) -> None:
     """What the table of launches leaves off."""
     from miras.kernels import _mlp_launch

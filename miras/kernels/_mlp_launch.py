@@ -22,6 +22,9 @@ PROGRAMS = 1024
 FEWEST = 8
 """Chunks of a head that are kept at a time, however many heads there are, or blocks: a multiple of those of a chunk."""
 
+KEPT = 1
+"""Groups up to which the states of the last are kept for backward, which else runs the scan again."""
+
 TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
 
@@ -163,6 +166,10 @@ class Given(NamedTuple):
         size = min(n, max(1, PROGRAMS // b // FEWEST) * FEWEST)
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
+    def keeps(self) -> bool:
+        """Whether backward finds what the scan left of the last group."""
+        return len(self.groups()) <= KEPT
+
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, over rows, of a link or a gain; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
@@ -210,6 +217,20 @@ class Linked(NamedTuple):
             return Linked()
         sizes = seen.squares.new_empty(*seen.o.shape[:2], 2)
         return Linked(torch.empty_like(seen.squares) if how.link.kind == NORMALISER else None, sizes)
+
+
+def packed(x: Given, *states: Tensor | None) -> list[Tensor]:
+    """What the scan left, as an operator returns it: an empty tensor for one that is None."""
+    return [x.w1.new_empty(0) if t is None else t for t in states]
+
+
+def unpacked(states: list[Tensor]) -> list[Tensor | None]:
+    return [t if len(t) else None for t in states]
+
+
+def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
+    """The gradient of an output of that shape, which may be asked nothing of, or not be there."""
+    return d if d is not None else x.w1.new_zeros(0) if like is None else torch.zeros_like(like)
 
 
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
