@@ -127,7 +127,8 @@ def _perceptron_backward(
     wide = [h, hr, d_h, bend, turn, u1, d_u1, d_zr, d_u2, d_rates, sent]
     scratch = q.new_empty(b, group, 4, c, c)
     for i, chunks in reversed(list(enumerate(x.groups()))):
-        if not states:
+        if i + 1 < len(x.groups()) or not states:
+            seen = Seen.of(x) if states and i + 2 == len(x.groups()) else seen  # what was kept stays as it is
             _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, chunks)
         launch(
             read_backward, b * chunks[1], how, x,

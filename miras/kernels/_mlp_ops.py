@@ -42,6 +42,11 @@ def _scan(
     )  # fmt: skip
 
 
+def _room_of_a_group(x: Given, how: Recipe) -> tuple[Seen, Linked]:
+    seen = Seen.of(x)
+    return seen, Linked.of(how, seen)
+
+
 def _rates(seen: Seen, linked: Linked) -> Tensor:
     """What `miras.kernels._mlp_parts.load_rates` of a reader takes."""
     return seen.squares if linked.rates is None else linked.rates
@@ -89,8 +94,7 @@ def _perceptron(
         stacks[:, 0] = start
     (kept_b, end_b), (kept_g, end_g) = _room(x, biases), _room(x, gains)
     along_b, along_g = _line(kept_b, end_b, biases), _line(kept_g, end_g, gains)
-    seen = Seen.of(x)
-    linked = Linked.of(how, seen)
+    seen, linked = _room_of_a_group(x, how)
     for i, group in enumerate(groups):
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
         vectors = [*along_b[i : i + 2], *along_g[i : i + 2]]
@@ -127,11 +131,11 @@ def _line(kept: Tensor, end: Tensor, vectors: Tensor | None) -> list[Tensor | No
 def _blank(*arguments: Any) -> tuple[Any, ...]:
     *tensors, recipe, keep = arguments
     x, how = Given(*tensors), recall(recipe)
-    out, seen = x.w1.new_empty(_shape_of_out(x, how, keep)), Seen.of(x)
+    out, (seen, linked) = x.w1.new_empty(_shape_of_out(x, how, keep)), _room_of_a_group(x, how)
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
     (kept_b, end_b), (kept_g, end_g) = _room(x, x.biases), _room(x, x.gains)
     ends = [torch.empty_like(w) for w in (x.w1, x.w2)]
-    states = packed(x, *seen, *Linked.of(how, seen)) if keep and x.keeps() else []
+    states = packed(x, *seen, *linked) if keep and x.keeps() else []
     return torch.empty_like(x.v), out, *kept, kept_b, kept_g, states, *ends, end_b, end_g
 
 
@@ -171,8 +175,7 @@ def _perceptron_backward(
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
     near, d_out = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v)
     found = unpacked(states)
-    seen = Seen(*found[:-2]) if found else Seen.of(x)  # pyright: ignore[reportArgumentType]
-    linked = Linked(*found[-2:]) if found else Linked.of(how, seen)
+    seen, linked = (Seen(*found[:-2]), Linked(*found[-2:])) if found else _room_of_a_group(x, how)  # pyright: ignore[reportArgumentType]
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
     d_b = None if biases is None else d_end_b.clone(memory_format=torch.contiguous_format)
@@ -187,7 +190,9 @@ def _perceptron_backward(
     for i, group in reversed(list(enumerate(x.groups()))):
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]
-        if not found:
+        if i + 1 < len(x.groups()) or not found:
+            if found and i + 2 == len(x.groups()):
+                seen, linked = _room_of_a_group(x, how)  # what was kept stays as it is
             _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
         rates = _rates(seen, linked)
         span = _mlp_answers.Span(*group)

@@ -64,7 +64,7 @@ def reverse(
     here = rr < C
     ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
     SENT: tl.constexpr = C * max(I, O)
-    READS: tl.constexpr = BACK or O > HALF  # what it stored of the second matrix's gradient, which it could transpose instead
+    READS: tl.constexpr = BACK or O > HALF  # again what it stored of the second matrix, in the place of transposing it
     parts += b * TILES * C * O
     SUMS: tl.constexpr = 3 if BIASES else 2
     norms += b * SUMS * TILES * C
