@@ -71,6 +71,7 @@ def perceptron() -> dict[str, Variant]:
     for tile, warps, on in product((32, 64), (4, 8), SWITCHES):
         how = {"BF": tile, "num_warps": warps, **dict.fromkeys(on, True)}
         found[f"reverse {tile} {warps} {' '.join(on)}"] = changed("reverse", how)
+    found["reverse 16 BACK"] = changed("reverse", {"BF": 16, "BACK": True})
     for tile, on in ((16, ()), (16, ("AHEAD",)), (32, ("AHEAD",))):
         found[f"scan {tile} {' '.join(on)}"] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
     found["kept none"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 0)
