@@ -73,7 +73,7 @@ def perceptron() -> dict[str, Variant]:
         found[f"reverse {tile} {warps} {' '.join(on)}"] = changed("reverse", how)
     found["reverse 16 BACK"] = changed("reverse", {"BF": 16, "BACK": True})
     for tile, on in ((16, ()), (16, ("AHEAD",)), (32, ("AHEAD",))):
-        found[f"scan {tile} {' '.join(on)}"] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
+        found[" ".join(("scan", str(tile), *on))] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
     found["kept none"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 0)
     found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
     found["kept all"] = lambda: mock.patch.object(_mlp_launch, "PROGRAMS", 1 << 20)

@@ -31,16 +31,16 @@ def fetch(pointers, COUNT: tl.constexpr):
 
 @triton.jit
 def fetch_ahead(
-    wide, k, u2, seen2, sent,  # as of the reverse scan; every one of wide is [b, count, C, F] or None
+    wide, k, u2, seen2, sent,  # as of the reverse scan; every one of wide is [b, count, C, F]
     chunk, local, tile,  # the next chunk, in the sequence and among those at hand
     rr,  # tokens of which this program asks for what all tiles load
+    COUNT: tl.constexpr,  # of wide that are loaded
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, J: tl.constexpr,
 ):  # fmt: skip
     """A request a row, because the rows of a tile are apart."""
     rc, ro, columns = tl.arange(0, C), tl.arange(0, O), tile * BF
-    for i in tl.static_range(len(wide)):
-        if wide[i] is not None:
-            fetch(wide[i] + local * C * F + rc * F + columns, BF)
+    for i in tl.static_range(0, COUNT):
+        fetch(wide[i] + local * C * F + rc * F + columns, BF)
     fetch(seen2 + local * J * F * O + ro * F + columns, BF)
     mine = tl.minimum(rr, C - 1)
     fetch(k + chunk * C * I + mine * I, I)

@@ -91,8 +91,9 @@ def reverse(
         wide = local * C * F + cf
         if AHEAD:
             fetch_ahead(
-                (h_, slope_, turn_, d_h, d_u1, d_zr, hr_, u1_ if BOUND else None), k, kept_u2, seen2, sent,
-                chunk - tl.minimum(n, 1), local - tl.minimum(n, 1), tile, rr, C, I, O, F, BF, J,
+                (h_, slope_, turn_, d_h, d_u1, d_zr, hr_, u1_), k, kept_u2, seen2, sent,
+                chunk - tl.minimum(n, 1), local - tl.minimum(n, 1), tile, rr,
+                8 if BOUND else 7, C, I, O, F, BF, J,
             )  # fmt: skip
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
 
