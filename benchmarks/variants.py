@@ -34,6 +34,9 @@ CONFIGS = [
 ]
 """Value channels of a program, warps, and stages."""
 
+SWITCHES = (("BACK",), ("LATER",), ("AHEAD",), ("BACK", "LATER"), ("BACK", "AHEAD"), ("BACK", "LATER", "AHEAD"))
+"""What the reverse scan of the perceptron may do, see `miras.kernels._mlp_ahead`."""
+
 Variant = Callable[[], Any]
 
 
@@ -65,6 +68,15 @@ def perceptron() -> dict[str, Variant]:
         if stages == 1 or kernel not in ("scan", "reverse"):  # whose tiles wait for each other
             how = {"BF": tile, "num_warps": warps, "num_stages": stages}
             found[f"{kernel} {tile} {warps} {stages}"] = changed(kernel, how)
+    for tile, warps, on in product((32, 64), (4, 8), SWITCHES):
+        how = {"BF": tile, "num_warps": warps, **dict.fromkeys(on, True)}
+        found[f"reverse {tile} {warps} {' '.join(on)}"] = changed("reverse", how)
+    found["reverse 16 BACK"] = changed("reverse", {"BF": 16, "BACK": True})
+    for tile, on in ((16, ()), (16, ("AHEAD",)), (32, ("AHEAD",))):
+        found[" ".join(("scan", str(tile), *on))] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
+    found["kept none"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 0)
+    found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
+    found["kept all"] = lambda: mock.patch.object(_mlp_launch, "PROGRAMS", 1 << 20)
     return found
 
 

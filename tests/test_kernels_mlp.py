@@ -203,6 +203,60 @@ def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
+@pytest.mark.parametrize("name", ["yaad", "gated, gd"])
+def test_what_is_kept_of_the_last_group(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from miras.kernels import _mlp_launch
+
+    monkeypatch.setattr(_mlp_launch, "FEWEST", 1)
+    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
+    monkeypatch.setattr(_mlp_launch, "KEPT", 3)
+    agree(problem(SPECS[name], length=48, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["gd", "gated, gd"])
+def test_kept_states_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nor does backward change them; either of its gradients may be missing."""
+    from miras.kernels import _mlp_launch
+
+    p = moved(problem(SPECS[name], length=32, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+    def gradients(*asked: str) -> list[Tensor]:
+        leafy, leaves = p.leaves()
+        y, state = leafy.run("kernel")
+        of = {"answers": y.square().sum(), "state": next(iter(state.memory.values())).square().sum()}
+        return [torch.autograd.grad(of[a], leaves["k"], retain_graph=True)[0] for a in asked]
+
+    first, again, other = gradients("answers", "answers", "state")
+    monkeypatch.setattr(_mlp_launch, "KEPT", 0)
+    [wanted] = gradients("answers")
+    assert torch.equal(first, wanted)
+    assert torch.equal(again, wanted)
+    assert other.norm() > 0
+
+
+def switch_on(monkeypatch: pytest.MonkeyPatch, kernel: str, switches: tuple[str, ...], **how: int) -> None:
+    """What the table of launches leaves off."""
+    from miras.kernels import _mlp_launch
+
+    monkeypatch.setitem(_mlp_launch.LAUNCH, kernel, _mlp_launch.LAUNCH[kernel] | dict.fromkeys(switches, True) | how)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "switches"),
+    [
+        ("titans", "scan", ("AHEAD",)),
+        ("titans", "reverse", ("BACK",)),
+        ("bounded", "reverse", ("LATER",)),
+        ("moneta", "reverse", ("BACK", "LATER")),
+    ],
+)
+def test_what_may_be_switched_on(
+    monkeypatch: pytest.MonkeyPatch, name: str, kernel: str, switches: tuple[str, ...]
+) -> None:
+    switch_on(monkeypatch, kernel, switches)
+    agree(problem(SPECS[name], length=32, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt", "gains and biases", "gated, gd"])
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
@@ -295,6 +349,25 @@ def test_bfloat16(name: str, width: int) -> None:
     agree(p, torch.bfloat16)
     first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", [32, 64])
+@pytest.mark.parametrize(
+    ("kernel", "switches"),
+    [
+        ("scan", ("AHEAD",)),
+        ("reverse", ("BACK",)),
+        ("reverse", ("LATER",)),
+        ("reverse", ("AHEAD",)),
+        ("reverse", ("BACK", "LATER", "AHEAD")),
+    ],
+)
+def test_what_may_be_switched_on_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, switches: tuple[str, ...], tile: int
+) -> None:
+    switch_on(monkeypatch, kernel, switches, BF=tile)
+    test_bfloat16("titans", 64)
 
 
 @pytest.mark.gpu

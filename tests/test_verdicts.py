@@ -45,9 +45,11 @@ def test_it_is_made_again_when_something_changes(monkeypatch: pytest.MonkeyPatch
     verdicts.kept(trial, CPU, "a kernel")
     verdicts.kept(trial, CPU, "another kernel")
     verdicts.kept(trial, CPU, "a kernel", [Trial])  # whose file is not one of the library
+    monkeypatch.setenv("TRITON_PTXAS_PATH", __file__)
+    verdicts.kept(trial, CPU, "a kernel")
     monkeypatch.setattr(torch, "__version__", "0.0")
     verdicts.kept(trial, CPU, "a kernel")
-    assert trial.made == 4
+    assert trial.made == 5
 
 
 def test_a_class_without_a_file_is_tried_every_time(folder: Path):

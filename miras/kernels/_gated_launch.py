@@ -24,6 +24,14 @@ class Given(_mlp_launch.Given):
         most = TILE // 2 if self.q.dtype == torch.float32 else TILE
         return next(tile for tile in (32, 16) if tile <= most and self.w1.shape[-1] % tile == 0)
 
+    def settings(self, kernel: Any) -> dict[str, int]:
+        """As of the perceptron, but without loading ahead.
+
+        Where tiles are loaded ahead, Triton leaves products under way from one tile to the next: what they read may have
+        been overwritten, a buffer by the next tile or, by assemblers before CUDA 13.3, a register.
+        """
+        return super().settings(kernel) | {"num_stages": 1}
+
     def meetings(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, three over rows; and tickets."""
         b, c, tiles = len(self.q), self.rows.shape[-1], self.tiles(kernel)

@@ -11,10 +11,11 @@ HALF = tl.constexpr(64)
 @triton.jit
 def store_products(out, operands, weights, rf, C: tl.constexpr, O: tl.constexpr, F: tl.constexpr, COUNT: tl.constexpr):
     """``sum x W`` over operands ``[C, BF]`` and pointers to transposed matrices ``[O, F]``, of which it takes the columns ``rf``."""
-    rc, rh = tl.arange(0, C), tl.arange(0, HALF)
-    for o in tl.static_range(0, O, HALF):
+    WIDTH: tl.constexpr = min(O, HALF)
+    rc, rh = tl.arange(0, C), tl.arange(0, WIDTH)
+    for o in tl.static_range(0, O, WIDTH):
         at = (o + rh)[:, None] * F + rf[None, :]
-        total = tl.zeros([C, HALF], tl.float32)
+        total = tl.zeros([C, WIDTH], tl.float32)
         for i in tl.static_range(0, COUNT):
             total = dot(operands[i], tl.trans(tl.load(weights[i] + at)), total)
         tl.store(out + rc[:, None] * O + (o + rh)[None, :], total)

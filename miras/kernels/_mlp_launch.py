@@ -22,25 +22,28 @@ PROGRAMS = 1024
 FEWEST = 8
 """Chunks of a head that are kept at a time, however many heads there are, or blocks: a multiple of those of a chunk."""
 
+KEPT = 1
+"""Groups up to which the states of the last are kept for backward, which else runs the scan again."""
+
 TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
 
 LAUNCH = {
-    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32, "AHEAD": False},
     "read": {"num_warps": 4, "num_stages": 2},
     "read_backward": {"num_warps": 4, "num_stages": 1},
     "query_backward": {"num_warps": 4, "num_stages": 2},
-    "reverse": {"num_warps": 4, "num_stages": 1},
+    "reverse": {"num_warps": 4, "num_stages": 1, "BACK": False, "LATER": False, "AHEAD": False},
     "write_backward": {"num_warps": 4, "num_stages": 2},
 }
 """Measured on an H100 with heads of 64 and chunks of 64. Kernels whose tiles wait for each other must not load ahead."""
 
 WIDE = {
-    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "scan": {"num_warps": 4, "num_stages": 1, "BF": 32, "AHEAD": False},
     "read": {"num_warps": 4, "num_stages": 1, "BF": 32},
     "read_backward": {"num_warps": 4, "num_stages": 1, "BF": 32},
     "query_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
-    "reverse": {"num_warps": 4, "num_stages": 1, "BF": 32},
+    "reverse": {"num_warps": 4, "num_stages": 1, "BF": 32, "BACK": False, "LATER": False, "AHEAD": False},
     "write_backward": {"num_warps": 8, "num_stages": 2, "BF": 32},
 }
 """Of heads over 64 channels, by what their kernels spill where they are compiled: not measured."""
@@ -155,13 +158,17 @@ class Given(NamedTuple):
             "L": how.link.constants,
             "BLOCKS": how.blocks,
         }
-        return {n: x for n, x in every.items() if n in kernel.arg_names} | {n: x for n, x in own.items() if n != "BF"}
+        return {n: x for n, x in (own | every).items() if n in kernel.arg_names or n.startswith("num_")}
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
         b, n = self.rows.shape[:2]
         size = min(n, max(1, PROGRAMS // b // FEWEST) * FEWEST)
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
+
+    def keeps(self) -> bool:
+        """Whether backward finds what the scan left of the last group."""
+        return len(self.groups()) <= KEPT
 
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, over rows, of a link or a gain; and tickets."""
@@ -210,6 +217,20 @@ class Linked(NamedTuple):
             return Linked()
         sizes = seen.squares.new_empty(*seen.o.shape[:2], 2)
         return Linked(torch.empty_like(seen.squares) if how.link.kind == NORMALISER else None, sizes)
+
+
+def packed(x: Given, *states: Tensor | None) -> list[Tensor]:
+    """What the scan left, as an operator returns it: an empty tensor for one that is None."""
+    return [x.w1.new_empty(0) if t is None else t for t in states]
+
+
+def unpacked(states: list[Tensor]) -> list[Tensor | None]:
+    return [t if len(t) else None for t in states]
+
+
+def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
+    """The gradient of an output of that shape, which may be asked nothing of, or not be there."""
+    return d if d is not None else x.w1.new_zeros(0) if like is None else torch.zeros_like(like)
 
 
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:

@@ -1,7 +1,8 @@
 """The perceptron of two matrices as two operators that compilers see as one node each.
 
 Forward scans the chunks and answers their queries group by group, and keeps the weights before every group. Backward takes
-the groups from the last to the first: the scan again, the reads backward, the writes backward in sequence, the rest.
+the groups from the last to the first: the scan again, if its states were not kept, the reads backward, the writes backward
+in sequence, the rest.
 
 Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from miras.kernels import _mlp_answers
-from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, recall
+from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, or_zeros, packed, recall, unpacked
 from miras.kernels._mlp_read import read
 from miras.kernels._mlp_read_backward import query_backward, read_backward
 from miras.kernels._mlp_reverse import reverse
@@ -32,17 +33,22 @@ def _scan(
     seen: Seen,
     linked: Linked,
     group: tuple[int, int, int],
-) -> Tensor:
-    """From stacks, and from fast biases and gains with their ends behind them; ends may not be asked for.
-
-    Returns:
-        What `miras.kernels._mlp_parts.load_rates` of a reader takes.
-    """
+) -> None:
+    """From stacks, and from fast biases and gains with their ends behind them; ends may not be asked for."""
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     launch(
         scan, x.q.shape[0] * x.tiles(scan), how, x,
         x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *vectors, *seen, *linked, *x.room(scan, how), *group,
     )  # fmt: skip
+
+
+def _room_of_a_group(x: Given, how: Recipe) -> tuple[Seen, Linked]:
+    seen = Seen.of(x)
+    return seen, Linked.of(how, seen)
+
+
+def _rates(seen: Seen, linked: Linked) -> Tensor:
+    """What `miras.kernels._mlp_parts.load_rates` of a reader takes."""
     return seen.squares if linked.rates is None else linked.rates
 
 
@@ -63,7 +69,7 @@ def _perceptron(
     gains: Tensor | None,
     recipe: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor, Tensor, Tensor, Tensor]:
     """Chunks of a perceptron; the tensors are those of `Given`.
 
     Args:
@@ -72,7 +78,8 @@ def _perceptron(
 
     Returns:
         Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group, second
-        matrices transposed, the fast biases ``[groups, b, J, F + O]`` and the gains; stacks, biases and gains at the end.
+        matrices transposed, the fast biases ``[groups, b, J, F + O]`` and the gains, and what the scan left of the last
+        group, if that is kept; stacks, biases and gains at the end.
     """
     x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate, biases, gains)
     how = recall(recipe)
@@ -87,20 +94,20 @@ def _perceptron(
         stacks[:, 0] = start
     (kept_b, end_b), (kept_g, end_g) = _room(x, biases), _room(x, gains)
     along_b, along_g = _line(kept_b, end_b, biases), _line(kept_g, end_g, gains)
-    seen = Seen.of(x)
-    linked = Linked.of(how, seen)
+    seen, linked = _room_of_a_group(x, how)
     for i, group in enumerate(groups):
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
         vectors = [*along_b[i : i + 2], *along_g[i : i + 2]]
-        rates = _scan(x, how, [w[:, i] for w in kept], list(after), vectors, seen, linked, group)
+        _scan(x, how, [w[:, i] for w in kept], list(after), vectors, seen, linked, group)
         launch(
             read, len(q) * group[1], before_norm, x,
-            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, rates, seen.biases, seen.bias_rates,
+            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, _rates(seen, linked), seen.biases, seen.bias_rates,
             *((out if len(out) else None, answer) if gains is None else (None, out)), *group,
         )  # fmt: skip
         if gains is not None:
             _mlp_answers.read(x, how, out, answer, seen, _mlp_answers.Span(*group))
-    return answer, out, kept[0], kept[1], kept_b, kept_g, ends[0], ends[1].mT.contiguous(), end_b, end_g
+    states = packed(x, *seen, *linked) if keep and x.keeps() else []
+    return answer, out, kept[0], kept[1], kept_b, kept_g, states, ends[0], ends[1].mT.contiguous(), end_b, end_g
 
 
 def _shape_of_out(x: Given, how: Recipe, keep: bool) -> tuple[int, ...]:
@@ -121,14 +128,15 @@ def _line(kept: Tensor, end: Tensor, vectors: Tensor | None) -> list[Tensor | No
     return [*kept, end]
 
 
-def _blank(*arguments: Any) -> tuple[Tensor, ...]:
+def _blank(*arguments: Any) -> tuple[Any, ...]:
     *tensors, recipe, keep = arguments
-    x = Given(*tensors)
-    out = x.w1.new_empty(_shape_of_out(x, recall(recipe), keep))
+    x, how = Given(*tensors), recall(recipe)
+    out, (seen, linked) = x.w1.new_empty(_shape_of_out(x, how, keep)), _room_of_a_group(x, how)
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
     (kept_b, end_b), (kept_g, end_g) = _room(x, x.biases), _room(x, x.gains)
     ends = [torch.empty_like(w) for w in (x.w1, x.w2)]
-    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, *ends, end_b, end_g
+    states = packed(x, *seen, *linked) if keep and x.keeps() else []
+    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, states, *ends, end_b, end_g
 
 
 def _perceptron_backward(
@@ -151,6 +159,7 @@ def _perceptron_backward(
     kept2: Tensor,
     kept_b: Tensor,
     kept_g: Tensor,
+    states: list[Tensor],
     d_answer: Tensor,
     d_end1: Tensor,
     d_end2: Tensor,
@@ -164,7 +173,9 @@ def _perceptron_backward(
     d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
-    near, d_out, seen = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v), Seen.of(x)
+    near, d_out = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v)
+    found = unpacked(states)
+    seen, linked = (Seen(*found[:-2]), Linked(*found[-2:])) if found else _room_of_a_group(x, how)  # pyright: ignore[reportArgumentType]
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
     d_b = None if biases is None else d_end_b.clone(memory_format=torch.contiguous_format)
@@ -174,13 +185,16 @@ def _perceptron_backward(
     d_normed = d_answer if gains is None else torch.empty_like(out)
     d_u2, d_rates = torch.empty_like(seen.o), lr.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1])
     sent = q.new_empty(*seen.o.shape[:2], 2 * w1.shape[1], pairs.shape[-1], max(q.shape[-1], v.shape[-1]))
-    linked = Linked.of(how, seen)
     wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, sent]
     scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]
-        rates = _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
+        if i + 1 < len(x.groups()) or not found:
+            if found and i + 2 == len(x.groups()):
+                seen, linked = _room_of_a_group(x, how)  # what was kept stays as it is
+            _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
+        rates = _rates(seen, linked)
         span = _mlp_answers.Span(*group)
         if gains is not None:
             read_of_gains = _mlp_answers.read_backward(x, how, out, d_answer, d_normed, seen, late_g, span)
@@ -218,13 +232,17 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, recipe, _ = inputs
-    ctx.save_for_backward(*tensors, *output[1:6])
+    ctx.set_materialize_grads(False)  # of all that is kept, which has none
+    ctx.save_for_backward(*tensors, *output[1:6], *output[6])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
 
 
-def _backward(pull: Any, ctx: Any, d_answer: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
-    grads = pull(*ctx.saved_tensors, d_answer, *d[-4:], ctx.recipe)
+def _backward(pull: Any, ctx: Any, d_answer: Tensor | None, *d: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    x = Given(*saved[:14])
+    given = [or_zeros(g, t, x) for g, t in zip((d_answer, *d[-4:]), (x.v, x.w1, x.w2, x.biases, x.gains), strict=True)]
+    grads = pull(*saved[:19], list(saved[19:]), *given, ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 

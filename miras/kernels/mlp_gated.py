@@ -44,7 +44,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, fused.stack(state, "down"), gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
     recipe = _mlp_launch.key(spec.architecture, spec.bias)
-    y, _, _, _, w1, w2 = _gated_ops.gated_perceptron(*given, recipe, torch.is_grad_enabled())
+    y, *_, w1, w2 = _gated_ops.gated_perceptron(*given, recipe, torch.is_grad_enabled())
     ends = {"gate": w1[:, :, 0], "up": w1[:, :, 1], "down": w2}
     whole = {n: ends[n].unflatten(0, (batch, heads)) for n in state.memory}
     memory = {n: w[:, :, 0] for n, w in whole.items()}

@@ -1,8 +1,8 @@
 """Errors that trials of kernels found, kept on disk: a trial takes seconds, and what it says holds until something changes.
 
-What it depends on is in the name of its file: the sources of this library and of the components tried, the device, and
-the versions of Triton, PyTorch and CUDA. The folder, ``$MIRAS_CACHE`` or ``miras`` in the user's cache, may be deleted
-at any time; where it cannot be read or written, trials are made once a process.
+What it depends on is in the name of its file: the sources of this library and of the components tried, the device, the
+versions of Triton, PyTorch and CUDA, and an assembler in the place of Triton's. The folder, ``$MIRAS_CACHE`` or ``miras`` in
+the user's cache, may be deleted at any time; where it cannot be read or written, trials are made once a process.
 """
 
 from __future__ import annotations
@@ -57,7 +57,16 @@ def folder() -> Path:
 def _machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    return {"device": name, "triton": importlib.metadata.version("triton"), **versions}
+    return {"device": name, "triton": importlib.metadata.version("triton"), "assembler": _assembler(), **versions}
+
+
+def _assembler() -> str:
+    """Which one ``$TRITON_PTXAS_PATH`` asks for."""
+    path = os.environ.get("TRITON_PTXAS_PATH", "")
+    with contextlib.suppress(OSError):
+        found = Path(path).stat()
+        return f"{path} {found.st_size} {found.st_mtime_ns}" if path else ""
+    return path
 
 
 @lru_cache
