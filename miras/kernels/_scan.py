@@ -17,6 +17,7 @@ Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of
 import triton
 import triton.language as tl
 
+from miras.kernels._formed import formed
 from miras.kernels._mlp_parts import error
 
 
@@ -118,7 +119,7 @@ def scan(
     GATE: tl.constexpr, RESIDUAL: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr, DT: tl.constexpr,
     vectors=None, vector_end=None, vector_checkpoints=None, vector_states=None, last=None,
-    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False,
+    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
@@ -185,7 +186,10 @@ def scan(
                     store_vectors(vector_states + at * J * O, O, rv, keep_v, beside, J)
             if READ:
                 Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-                M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+                if FORM == 0:
+                    M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+                else:
+                    M = formed(pairs, at, rc, C, keep, FORM, False, False, DT)
                 if VECTOR:
                     M = ((product(Q, tl.trans(K), PRECISION) + 1.0) * M).to(DT)
                 else:
