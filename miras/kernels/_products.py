@@ -49,9 +49,11 @@ def products(
 
 @triton.jit
 def load_gradients(d_pairs, rc, BC: tl.constexpr, SHIFT: tl.constexpr):
-    row = rc + 1 if SHIFT else rc
-    seen = (rc[:, None] >= rc[None, :]) & (row < BC)[:, None]
-    return tl.load(d_pairs + row[:, None] * BC + rc[None, :], mask=seen, other=0.0).to(tl.float32)
+    """Gradients of propagators to later tokens are no zeros, but meet the zeros of the factors below."""
+    where = d_pairs + rc[:, None] * BC + rc[None, :]
+    if SHIFT:
+        return tl.load(where + BC, mask=(rc < BC - 1)[:, None], other=0.0).to(tl.float32)
+    return tl.load(where).to(tl.float32)
 
 
 @triton.jit

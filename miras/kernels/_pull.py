@@ -104,6 +104,7 @@ def writers(
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     BOUND: tl.constexpr, SOLVE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
     vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False, FORM: tl.constexpr = 0,
+    dv=None, SHIFTED: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of keys as what is written and (without SOLVE) of what the anchor predicts from them, of into, mix and rate.
 
@@ -172,6 +173,8 @@ def writers(
         scores = transposed_scores(E, key_pairs, at, rc, C, keep, lr, FORM, True, FULL, DT)
         dK = tl.dot(scores, K, dK, input_precision=PRECISION)
         dK += load_tile(dk + token * I, rc, I, ri, keep, keep_i, FULL).to(tl.float32)
+    if SHIFTED:
+        dK -= load_tile(dv + token * O, rc, O, ri, keep, keep_i, FULL).to(tl.float32)
     if BOUND:
         dK += K.to(tl.float32) * tl.load(d_norms + token + rc, mask=keep, other=0.0)[:, None]
     store_tile(dk + token * I, rc, I, ri, keep, keep_i, dK, FULL)

@@ -29,6 +29,7 @@ def reverse(
     VJP: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
     d_vectors=None, d_vector_states=None, d_vector_start=None, d_last=None, RESIDUAL: tl.constexpr = None,
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
+    SHIFTED: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of the state from the last chunk to the first, and of the errors on the way."""
     pid = tl.program_id(0).to(tl.int64)
@@ -90,6 +91,9 @@ def reverse(
             X = load_transposed(solve + at * C * C, rc, C, keep, FULL)
             dD = product(X, dD.to(DT), PRECISION)
         V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
+        if SHIFTED:
+            V -= load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, rv, keep, keep_v, FULL).to(tl.float32)
+            V = V.to(DT).to(tl.float32)
         P = load_tile(predictions + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)
         if GATE == 2:
             G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)
