@@ -44,6 +44,10 @@ class Tiles(NamedTuple):
         return self.B * self.H
 
 
+INVERSE: dict[str, int] = {"num_warps": 4}
+"""Of the kernel that solves the system of a tile."""
+
+
 def power(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
@@ -59,11 +63,13 @@ class Config(NamedTuple):
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     """A table, not a search: the first call of a shape compiles each kernel once.
 
+    Kernels are scan, states (the same, again), carry, reverse, readers, keys (as readers) and writers.
+
     Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels: narrower ones were
     seen to read outside of shared memory under Triton 3.6.0 on Hopper, in kernels that loop over tiles.
     """
     width, wide = power(x.O), max(power(x.C), power(x.I)) >= 64
-    if kernel == "readers" or (kernel == "writers" and x.I <= 64):
+    if kernel in ("readers", "keys") or (kernel == "writers" and x.I <= 64):
         return Config(64 if wide else min(width, 32), 4, 2)
     if kernel == "writers":
         return Config(32, 4, 2)
@@ -173,7 +179,7 @@ def solve(call: Call) -> Tensor:
         _pull.inverse, x.programs * x.m,
         call.k, call.lr, call.slope, call.key_pairs, solved, *strides(call.k), *call.sizes()[:5],
         BC=bc, LEVELS=bc.bit_length() - 1, BI=bi, FULL=bc == x.C and x.T % x.C == 0 and bi == x.I,
-        PRECISION="ieee" if exact else "tf32", **call.form,
+        PRECISION="ieee" if exact else "tf32", **INVERSE, **call.form,
     )  # fmt: skip
     return solved
 
@@ -201,7 +207,7 @@ def forward(
 def again(call: Call, solved: Tensor, stored: Tensor, found: Residual, **more: Any) -> Scratch:
     """The states before all tiles, predictions and errors, from the stored stacks."""
     x, scratch = call.tiles, Scratch(call)
-    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
+    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "states")
     segments = -(-x.m // EVERY)
     launch(
         _scan.scan, x.programs * blocks * segments, *call.scanned, solved, stored, None, None, None,
@@ -289,6 +295,7 @@ def pull(
     )  # fmt: skip
     if solves:
         upstream = scratch.d_predictions
+        _, shared = shared_arguments(x, False, "keys")
         launch(
             _pull.readers, tiles, call.k, call.k, rates, call.key_rows, call.key_pairs, call.slope, *seen, upstream,
             d.k, d.rate, d.key_rows, d.key_pairs, d.slope, *strides(call.k, call.k, upstream), *sizes, KEYS=True, **call.form, **shared,
