@@ -105,7 +105,7 @@ BESIDE = {
 """Arguments that kernels have for a vector beside the matrix, and for the error of the last tile."""
 
 
-FORMED = dict.fromkeys(("pairs", "key_pairs", "d_pairs", "d_key_pairs"), "*fp32")
+FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", "d_key_pairs")}
 """Types of what propagators are formed from."""
 
 

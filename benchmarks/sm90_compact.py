@@ -1,6 +1,6 @@
 """Compiles, as `benchmarks.sm90`, the coefficients of a tile of 64 tokens and what takes their place on request.
 
-    python -m benchmarks.sm90_compact [--warps 1 2 4 8]
+python -m benchmarks.sm90_compact [--warps 1 2 4 8]
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ CASES = {  # J, decay, solve, decayed
 
 
 def _types(function: Any) -> dict[str, str]:
-    wide = {n: "*bf16" if "pairs" in n or n in ("y", "q", "out", "upstream", "dy") else "*fp32" for n in function.arg_names}
+    wide = {
+        n: "*bf16" if "pairs" in n or n in ("y", "q", "out", "upstream", "dy") else "*fp32" for n in function.arg_names
+    }
     return wide | {n: t for n, t in TYPES.items() if n in wide} | ({"N": "i32", "eps": "fp32"} if "N" in wide else {})
 
 

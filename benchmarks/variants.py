@@ -97,18 +97,22 @@ def compare(what: str, row: str, args: argparse.Namespace) -> None:
     """A line for every variant of one row."""
     calls = perceptron_case() if what == "perceptron" else matrix_case(row)
     variants = perceptron() if what == "perceptron" else variants_matrix.found(lambda: answers(calls))
+    unknown = [n for n in args.also if n not in variants]
+    if unknown:
+        raise SystemExit(f"no variants {unknown} of {row or what}")
+    also = variants_matrix.both(*(variants[n] for n in args.also))
     first, of = args.part
     names = [n for n in variants if not args.only or n.startswith(tuple(args.only))][first::of]
     print(f"== {row or what}: {len(names)} variants", flush=True)
     if args.list:
         print(*names, sep="\n", flush=True)
         return
+    wanted = [x.clone() for x in answers(calls)]
     if args.jobs:
         _compile(what, row, args)
-    wanted = [x.clone() for x in answers(calls)]
     for name in names if args.compile else ("table", *names):
         try:
-            with nullcontext() if name == "table" else variants[name]():
+            with also(), nullcontext() if name == "table" else variants[name]():
                 if args.gate and what == "matrix":
                     matrix_case(row, True)
                 if args.compile:
@@ -124,7 +128,17 @@ def compare(what: str, row: str, args: argparse.Namespace) -> None:
 def _compile(what: str, row: str, args: argparse.Namespace) -> None:
     """All variants in several processes, so that this one finds them compiled."""
     same = [*(("--rows", row) if row else ()), *(("--only", *args.only) if args.only else ())]
-    command = [sys.executable, "-m", "benchmarks.variants", what, *same, "--compile", *(["--gate"] * args.gate), "--part"]
+    same += ["--also", *args.also] if args.also else []
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.variants",
+        what,
+        *same,
+        "--compile",
+        *(["--gate"] * args.gate),
+        "--part",
+    ]
     each = [subprocess.Popen([*command, str(i), str(args.jobs)], stdout=subprocess.DEVNULL) for i in range(args.jobs)]
     for job in each:
         job.wait()
@@ -136,7 +150,9 @@ def main() -> None:
     parser.add_argument("what", choices=("perceptron", "matrix"))
     parser.add_argument("--rows", nargs="+", default=["huber momentum"], help="of benchmarks.gpu, for a matrix")
     parser.add_argument("--only", nargs="+", default=[], help="variants whose names begin so")
-    parser.add_argument("--part", type=int, nargs=2, metavar=("FIRST", "OF"), default=(0, 1), help="every OF-th variant")
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("FIRST", "OF"), default=(0, 1), help="every OF-th variant"
+    )
     parser.add_argument("--graph", action="store_true", help="whole calls from a CUDA graph too")
     parser.add_argument("--gate", action="store_true", help="every variant against float64 first")
     parser.add_argument("--jobs", type=int, default=0)

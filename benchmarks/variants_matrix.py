@@ -36,7 +36,7 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
     out |= {n: _on(SHORT[n]) for n in kinds}
     for n, warps in (("products", (2, 8)), ("products_backward", (2, 8)), ("vectors", (1, 2, 8))) if kinds else ():
         if n == "vectors" or "lean" in used:
-            out |= {f"{kinds[0]} {n} {w}": _both(_on(SHORT[kinds[0]]), _item(_compact.WARPS, n, w)) for w in warps}
+            out |= {f"{kinds[0]} {n} {w}": both(_on(SHORT[kinds[0]]), _item(_compact.WARPS, n, w)) for w in warps}
     out |= {
         f"{n} {w}": _item(_coefficients.WARPS, n, {16: w, 32: w, 64: w})
         for n in _coefficients.WARPS
@@ -46,12 +46,36 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
     if "segments" in used:
         out |= {f"segments {n}": _attribute(_split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
     if "keys" in used:
-        out |= {f"inverse {w}": _item(_launches.INVERSE, "num_warps", w) for w in (1, 2, 8)}
+        ways = {
+            "unrolled": {"SMALL": 0},
+            "blocks": {"SMALL": 16},
+            "8 warps": {"num_warps": 8},
+            "thin": {"maxnreg": 128},
+        }
+        ways |= {"blocks thin": {"SMALL": 16, "maxnreg": 128}, "blocks 32": {"SMALL": 32}}
+        out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in ways.items()}
     for kernel, before in settings.items():
-        whole = "answers" in used and kernel in ("scan", "states", "reverse")  # whose norm takes all channels, and no more
+        whole = "answers" in used and kernel in (
+            "scan",
+            "states",
+            "reverse",
+        )  # whose norm takes all channels, and no more
         fits = [c for c in CONFIGS if c != before and (c[0] == before[0] or not whole)]
         out |= {f"{kernel} {' '.join(map(str, c))}": _config(kernel, c) for c in fits}
     return out
+
+
+def both(*variants: Variant) -> Variant:
+    """One after the other."""
+
+    @contextmanager
+    def entered() -> Any:
+        with ExitStack() as stack:
+            for variant in variants:
+                stack.enter_context(variant())
+            yield
+
+    return entered
 
 
 def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]]:
@@ -89,12 +113,15 @@ def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]
 def _config(which: str, how: tuple[int, ...]) -> Variant:
     from miras.kernels import _launches
 
-    before = _launches.config
+    def entered() -> AbstractContextManager[Any]:
+        before = _launches.config  # of other variants perhaps
 
-    def config(x: Any, rowwise: bool, kernel: str) -> Any:
-        return _launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
+        def config(x: Any, rowwise: bool, kernel: str) -> Any:
+            return _launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
 
-    return _attribute(_launches, "config", config)
+        return mock.patch.object(_launches, "config", config)
+
+    return entered
 
 
 def _attribute(module: Any, name: str, value: Any) -> Variant:
@@ -102,7 +129,11 @@ def _attribute(module: Any, name: str, value: Any) -> Variant:
 
 
 def _item(table: dict[str, Any], name: str, value: Any) -> Variant:
-    return lambda: mock.patch.dict(table, {name: value})
+    return _items(table, {name: value})
+
+
+def _items(table: dict[str, Any], values: dict[str, Any]) -> Variant:
+    return lambda: mock.patch.dict(table, values)
 
 
 def _on(*switches: tuple[str, str]) -> Variant:
@@ -110,15 +141,4 @@ def _on(*switches: tuple[str, str]) -> Variant:
     from importlib import import_module
 
     modules = [(import_module(f"miras.kernels.{module}"), name) for module, name in switches]
-    return _both(*(_attribute(module, name, True) for module, name in modules))
-
-
-def _both(*variants: Variant) -> Variant:
-    @contextmanager
-    def entered() -> Any:
-        with ExitStack() as stack:
-            for variant in variants:
-                stack.enter_context(variant())
-            yield
-
-    return entered
+    return both(*(_attribute(module, name, True) for module, name in modules))

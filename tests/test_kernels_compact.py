@@ -10,22 +10,28 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton")
 
-from miras.kernels import _coefficients, _compact, normed
+from miras.kernels import _coefficients, _compact, _launches, normed
 from miras.testing import TOLERANCE, relative
 from tests import test_kernels_matrix as matrices
 from tests import test_kernels_normed as norms
-from tests.kernels import DEVICE, DTYPE, agrees, compiles, cast
+from tests.kernels import DEVICE, DTYPE, agrees, cast, compiles
 
-MATRICES = ("implicit in chunks", "l1 by a root", "delta rule", "gated delta rule", "dgd", "linear attention", "codes of slots")
+MATRICES = (
+    "l1 by a root",
+    "delta rule",
+    "gated delta rule",
+    "linear attention",
+    "codes of slots",
+)
 MOMENTUM = ("delta rule with momentum", "decayed with momentum")
-NORMED = ("ttt_linear", "bounded", "decayed mini-batches", "read before the write", "no residual", "odd chunks")
-NORMED += ("huber per channel",)
+NORMED = ("ttt_linear", "bounded", "no residual", "odd chunks", "huber per channel")
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_compact, "FORMED", True)
     monkeypatch.setattr(_compact, "LEAN", True)
+    monkeypatch.setitem(_launches.INVERSE, "SMALL", 16)
     for name in ("OWN_NORM", "READER_ROWS", "KEYS_IN_KERNEL"):
         monkeypatch.setattr(normed, name, True)
 
@@ -34,6 +40,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MATRICES + MOMENTUM)
 def test_matrices(name: str) -> None:
     agrees(matrices.drawn(name), DTYPE, DEVICE)
+
+
+def test_systems_joined_level_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_launches.INVERSE, "SMALL", 0)
+    agrees(matrices.drawn("delta rule"), DTYPE, DEVICE)
 
 
 @pytest.mark.usefixtures("short")
@@ -59,7 +70,8 @@ def test_norms_on_device(name: str, length: int, chunk: int) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("name", [pytest.param("gated delta rule", marks=pytest.mark.nightly), "delta rule"])
+@pytest.mark.parametrize("name", ["gated delta rule", "delta rule"])
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_without_a_graph_break(name: str) -> None:
     compiles(cast(matrices.drawn(name, length=33), DTYPE, DEVICE), "q", "k", "v")
@@ -86,7 +98,7 @@ def test_coefficients_with_momentum(
         kept = [x * square if x.shape[-2:] == (16, 16) else x for x in out if x.numel()]
         kept = [x * there[:, None, :] if x.shape[-1] == 16 and x.shape[-2] == 2 else x for x in kept]
         g.manual_seed(1)
-        total = sum((x * torch.randn(x.shape, generator=g).to(x)).sum() for x in kept)
+        total = torch.stack([(x * torch.randn(x.shape, generator=g).to(x)).sum() for x in kept]).sum()
         grads = torch.autograd.grad(total, [x for x in logs if x is not None])
         found.append([*(x.detach() for x in kept), *grads])
     for a, b in zip(*found, strict=True):

@@ -22,23 +22,16 @@ def formed(
     else:
         seen = t >= s
     if FORM == 2:
-        return tl.where(seen, 1.0, 0.0)
-    if FORM == 3:
+        M = tl.where(seen, 1.0, 0.0)
+    elif FORM == 3:
         first = tl.load(pairs + at * C + rc, mask=keep, other=0.0).to(DT).to(tl.float32)
+        M = tl.where(seen, first[None, :] if TRANSPOSED else first[:, None], 0.0)
     else:
         first = tl.load(pairs + at * 2 * C + rc, mask=keep, other=0.0)
-    if TRANSPOSED:
-        first = first[None, :]
-    else:
-        first = first[:, None]
-    if FORM == 3:
-        return tl.where(seen, first, 0.0)
-    second = tl.load(pairs + at * 2 * C + C + rc, mask=keep, other=0.0)
-    if TRANSPOSED:
-        second = second[:, None]
-    else:
-        second = second[None, :]
-    return tl.where(seen, tl.exp(first - second), 0.0)
+        second = tl.load(pairs + at * 2 * C + C + rc, mask=keep, other=0.0)
+        log = first[None, :] - second[:, None] if TRANSPOSED else first[:, None] - second[None, :]
+        M = tl.where(seen, tl.exp(log), 0.0)
+    return M
 
 
 @triton.jit

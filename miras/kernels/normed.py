@@ -127,10 +127,8 @@ def readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
         rows, into, mix = (t[..., :1, :].contiguous() for t in (seen.rows, seen.into, seen.mix[..., :1]))
         return rows, seen.pairs, into, mix
     reader = gates["reader"].unflatten(2, (-1, size))
-    if READER_ROWS:
-        pairs = reader[..., None, None, :].contiguous()
-    else:
-        pairs = reader[..., None].to(x.q.dtype).expand(*reader.shape, size).tril()
+    spread = reader[..., None].to(x.q.dtype).expand(*reader.shape, size)
+    pairs = reader[..., None, None, :].contiguous() if READER_ROWS else spread.tril()
     into = -reader[..., -1:].expand_as(reader).unsqueeze(3).contiguous()
     return torch.ones_like(into), pairs, into, torch.ones_like(into[..., :1])
 
