@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,15 @@ CONFIGS = [
 ]
 """Value channels of a program, warps, and stages."""
 
-SEGMENTS = (2, 4, 5, 6, 8, 10, 12, 16)
+LAUNCHES = {
+    "2 warps": {"num_warps": 2},
+    "8 warps": {"num_warps": 8},
+    "thin 168": {"num_warps": 4, "maxnreg": 168},
+    "thin 128": {"num_warps": 4, "maxnreg": 128},
+}
+"""Of kernels that take less than the registers of a program."""
+
+SEGMENTS = (4, 5, 6, 8, 10, 12, 14, 16)
 SHORT = {"formed": ("_compact", "FORMED"), "lean": ("_compact", "LEAN")}
 NORMED = {"norm": ("normed", "OWN_NORM"), "rows": ("normed", "READER_ROWS"), "keys": ("normed", "KEYS_IN_KERNEL")}
 
@@ -34,9 +43,10 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
         out |= {f"ttt {n}": _on(where) for n, where in NORMED.items()} | {"ttt all": _on(*NORMED.values())}
     kinds = [n for n in ("formed", "lean") if n in used]
     out |= {n: _on(SHORT[n]) for n in kinds}
-    for n, warps in (("products", (2, 8)), ("products_backward", (2, 8)), ("vectors", (1, 2, 8))) if kinds else ():
-        if n == "vectors" or "lean" in used:
-            out |= {f"{kinds[0]} {n} {w}": both(_on(SHORT[kinds[0]]), _item(_compact.WARPS, n, w)) for w in warps}
+    switched = [n for n in _compact.LAUNCH if kinds and (n == "vectors" or "lean" in kinds)]
+    for kernel, (name, how) in product(switched, LAUNCHES.items()):
+        if kernel != "vectors" or "maxnreg" not in how:
+            out[f"{kinds[0]} {kernel} {name}"] = both(_on(SHORT[kinds[0]]), _item(_compact.LAUNCH, kernel, how))
     out |= {
         f"{n} {w}": _item(_coefficients.WARPS, n, {16: w, 32: w, 64: w})
         for n in _coefficients.WARPS

@@ -21,7 +21,7 @@ LEAN = False
 TILES = 8
 """Tiles of a program of vectors."""
 
-WARPS = {"vectors": 4, "products": 4, "products_backward": 4}
+LAUNCH: dict[str, dict[str, int]] = {n: {"num_warps": 4} for n in ("vectors", "products", "products_backward")}
 
 
 def narrow(dtype: torch.dtype) -> bool:
@@ -55,14 +55,14 @@ def _options(
         "PREVIOUS": previous,
         "SOLVE": solve,
         "DECAYED": decayed and decay,
-        "num_warps": WARPS["vectors"],
+        **LAUNCH["vectors"],
     }
 
 
 def _products(options: dict[str, Any], dtype: torch.dtype, kernel: str) -> dict[str, Any]:
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     kept = {n: options[n] for n in ("BC", "DECAY", "PREVIOUS", "SOLVE", "DECAYED")}
-    return kept | {"PRECISION": "ieee" if exact else "tf32", "num_warps": WARPS[kernel]}
+    return kept | {"PRECISION": "ieee" if exact else "tf32", **LAUNCH[kernel]}
 
 
 def forward(
@@ -115,7 +115,7 @@ def backward(
     d_sums = d_pairs
     if kind:
         sums, d_sums = like.new_empty(tiles, 2, size), like.new_empty(tiles, 2, size)
-        shapes = {n: options[n] for n in ("BC", "R", "DECAY", "num_warps")}
+        shapes = {n: options[n] for n in ("BC", "R", "DECAY")} | LAUNCH["vectors"]
         length, each = like.shape[2], -(-like.shape[2] // size)
         launch(_vectors.totals, -(-tiles // TILES), log_decay, log_momentum, sums, tiles, length, size, each, **shapes)
         how = _products(options, d_pairs.dtype, "products_backward")
