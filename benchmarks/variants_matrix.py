@@ -64,6 +64,8 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
         }
         ways |= {"blocks thin": {"SMALL": 16, "maxnreg": 128}, "blocks 32": {"SMALL": 32}}
         out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in ways.items()}
+    if "states" in used:
+        out |= {f"every {n}": _attribute(_launches, "EVERY", n) for n in (8, 32)}
     for kernel, before in settings.items():
         whole = "answers" in used and kernel in (
             "scan",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 pytest.importorskip("triton")
 
+from benchmarks import variants_matrix
 from miras.kernels import _coefficients, _compact, _launches, normed
 from miras.testing import TOLERANCE, relative
 from tests import test_kernels_matrix as matrices
 from tests import test_kernels_normed as norms
-from tests.kernels import DEVICE, DTYPE, agrees, cast, compiles
+from tests.kernels import DEVICE, DTYPE, agrees, cast, compiles, results
 
 MATRICES = (
     "l1 by a root",
@@ -77,7 +76,8 @@ def test_compiled_without_a_graph_break(name: str) -> None:
     compiles(cast(matrices.drawn(name, length=33), DTYPE, DEVICE), "q", "k", "v")
 
 
-FLAGS = [(p, s, d, e) for p, s, d, e in product((False, True), repeat=4) if d or not e]
+FLAGS = [(False, False, False, False), (True, False, True, False), (False, True, True, False)]
+FLAGS += [(False, True, True, True), (True, True, False, False)]
 
 
 @pytest.mark.parametrize(("previous", "solve", "decay", "decayed"), FLAGS)
@@ -103,3 +103,16 @@ def test_coefficients_with_momentum(
         found.append([*(x.detach() for x in kept), *grads])
     for a, b in zip(*found, strict=True):
         assert relative(a.float(), b.float()) <= TOLERANCE["kernel"][DTYPE]
+
+
+def test_variants_of_what_a_call_launches() -> None:
+    """They are entered and left, one inside another, and only kernels that are launched have any."""
+    p = cast(matrices.drawn("gated delta rule"), DTYPE, DEVICE)
+    found = variants_matrix.found(lambda: results(p, "kernel"))
+    before = _launches.config
+    with variants_matrix.both(found["formed"], found["scan 32 4 3"], found["keys 64 4 1"])():
+        size = _launches.Tiles(1, 1, 64, 64, 1, 1, 64, 64, torch.bfloat16)
+        assert _compact.FORMED and _launches.config(size, False, "scan") == (32, 4, 3)
+        assert _launches.config(size, False, "keys") == (64, 4, 1)
+    assert not _compact.FORMED and _launches.config is before
+    assert "inverse blocks" in found and not [n for n in found if n.startswith(("ttt", "carry", "lean"))]
