@@ -63,7 +63,14 @@ def matrix_case(row: str, gated: bool = False) -> Calls:
     [found] = [r for r in gpu.ROWS if r.name == row]
     with nullcontext() if gated else mock.patch.object(gpu_cases, "gate", lambda *_: None):
         case = found.ours(found.shape)
-    return {"forward": case.forward, "both": case.both}
+    y = case.forward()
+    # not the same along channels, of which a norm would leave nothing but rounding
+    weight = torch.empty_like(y).normal_(generator=torch.Generator(y.device).manual_seed(1))
+
+    def both() -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(case.call(*case.leaves), case.leaves, weight, allow_unused=True)
+
+    return {"forward": case.forward, "both": both}
 
 
 def answers(calls: Calls) -> list[Tensor]:
@@ -150,6 +157,7 @@ def main() -> None:
     parser.add_argument("what", choices=("perceptron", "matrix"))
     parser.add_argument("--rows", nargs="+", default=["huber momentum"], help="of benchmarks.gpu, for a matrix")
     parser.add_argument("--only", nargs="+", default=[], help="variants whose names begin so")
+    parser.add_argument("--also", nargs="+", default=[], help="variants that are on throughout")
     parser.add_argument(
         "--part", type=int, nargs=2, metavar=("FIRST", "OF"), default=(0, 1), help="every OF-th variant"
     )
