@@ -105,10 +105,17 @@ BESIDE = {
 """Arguments that kernels have for a vector beside the matrix, and for the error of the last tile."""
 
 
+FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", "d_key_pairs")}
+"""Types of what propagators are formed from."""
+
+
 def matrix(
-    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False
+    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False, form: int = 0
 ) -> list[Resources]:
-    """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded."""
+    """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded.
+
+    ``form`` is what stands in the place of pairs, see `miras.kernels._formed`.
+    """
     from miras.kernels import _launches, _pull, _reverse, _scan, residuals
 
     x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16)
@@ -116,6 +123,7 @@ def matrix(
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound or normed
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
+    title += f" form={form}" if form else ""
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -142,6 +150,7 @@ def matrix(
                 "RESIDUAL": found.residual,
             }
             constants |= {n: c for n, c in more.items() if n in function.arg_names}
+        constants |= {"FORM": form} if form else {}
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -149,16 +158,15 @@ def matrix(
             missing |= {"slope": None, "d_slope": None}
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
-        types = {n: _type(n) for n in function.arg_names}
+        types = {n: _type(n) for n in function.arg_names} | (FORMED if form else {})
         given = tuple(n for n in BESIDE[name] if normed and (not bound or n.endswith("last")))
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
         constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
-        constants |= {"LEVELS": 6, "PRECISION": "tf32"}
-        out.append(
-            compile(f"inverse  {title}", _pull.inverse, constants, {n: _type(n) for n in _pull.inverse.arg_names})
-        )
+        constants |= {"LEVELS": 6, "PRECISION": "tf32"} | ({"FORM": form} if form else {})
+        types = {n: _type(n) for n in _pull.inverse.arg_names} | (FORMED if form else {})
+        out.append(compile(f"inverse  {title}", _pull.inverse, constants, types))
     return out
 
 

@@ -1,15 +1,18 @@
-"""Other launch settings than the table's: `python -m benchmarks.variants perceptron|matrix [--row NAME] [--only NAME ...]`.
+"""Other launch settings than the table's: `python -m benchmarks.variants perceptron|matrix [--rows NAME ...] [--only NAME ...]`.
 
 Every variant must give the answers and gradients of the table's settings, and the same bits twice; then its kernels are timed one
-by one. Settings that a compiler breaks show up here before they reach the table. ``--compile`` only fills Triton's cache,
-``--variants 0 8`` takes some of them, so that several processes can share the work.
+by one, and (``--graph``) whole calls replayed from a CUDA graph. Settings that a compiler breaks show up here before they reach
+the table. ``--list`` says which variants there are, ``--jobs`` fills Triton's cache with that many processes beforehand,
+``--gate`` holds every variant against float64 on a piece, for those that change more than launches.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -17,43 +20,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks import gpu, gpu_cases, gpu_mlp
+from benchmarks import gpu, gpu_cases, gpu_mlp, variants_matrix
 from miras import AssociativeMemory
 from miras.testing import relative
-
-CONFIGS = [
-    (64, 4, 1),
-    (64, 4, 2),
-    (64, 8, 1),
-    (64, 8, 2),
-    (64, 8, 3),
-    (128, 4, 1),
-    (128, 8, 1),
-    (128, 8, 2),
-    (32, 4, 2),
-]
-"""Value channels of a program, warps, and stages."""
 
 SWITCHES = (("BACK",), ("LATER",), ("AHEAD",), ("BACK", "LATER"), ("BACK", "AHEAD"), ("BACK", "LATER", "AHEAD"))
 """What the reverse scan of the perceptron may do, see `miras.kernels._mlp_ahead`."""
 
-Variant = Callable[[], Any]
-
-
-def matrix() -> dict[str, Variant]:
-    """Every kernel with other settings."""
-    from miras.kernels import _launches
-
-    before = _launches.config
-
-    def changed(which: str, how: tuple[int, int, int]) -> Variant:
-        def config(x: Any, rowwise: bool, kernel: str) -> Any:
-            return _launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
-
-        return lambda: mock.patch.object(_launches, "config", config)
-
-    kernels = ("scan", "reverse", "readers", "writers")
-    return {f"{k} {' '.join(map(str, how))}": changed(k, how) for k in kernels for how in CONFIGS}
+Variant = Callable[[], AbstractContextManager[Any]]
+Calls = dict[str, Callable[[], Any]]
+"""What is timed, by name; the last one is compared too."""
 
 
 def perceptron() -> dict[str, Variant]:
@@ -80,7 +56,7 @@ def perceptron() -> dict[str, Variant]:
     return found
 
 
-def perceptron_case() -> Callable[[], list[Tensor]]:
+def perceptron_case() -> Calls:
     """The memory of `benchmarks.gpu_mlp`, B4 T4096 H16 D64."""
     qkv, gates, state = gpu_mlp.operands(4, 4096, 16, 64)
     q, k, v, *rest = leaves = [x.requires_grad_() for x in (*qkv, *gates.values())]
@@ -91,15 +67,28 @@ def perceptron_case() -> Callable[[], list[Tensor]]:
         y, _ = memory(q, k, v, dict(zip(gates, rest, strict=True)), state)
         return [y.detach(), *torch.autograd.grad((y * weight).sum(), leaves)]
 
-    return call
+    return {"both": call}
 
 
-def matrix_case(row: str) -> Callable[[], list[Tensor]]:
+def matrix_case(row: str, gated: bool = False) -> Calls:
     """Our side of a row of `benchmarks.gpu`."""
     [found] = [r for r in gpu.ROWS if r.name == row]
-    with mock.patch.object(gpu_cases, "gate", lambda *_: None):  # it is the variants that are compared here
+    with nullcontext() if gated else mock.patch.object(gpu_cases, "gate", lambda *_: None):
         case = found.ours(found.shape)
-    return lambda: [case.forward(), *(g for g in case.both() if g is not None)]
+    y = case.forward()
+    # not the same along channels, of which a norm would leave nothing but rounding
+    weight = torch.empty_like(y).normal_(generator=torch.Generator(y.device).manual_seed(1))
+
+    def both() -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(case.call(*case.leaves), case.leaves, weight, allow_unused=True)
+
+    return {"forward": case.forward, "both": both}
+
+
+def answers(calls: Calls) -> list[Tensor]:
+    """Everything that a call gives, outputs and gradients."""
+    found = [call() for call in calls.values()]
+    return [x for y in found for x in ([y] if isinstance(y, Tensor) else y) if x is not None]
 
 
 def times(call: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
@@ -108,37 +97,90 @@ def times(call: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
         for _ in range(repeats):
             call()
         torch.cuda.synchronize()
-    found = {e.key.split("(")[0]: e.device_time_total / 1e3 / repeats for e in profile.key_averages()}
-    return {n: t for n, t in sorted(found.items(), key=lambda item: -item[1]) if t > 0.02}
+    found = {e.key.split("(")[0][-40:]: e.device_time_total / 1e3 / repeats for e in profile.key_averages()}
+    return {n: t for n, t in sorted(found.items(), key=lambda item: -item[1]) if t > 0.005}
+
+
+def report(name: str, calls: Calls, wanted: Sequence[Tensor], graph: bool) -> str:
+    """A line: what differs, whole calls from a graph, kernels one by one."""
+    got, again = answers(calls), answers(calls)
+    worst = max(relative(a, b) for a, b in zip(got, wanted, strict=True))
+    bits = "same" if all(torch.equal(a, b) for a, b in zip(got, again, strict=True)) else "OTHER"
+    whole = "  ".join(f"{n} {gpu.replayed(call)[0]:.3f}" for n, call in calls.items()) if graph else ""
+    found = times(list(calls.values())[-1])
+    split = "  ".join(f"{n} {t:.3f}" for n, t in found.items())
+    return f"{name:<24} {whole}  kernels {sum(found.values()):.3f} ms, differs by {worst:.1e}, {bits} bits: {split}"
+
+
+def compare(what: str, row: str, args: argparse.Namespace) -> None:
+    """A line for every variant of one row."""
+    calls = perceptron_case() if what == "perceptron" else matrix_case(row)
+    variants = perceptron() if what == "perceptron" else variants_matrix.found(lambda: answers(calls))
+    unknown = [n for n in args.also if n not in variants]
+    if unknown:
+        raise SystemExit(f"no variants {unknown} of {row or what}")
+    also = variants_matrix.both(*(variants[n] for n in args.also))
+    first, of = args.part
+    names = [n for n in variants if not args.only or n.startswith(tuple(args.only))][first::of]
+    print(f"== {row or what}: {len(names)} variants", flush=True)
+    if args.list:
+        print(*names, sep="\n", flush=True)
+        return
+    wanted = [x.clone() for x in answers(calls)]
+    if args.jobs:
+        _compile(what, row, args)
+    for name in names if args.compile else ("table", *names):
+        try:
+            with also(), nullcontext() if name == "table" else variants[name]():
+                if args.gate and what == "matrix":
+                    matrix_case(row, True)
+                if args.compile:
+                    answers(calls)
+                else:
+                    print(report(name, calls, wanted, args.graph), flush=True)
+        except Exception as error:  # one that does not compile; after an illegal access nothing else runs either
+            print(f"{name:<24} {type(error).__name__}: {str(error)[:160]!r}", flush=True)
+            if "CUDA" in str(error):
+                raise SystemExit(1) from error
+
+
+def _compile(what: str, row: str, args: argparse.Namespace) -> None:
+    """All variants in several processes, so that this one finds them compiled."""
+    same = [*(("--rows", row) if row else ()), *(("--only", *args.only) if args.only else ())]
+    same += ["--also", *args.also] if args.also else []
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.variants",
+        what,
+        *same,
+        "--compile",
+        *(["--gate"] * args.gate),
+        "--part",
+    ]
+    each = [subprocess.Popen([*command, str(i), str(args.jobs)], stdout=subprocess.DEVNULL) for i in range(args.jobs)]
+    for job in each:
+        job.wait()
 
 
 def main() -> None:
     """Prints a line for every variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("perceptron", "matrix"))
-    parser.add_argument("--row", default="huber momentum", help="of benchmarks.gpu, for a matrix")
-    parser.add_argument("--only", default="", help="variants whose name begins so")
-    parser.add_argument("--variants", type=int, nargs=2, metavar=("FIRST", "STOP"), default=(0, 1000))
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rows", nargs="+", default=["huber momentum"], help="of benchmarks.gpu, for a matrix")
+    parser.add_argument("--only", nargs="+", default=[], help="variants whose names begin so")
+    parser.add_argument("--also", nargs="+", default=[], help="variants that are on throughout")
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("FIRST", "OF"), default=(0, 1), help="every OF-th variant"
+    )
+    parser.add_argument("--graph", action="store_true", help="whole calls from a CUDA graph too")
+    parser.add_argument("--gate", action="store_true", help="every variant against float64 first")
+    parser.add_argument("--jobs", type=int, default=0)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="only fill Triton's cache")
     args = parser.parse_args()
-    variants = perceptron() if args.what == "perceptron" else matrix()
-    names = [n for n in variants if n.startswith(args.only)][slice(*args.variants)]
-    call = perceptron_case() if args.what == "perceptron" else matrix_case(args.row)
-    wanted = [x.clone() for x in call()]
-    for name in ("table", *names):
-        try:
-            with nullcontext() if name == "table" else variants[name]():
-                got, again = call(), call()
-                worst = max(relative(a, b) for a, b in zip(got, wanted, strict=True))
-                same = all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
-                found = {} if args.compile else times(call)
-            split = "  ".join(f"{n} {t:.3f}" for n, t in found.items())
-            bits = "same" if same else "OTHER"
-            print(f"{name:<22} {sum(found.values()):.3f} ms, differs by {worst:.1e}, {bits} bits: {split}", flush=True)
-        except Exception as error:  # one that does not compile; after an illegal access nothing else runs either
-            print(f"{name:<22} {type(error).__name__}: {str(error)[:160]!r}", flush=True)
-            if "CUDA" in str(error):
-                break
+    for row in args.rows if args.what == "matrix" else [""]:
+        compare(args.what, row, args)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.kernels import _compact
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch
+
+WARPS: dict[str, dict[int, int]] = {"coefficients": {16: 1, 32: 1, 64: 4}, "coefficients back": {16: 1, 32: 1, 64: 4}}
+"""By the tokens of a tile, 8 for others: more would form the sums of a short tile twice."""
 
 
 def _coefficients(
@@ -42,11 +46,15 @@ def _coefficients(
     """
     from miras.kernels import _gates
 
-    out = _blank(like, size, kind, solve, dtype)
+    formed = _compact.formed(kind, previous, dtype)
+    out = _blank(like, size, kind, solve, dtype, log_decay is not None, formed)
+    if formed or _compact.lean(size, kind, dtype):
+        _compact.forward(out, like, log_decay, log_momentum, size, kind, previous, solve, decayed)
+        return out
     launch(
         _gates.coefficients, _tiles(like, size),
         log_decay, log_momentum, *out, nu, like.shape[2], size, -(-like.shape[2] // size),
-        **_options(like, log_decay, size, kind, previous, solve, decayed, dtype),
+        **_options(like, log_decay, size, kind, previous, solve, decayed, dtype, "coefficients"),
     )  # fmt: skip
     return out
 
@@ -64,6 +72,7 @@ def _options(
     solve: bool,
     decayed: bool,
     dtype: torch.dtype,
+    kernel: str,
 ) -> dict[str, Any]:
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     block = max(16, 1 << (size - 1).bit_length())
@@ -78,24 +87,29 @@ def _options(
         "EXACT": dtype == torch.float32,
         "FULL": size == block and like.shape[2] % size == 0,
         "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": {16: 1, 32: 1, 64: 4}.get(block, 8),  # more would form the sums of a short tile twice
+        "num_warps": WARPS[kernel].get(block, 8),
     }
 
 
 def _blank(
-    like: Tensor, size: int, kind: int, solve: bool, dtype: torch.dtype
+    like: Tensor, size: int, kind: int, solve: bool, dtype: torch.dtype, decay: bool, formed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, H, T = like.shape
     m, J = -(-T // size), 2 if kind else 1
     rows, pairs, mix = (B, H, m, J, size), (B, H, m, size, size), (B, H, m, J, J)
     out = like.new_empty(rows), like.new_empty(pairs, dtype=dtype), like.new_empty(rows), like.new_empty(mix)
-    return *out, like.new_empty(rows if solve else 0), like.new_empty(pairs if solve else 0, dtype=dtype)
+    key_rows, key_pairs = like.new_empty(rows if solve else 0), like.new_empty(pairs if solve else 0, dtype=dtype)
+    if formed:
+        short = _compact.pairs_of(like, size, decay)
+        return out[0], short, *out[2:], key_rows, torch.empty_like(short) if solve else key_pairs
+    return *out, key_rows, key_pairs
 
 
 def _blank_coefficients(
     like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
 ) -> tuple[Tensor, ...]:
-    return _blank(like, size, kind, rest[2], rest[4])
+    _, previous, solve, _, dtype = rest
+    return _blank(like, size, kind, solve, dtype, log_decay is not None, _compact.formed(kind, previous, dtype))
 
 
 def _coefficients_backward(
@@ -116,10 +130,14 @@ def _coefficients_backward(
     grads = [g.contiguous() for g in grads]
     d_decay = like.new_empty(like.shape if log_decay is not None else 0)
     d_momentum = like.new_empty(like.shape if kind else 0)
+    if grads[1].dim() == 6 or _compact.lean(size, kind, grads[1].dtype):
+        how = size, kind, previous, solve, decayed
+        _compact.backward(d_decay, d_momentum, grads, like, log_decay, log_momentum, *how)
+        return [d_decay, d_momentum]
     launch(
         _gates.coefficients_backward, _tiles(like, size),
         log_decay, log_momentum, *grads, d_decay, d_momentum, nu, like.shape[2], size, -(-like.shape[2] // size),
-        **_options(like, log_decay, size, kind, previous, solve, decayed, grads[1].dtype),
+        **_options(like, log_decay, size, kind, previous, solve, decayed, grads[1].dtype, "coefficients back"),
     )  # fmt: skip
     return [d_decay, d_momentum]
 

@@ -44,6 +44,10 @@ class Tiles(NamedTuple):
         return self.B * self.H
 
 
+INVERSE: dict[str, int] = {"num_warps": 4}
+"""Of the kernel that solves the system of a tile; SMALL: blocks of so many tokens first, 0 for none, all levels unrolled."""
+
+
 def power(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
@@ -59,11 +63,13 @@ class Config(NamedTuple):
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     """A table, not a search: the first call of a shape compiles each kernel once.
 
+    Kernels are scan, states (the same, again), carry, reverse, readers, keys (as readers) and writers.
+
     Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels: narrower ones were
     seen to read outside of shared memory under Triton 3.6.0 on Hopper, in kernels that loop over tiles.
     """
     width, wide = power(x.O), max(power(x.C), power(x.I)) >= 64
-    if kernel == "readers" or (kernel == "writers" and x.I <= 64):
+    if kernel in ("readers", "keys") or (kernel == "writers" and x.I <= 64):
         return Config(64 if wide else min(width, 32), 4, 2)
     if kernel == "writers":
         return Config(32, 4, 2)
@@ -134,6 +140,11 @@ class Call(NamedTuple):
         return {"BOUND": self.inverse is not None, "SOLVE": self.slope is not None, "GATE": kind}
 
     @property
+    def form(self) -> dict[str, int]:
+        """What stands in the place of pairs, see `miras.kernels._formed`."""
+        return {"FORM": {2: 1, 0: 2, 1: 3}[self.pairs.shape[-2]]} if self.pairs.dim() == 6 else {}
+
+    @property
     def scanned(self) -> tuple[Tensor | None, ...]:
         """What both scans read."""
         return *self[:6], *self[7:12]
@@ -155,6 +166,14 @@ class Scratch:
         self.rates, self.d_norms = call.lr.new_empty(bound), call.lr.new_empty(bound)
 
 
+def unrolled(block: int) -> dict[str, Any]:
+    """Compile-time arguments of `miras.kernels._pull.inverse` besides sizes."""
+    if "SMALL" not in INVERSE:
+        return INVERSE
+    small = INVERSE["SMALL"] if block > INVERSE["SMALL"] else 0
+    return INVERSE | {"UNROLLED": True, "SMALL": small, "SMALL_LEVELS": max(small.bit_length() - 1, 0)}
+
+
 def solve(call: Call) -> Tensor:
     """The inverse of every tile's triangular system, ``[B, H, m, C, C]``; nothing where no token sees another."""
     x = call.tiles
@@ -168,7 +187,7 @@ def solve(call: Call) -> Tensor:
         _pull.inverse, x.programs * x.m,
         call.k, call.lr, call.slope, call.key_pairs, solved, *strides(call.k), *call.sizes()[:5],
         BC=bc, LEVELS=bc.bit_length() - 1, BI=bi, FULL=bc == x.C and x.T % x.C == 0 and bi == x.I,
-        PRECISION="ieee" if exact else "tf32",
+        PRECISION="ieee" if exact else "tf32", **unrolled(bc), **call.form,
     )  # fmt: skip
     return solved
 
@@ -188,7 +207,7 @@ def forward(
     launch(
         _scan.scan, x.programs * blocks, *call.scanned, solved, start, o, end, stored, None, None, None, None,
         *strides(call.q, call.k, call.v, o, call.gate), *call.sizes(), count, 1, -(-x.m // count),
-        READ=True, CHECK=keep, SAVE=False, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared, **more,
+        READ=True, CHECK=keep, SAVE=False, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **call.form, **shared, **more,
     )  # fmt: skip
     return o, end, stored
 
@@ -196,13 +215,13 @@ def forward(
 def again(call: Call, solved: Tensor, stored: Tensor, found: Residual, **more: Any) -> Scratch:
     """The states before all tiles, predictions and errors, from the stored stacks."""
     x, scratch = call.tiles, Scratch(call)
-    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
+    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "states")
     segments = -(-x.m // EVERY)
     launch(
         _scan.scan, x.programs * blocks * segments, *call.scanned, solved, stored, None, None, None,
         scratch.states, scratch.errors, scratch.predictions, scratch.rates,
         *strides(call.q, call.k, call.v, None, call.gate), *call.sizes(), EVERY, segments, 1,
-        READ=False, CHECK=False, SAVE=True, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **shared, **more,
+        READ=False, CHECK=False, SAVE=True, RESIDUAL=found.residual, CONSTANTS=found.constants, **call.flags, **call.form, **shared, **more,
     )  # fmt: skip
     return scratch
 
@@ -233,7 +252,7 @@ def reverse(
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(), scratch.d_states,
         scratch.d_predictions, out.v, out.gate, out.lr, out.inverse, scratch.d_norms, out.start,
         *strides(call.q, call.k, call.v, d_o, call.gate), *call.sizes(), x.programs * x.T,
-        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **shared, **more,
+        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **call.form, **shared, **more,
     )  # fmt: skip
     return out._replace(gate=d_gate.sum(0) if len(d_gate) > 1 else d_gate[0])
 
@@ -280,18 +299,19 @@ def pull(
     _, shared = shared_arguments(x, False, "readers")
     launch(
         _pull.readers, tiles, call.q, call.k, rates, call.rows, call.pairs, None, *seen, d_o,
-        d.q, d.rate, d.rows, d.pairs, None, *strides(call.q, call.k, d_o), *sizes, KEYS=False, **shared, **readers,
+        d.q, d.rate, d.rows, d.pairs, None, *strides(call.q, call.k, d_o), *sizes, KEYS=False, **call.form, **shared, **readers,
     )  # fmt: skip
     if solves:
         upstream = scratch.d_predictions
+        _, shared = shared_arguments(x, False, "keys")
         launch(
             _pull.readers, tiles, call.k, call.k, rates, call.key_rows, call.key_pairs, call.slope, *seen, upstream,
-            d.k, d.rate, d.key_rows, d.key_pairs, d.slope, *strides(call.k, call.k, upstream), *sizes, KEYS=True, **shared,
+            d.k, d.rate, d.key_rows, d.key_pairs, d.slope, *strides(call.k, call.k, upstream), *sizes, KEYS=True, **call.form, **shared,
         )  # fmt: skip
     _, shared = shared_arguments(x, False, "writers")
     launch(
         _pull.writers, tiles, call.q, call.k, rates, call.pairs, call.into, call.key_pairs, *seen, d_o, scratch.d_states,
         scratch.d_predictions, scratch.d_norms, d.k, d.rate, d.into, d.mix,
-        *strides(call.q, call.k, d_o), *sizes, BOUND=bound, SOLVE=solves, **shared, **writers,
+        *strides(call.q, call.k, d_o), *sizes, BOUND=bound, SOLVE=solves, **call.form, **shared, **writers,
     )  # fmt: skip
     return d

@@ -40,12 +40,14 @@ def _normed(
     bias: str,
     eps: float,
     keep: bool,
+    shifted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `miras.kernels._ops.matrix`, before the norm of the answers.
 
     Args:
         vectors: ``[B, H, J, O]``, or None where the matrix stands alone.
         eps: of the norm.
+        shifted: whether the error is one of values less keys.
 
     Returns:
         Outputs ``[B, H, T, O]``, stack and vectors at the end, the error of the last tile ``[B, H, C, O]``; stored states.
@@ -55,7 +57,7 @@ def _normed(
     last, kept = start.new_empty(x.B, x.H, x.C, x.O), -(-x.m // EVERY) if keep else 0
     vector_end = start.new_empty(0) if vectors is None else torch.empty_like(vectors)
     stored = start.new_empty(x.B, x.H, 0 if vectors is None else kept, x.J, x.O)
-    more: dict[str, Any] = {"NORM": eps, "LAST": True, "last": last}
+    more: dict[str, Any] = {"NORM": eps, "LAST": True, "last": last, "SHIFTED": shifted}
     if vectors is not None:
         more |= {"VECTOR": True, "vectors": vectors, "vector_end": vector_end, "vector_checkpoints": stored}
     o, end, stack = launches.forward(call, call.q, start, _found(bias), keep, **more)
@@ -63,7 +65,7 @@ def _normed(
 
 
 def _blank(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, start, vectors, _, _, keep = arguments
+    *tensors, start, vectors, _, _, keep, _ = arguments
     call = Call.of(*tensors[:6], None, *tensors[6:], None, None)
     x = call.tiles
     kept = -(-x.m // EVERY) if keep else 0
@@ -96,6 +98,7 @@ def _normed_backward(
     d_last: Tensor,
     bias: str,
     eps: float,
+    shifted: bool,
 ) -> list[Tensor]:
     """Gradients of the tensor arguments of `normed` in their order; an empty tensor for one that is None."""
     call = Call.of(q, k, v, lr, inverse, gate, None, rows, pairs, into, mix, None, None)
@@ -113,9 +116,12 @@ def _normed_backward(
         }
         between = seen | {"d_vector_states": d_states}
     starts = {"vectors": stored} if seen else none
-    scratch = launches.again(call, call.q, stack, found, NORM=eps, **seen, **starts)
-    more = {"NORM": eps, "LAST": True, "d_last": d_last.contiguous(), "RESIDUAL": found.residual}
+    scratch = launches.again(call, call.q, stack, found, NORM=eps, SHIFTED=shifted, **seen, **starts)
+    d_last = d_last.contiguous()
+    more = {"NORM": eps, "LAST": True, "d_last": d_last, "RESIDUAL": found.residual, "SHIFTED": shifted}
     back = launches.reverse(call, call.q, scratch, d_o, d_end, found, **more, **after)
+    if shifted:
+        between = between | {"dv": back.v, "SHIFTED": True}
     d = launches.pull(call, scratch, d_o, readers=seen, writers=between)
     d_lr = d.rate if inverse is None else back.lr
     return [d.q, d.k, back.v, d_lr, back.inverse, back.gate, d.rows, d.pairs, d.into, d.mix, back.start, d_start]
@@ -127,9 +133,9 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, _, _, bias, eps, _ = inputs
+    *tensors, _, _, bias, eps, _, shifted = inputs
     ctx.save_for_backward(*tensors, *output[4:])
-    ctx.rest = bias, eps
+    ctx.rest = bias, eps, shifted
     ctx.present = [t is not None for t in inputs[:12]]
 
 
@@ -137,7 +143,7 @@ def _backward(
     pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, d_vectors: Tensor, d_last: Tensor, *_: Tensor
 ) -> tuple[Tensor | None, ...]:
     grads = pull(*ctx.saved_tensors, d_o, d_end, d_vectors, d_last, *ctx.rest)
-    return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None, None
+    return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None, None, None
 
 
 normed_backward = Operator("normed_backward", _normed_backward, _blank_gradients)

@@ -7,6 +7,8 @@ A matrix of scores and its transpose are formed apart: an accumulator must not b
 import triton
 import triton.language as tl
 
+from miras.kernels._blocks import inverted
+from miras.kernels._formed import formed, store_gradients
 from miras.kernels._scan import load_stack, load_tile, load_transposed, product, store_tile
 
 
@@ -18,7 +20,7 @@ def readers(
     H, T, C, NT, I, O,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     KEYS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
-    vector_states=None, VECTOR: tl.constexpr = False,
+    vector_states=None, VECTOR: tl.constexpr = False, FORM: tl.constexpr = 0,
 ):  # fmt: skip
     """``y = sum_j rows_j (x S_j) - (pairs * x k^T) u``: gradients of x, rows, pairs and, through u, of the rate.
 
@@ -58,7 +60,10 @@ def readers(
     for j in tl.static_range(J):
         tl.store(d_rows + (at * J + j) * C + rc, d_row[j], mask=rc < C)
     K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
-    M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+    if FORM == 0:
+        M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+    else:
+        M = formed(pairs, at, rc, C, keep, FORM, KEYS, False, DT)
     lr = tl.load(rate + token + rc, mask=keep, other=0.0)
     dQ = tl.dot((-X * M * lr[None, :]).to(DT), K, dQ, input_precision=PRECISION)
     store_tile(dx + token * I, rc, I, ri, keep, keep_i, dQ, FULL)
@@ -66,8 +71,11 @@ def readers(
         X *= -(product(Q, tl.trans(K), PRECISION) + 1.0)
     else:
         X *= -product(Q, tl.trans(K), PRECISION)
-    whole = (rc < C)[:, None] & (rc < C)[None, :]  # coefficients of tokens that do not exist get zeros
-    tl.store(d_pairs + at * C * C + rc[:, None] * C + rc[None, :], (X * lr[None, :]).to(DT), mask=whole)
+    if FORM == 0:
+        whole = (rc < C)[:, None] & (rc < C)[None, :]  # coefficients of tokens that do not exist get zeros
+        tl.store(d_pairs + at * C * C + rc[:, None] * C + rc[None, :], (X * lr[None, :]).to(DT), mask=whole)
+    else:
+        store_gradients(d_pairs, at, rc, C, X * lr[None, :], M, FORM)
     X *= M
     d_rate = tl.sum(X, 0)
     if KEYS:
@@ -78,8 +86,13 @@ def readers(
 
 
 @triton.jit
-def transposed_scores(X, pairs, at, rc, C, keep, rate, FULL: tl.constexpr, DT: tl.constexpr):
-    M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+def transposed_scores(
+    X, pairs, at, rc, C, keep, rate, FORM: tl.constexpr, STRICT: tl.constexpr, FULL: tl.constexpr, DT: tl.constexpr
+):
+    if FORM == 0:
+        M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+    else:
+        M = formed(pairs, at, rc, C, keep, FORM, STRICT, True, DT)
     return (-X * M * rate[:, None]).to(DT)
 
 
@@ -91,7 +104,8 @@ def writers(
     H, T, C, NT, I, O,
     J: tl.constexpr, BC: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     BOUND: tl.constexpr, SOLVE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
-    vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False,
+    vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False, FORM: tl.constexpr = 0,
+    dv=None, SHIFTED: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of keys as what is written and (without SOLVE) of what the anchor predicts from them, of into, mix and rate.
 
@@ -154,10 +168,14 @@ def writers(
     if not BOUND:
         tl.store(d_rates + token + rc, d_rate, mask=keep)
     Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-    dK = tl.dot(transposed_scores(X, pairs, at, rc, C, keep, lr, FULL, DT), Q, dK, input_precision=PRECISION)
+    scores = transposed_scores(X, pairs, at, rc, C, keep, lr, FORM, False, FULL, DT)
+    dK = tl.dot(scores, Q, dK, input_precision=PRECISION)
     if SOLVE:
-        dK = tl.dot(transposed_scores(E, key_pairs, at, rc, C, keep, lr, FULL, DT), K, dK, input_precision=PRECISION)
+        scores = transposed_scores(E, key_pairs, at, rc, C, keep, lr, FORM, True, FULL, DT)
+        dK = tl.dot(scores, K, dK, input_precision=PRECISION)
         dK += load_tile(dk + token * I, rc, I, ri, keep, keep_i, FULL).to(tl.float32)
+    if SHIFTED:
+        dK -= load_tile(dv + token * O, rc, O, ri, keep, keep_i, FULL).to(tl.float32)
     if BOUND:
         dK += K.to(tl.float32) * tl.load(d_norms + token + rc, mask=keep, other=0.0)[:, None]
     store_tile(dk + token * I, rc, I, ri, keep, keep_i, dK, FULL)
@@ -166,7 +184,8 @@ def writers(
 @triton.jit
 def inverse(
     k, lr, slope, key_pairs, out, sk_b, sk_h, sk_t, H, T, C, NT, I,
-    BC: tl.constexpr, LEVELS: tl.constexpr, BI: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+    BC: tl.constexpr, LEVELS: tl.constexpr, BI: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, FORM: tl.constexpr = 0,
+    UNROLLED: tl.constexpr = False, SMALL: tl.constexpr = 0, SMALL_LEVELS: tl.constexpr = 0,
 ):  # fmt: skip
     """The inverse of ``1 + L``, ``L[t, s] = slope_t key_pairs_ts (k_t . k_s) lr_s``, by joining ever larger diagonal blocks.
 
@@ -180,14 +199,26 @@ def inverse(
     keep_i, keep = ri < I, rc < tl.minimum(T - n * C, C)
     token = i * T + n * C
     K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
-    M = load_tile(key_pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+    if FORM == 0:
+        M = load_tile(key_pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+    else:
+        M = formed(key_pairs, at, rc, C, keep, FORM, True, False, tl.float32)
     rate = tl.load(lr + token + rc, mask=keep, other=0.0)
     steep = tl.load(slope + token + rc, mask=keep, other=0.0)
     L = product(K, tl.trans(K), PRECISION) * M * steep[:, None] * rate[None, :]
+    if UNROLLED:
+        X = inverted(L, rc, BC, LEVELS, SMALL, SMALL_LEVELS, PRECISION)
+    else:
+        X = joined_in_a_loop(L, rc, LEVELS, PRECISION)
+    store_tile(out + at * C * C, rc, C, rc, keep, keep, X, FULL)
+
+
+@triton.jit
+def joined_in_a_loop(L, rc, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
     pair = (rc[:, None] // 2 == rc[None, :] // 2) & (rc[:, None] > rc[None, :])
     X = tl.where(rc[:, None] == rc[None, :], 1.0, 0.0) - tl.where(pair, L, 0.0)
     for level in range(1, LEVELS):
         size = 1 << level
         below = (rc[:, None] // (2 * size) == rc[None, :] // (2 * size)) & (rc[:, None] // size > rc[None, :] // size)
         X -= product(X, product(tl.where(below, L, 0.0), X, PRECISION), PRECISION)
-    store_tile(out + at * C * C, rc, C, rc, keep, keep, X, FULL)
+    return X

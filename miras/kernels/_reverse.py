@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from miras.kernels._formed import formed
 from miras.kernels._mlp_parts import error, error_vjp
 from miras.kernels._scan import (
     load_stack,
@@ -27,7 +28,8 @@ def reverse(
     BOUND: tl.constexpr, SOLVE: tl.constexpr, GATE: tl.constexpr, LIMIT: tl.constexpr,
     VJP: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
     d_vectors=None, d_vector_states=None, d_vector_start=None, d_last=None, RESIDUAL: tl.constexpr = None,
-    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False,
+    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
+    SHIFTED: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of the state from the last chunk to the first, and of the errors on the way."""
     pid = tl.program_id(0).to(tl.int64)
@@ -49,7 +51,10 @@ def reverse(
         Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
         Y = load_tile(do + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, FULL)
         # the transpose is loaded and its product formed again: an accumulator must not be transposed
-        M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+        if FORM == 0:
+            M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+        else:
+            M = formed(pairs, at, rc, C, keep, FORM, False, True, DT)
         if VECTOR:
             M = ((product(K, tl.trans(Q), PRECISION) + 1.0) * M).to(DT)
         else:
@@ -86,6 +91,9 @@ def reverse(
             X = load_transposed(solve + at * C * C, rc, C, keep, FULL)
             dD = product(X, dD.to(DT), PRECISION)
         V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
+        if SHIFTED:
+            V -= load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, rv, keep, keep_v, FULL).to(tl.float32)
+            V = V.to(DT).to(tl.float32)
         P = load_tile(predictions + token * O, rc, O, rv, keep, keep_v, FULL).to(tl.float32)
         if GATE == 2:
             G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)

@@ -17,6 +17,7 @@ Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of
 import triton
 import triton.language as tl
 
+from miras.kernels._formed import formed
 from miras.kernels._mlp_parts import error
 
 
@@ -118,12 +119,13 @@ def scan(
     GATE: tl.constexpr, RESIDUAL: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr, DT: tl.constexpr,
     vectors=None, vector_end=None, vector_checkpoints=None, vector_states=None, last=None,
-    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False,
+    VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
+    SHIFTED: tl.constexpr = False,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
     SAVE writes what backward needs instead: then every one of SEGMENTS programs does one stretch, from its checkpoint.
-    LAST writes the error of the last tile.
+    LAST writes the error of the last tile. SHIFTED takes keys off values.
     """
     pid = tl.program_id(0).to(tl.int64)
     j0, segment, i = pid % NV, (pid // NV) % SEGMENTS, pid // (NV * SEGMENTS)
@@ -148,6 +150,9 @@ def scan(
             at, token = i * NT + n, i * T + n * C
             K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
             V = load_tile(v + b * sv_b + h * sv_h + n * C * sv_t, rc, sv_t, rv, keep, keep_v, FULL).to(tl.float32)
+            if SHIFTED:
+                V -= load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, rv, keep, keep_v, FULL).to(tl.float32)
+                V = V.to(DT).to(tl.float32)
             rate = tl.load(lr + token + rc, mask=keep, other=0.0)
             if GATE == 2:
                 G = load_tile(gate + b * sg_b + h * sg_h + n * C * sg_t, rc, sg_t, rv, keep, keep_v, FULL)
@@ -185,7 +190,10 @@ def scan(
                     store_vectors(vector_states + at * J * O, O, rv, keep_v, beside, J)
             if READ:
                 Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-                M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+                if FORM == 0:
+                    M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
+                else:
+                    M = formed(pairs, at, rc, C, keep, FORM, False, False, DT)
                 if VECTOR:
                     M = ((product(Q, tl.trans(K), PRECISION) + 1.0) * M).to(DT)
                 else:

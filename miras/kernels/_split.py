@@ -65,7 +65,7 @@ def _carried(call: Call, solved: Tensor, start: Tensor, count: int, bias: str) -
     """Own parts ``[B, S - 1, H, J I, O]`` and maps ``[B, S - 2, H, J I, J I]`` of segments; of constant errors, ``J`` and ``I O``."""
     x, found = call.tiles, residuals.recall(bias)
     scales = residuals.constant(bias)
-    blocks, shared = shared_arguments(x, False, "scan")
+    blocks, shared = shared_arguments(x, False, "carry")
     rows, width = x.B // count, x.J * x.I
     own = start.new_empty(rows, count - 1, x.H, x.J, x.I, x.O)
     phi = start.new_empty(rows, 0 if scales else count - 2, x.H, width, width)

@@ -22,6 +22,9 @@ from miras.state import MemoryState, Weights
 WIDTHS = (16, 32, 64)
 """Value channels of a head: a norm needs all of them in one program, without padding."""
 
+OWN_NORM = READER_ROWS = KEYS_IN_KERNEL = False
+"""Whether kernels norm the answers, spread the rates of readers over pairs, and take keys off values; not measured yet."""
+
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """Chunks of a matrix whose answer is normed, under a linear filter of one gradient a token."""
@@ -79,19 +82,30 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
 
     a = spec.architecture
     assert isinstance(a, MLP)
-    value = x.v - x.k if a.residual and not isinstance(spec.bias, Dot) else x.v  # the error is one of the difference
+    shifted = a.residual and not isinstance(spec.bias, Dot)  # the error is one of the difference
+    value = x.v - x.k if shifted and not KEYS_IN_KERNEL else x.v
     inverse, gate = (
         None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), matrix.bias_gate(spec, x))
     )
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
     given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x)
     keep = torch.is_grad_enabled()
-    y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, residuals.key(spec.bias), a.eps, keep)
-    y = F.layer_norm(y.transpose(1, 2), y.shape[-1:], eps=a.eps).transpose(1, 2)
+    how = residuals.key(spec.bias), a.eps, keep, shifted and KEYS_IN_KERNEL
+    y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, *how)
     ends = {"w_1": end, "b_1": vector_end} if a.bias else {"w_1": end}
     memory = {n: w[:, :, 0] for n, w in ends.items()}
     slots = {n: w[:, :, 1:] for n, w in ends.items()} if _slots(spec) else _spent(spec, x, last, a.bias)
-    return y + x.q if a.residual else y, state._replace(memory=memory, slots=slots, anchor=memory)
+    return _answers(y, x.q if a.residual else None, a.eps), state._replace(memory=memory, slots=slots, anchor=memory)
+
+
+def _answers(y: Tensor, q: Tensor | None, eps: float) -> Tensor:
+    """Normed, plus what they add to."""
+    if OWN_NORM:
+        from miras.kernels._rows import answers
+
+        return answers(y.transpose(1, 2), None if q is None else q.transpose(1, 2), eps).transpose(1, 2)
+    y = F.layer_norm(y.transpose(1, 2), y.shape[-1:], eps=eps).transpose(1, 2)
+    return y if q is None else y + q
 
 
 def _stack(spec: MirasSpec, state: MemoryState, name: str) -> Tensor:
@@ -113,7 +127,8 @@ def readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
         rows, into, mix = (t[..., :1, :].contiguous() for t in (seen.rows, seen.into, seen.mix[..., :1]))
         return rows, seen.pairs, into, mix
     reader = gates["reader"].unflatten(2, (-1, size))
-    pairs = reader[..., None].to(x.q.dtype).expand(*reader.shape, size).tril()
+    spread = reader[..., None].to(x.q.dtype).expand(*reader.shape, size)
+    pairs = reader[..., None, None, :].contiguous() if READER_ROWS else spread.tril()
     into = -reader[..., -1:].expand_as(reader).unsqueeze(3).contiguous()
     return torch.ones_like(into), pairs, into, torch.ones_like(into[..., :1])
 
@@ -123,12 +138,12 @@ def _spent(spec: MirasSpec, x: Inputs, last: Tensor, vector: bool) -> Weights:
     if not spec.algorithm.slots:
         return {}
     n = spec.chunk_size
-    gates = {g: t[:, :, -n:] for g, t in algorithm_gates(spec, x).items()}
     keys, rate = x.k[:, :, -n:].to(last.dtype), x.pair["lr"][:, :, -n:]
     if "inverse_bound" in x.pair:
         norm = (keys.square().sum(-1) * last.square().sum(-1) + 1e-30).sqrt()
         rate = rate / (1 + norm * rate * x.pair["inverse_bound"][:, :, -n:])
-    share = spec.algorithm.filter(n, gates).slot_in * rate[:, :, None]
+    # what `MiniBatch.filter` adds to its slots, without the rest of it
+    share = torch.stack([rate, algorithm_gates(spec, x)["reader"][:, :, -1:] * rate], 2)
     slots = {"w_1": (keys.unsqueeze(2) * share[..., None]).mT @ last.unsqueeze(2)}
     return slots | {"b_1": share @ last} if vector else slots
 

@@ -1,0 +1,156 @@
+"""Variants of the kernels of a matrix memory: what `benchmarks.variants` compares for a row of `benchmarks.gpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import product
+from typing import Any
+from unittest import mock
+
+CONFIGS = [
+    *((64, 4, s) for s in (1, 2, 3, 4)),
+    *((64, 8, s) for s in (1, 2, 3, 4)),
+    (128, 4, 1),
+    (128, 8, 1),
+    (128, 8, 2),
+    *((32, 4, s) for s in (1, 2, 3, 4)),
+]
+"""Value channels of a program, warps, and stages."""
+
+LAUNCHES = {
+    "2 warps": {"num_warps": 2},
+    "8 warps": {"num_warps": 8},
+    "thin 168": {"num_warps": 4, "maxnreg": 168},
+    "thin 128": {"num_warps": 4, "maxnreg": 128},
+}
+"""Of kernels that take less than the registers of a program."""
+
+SEGMENTS = (4, 5, 6, 8, 10, 12, 14, 16)
+SHORT = {"formed": ("_compact", "FORMED"), "lean": ("_compact", "LEAN")}
+NORMED = {"norm": ("normed", "OWN_NORM"), "rows": ("normed", "READER_ROWS"), "keys": ("normed", "KEYS_IN_KERNEL")}
+
+Variant = Callable[[], AbstractContextManager[Any]]
+
+
+def found(call: Callable[[], Any]) -> dict[str, Variant]:
+    """Every variant of the kernels that this call launches."""
+    from miras.kernels import _coefficients, _compact, _launches, _split
+
+    used, settings = _used(call)
+    out: dict[str, Variant] = {}
+    if "answers" in used:
+        out |= {f"ttt {n}": _on(where) for n, where in NORMED.items()} | {"ttt all": _on(*NORMED.values())}
+    kinds = [n for n in ("formed", "lean") if n in used]
+    out |= {n: _on(SHORT[n]) for n in kinds}
+    switched = [n for n in _compact.LAUNCH if kinds and (n == "vectors" or "lean" in kinds)]
+    for kernel, (name, how) in product(switched, LAUNCHES.items()):
+        if kernel != "vectors" or "maxnreg" not in how:
+            out[f"{kinds[0]} {kernel} {name}"] = both(_on(SHORT[kinds[0]]), _item(_compact.LAUNCH, kernel, how))
+    out |= {
+        f"{n} {w}": _item(_coefficients.WARPS, n, {16: w, 32: w, 64: w})
+        for n in _coefficients.WARPS
+        if n in used
+        for w in (1, 2, 4, 8)
+    }
+    if "segments" in used:
+        out |= {f"segments {n}": _attribute(_split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
+    if "keys" in used:
+        ways = {
+            "unrolled": {"SMALL": 0},
+            "blocks": {"SMALL": 16},
+            "8 warps": {"num_warps": 8},
+            "thin": {"maxnreg": 128},
+        }
+        ways |= {"blocks thin": {"SMALL": 16, "maxnreg": 128}, "blocks 32": {"SMALL": 32}}
+        out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in ways.items()}
+    if "states" in used:
+        out |= {f"every {n}": _attribute(_launches, "EVERY", n) for n in (8, 32)}
+    for kernel, before in settings.items():
+        whole = "answers" in used and kernel in (
+            "scan",
+            "states",
+            "reverse",
+        )  # whose norm takes all channels, and no more
+        fits = [c for c in CONFIGS if c != before and (c[0] == before[0] or not whole)]
+        out |= {f"{kernel} {' '.join(map(str, c))}": _config(kernel, c) for c in fits}
+    return out
+
+
+def both(*variants: Variant) -> Variant:
+    """One after the other."""
+
+    @contextmanager
+    def entered() -> Any:
+        with ExitStack() as stack:
+            for variant in variants:
+                stack.enter_context(variant())
+            yield
+
+    return entered
+
+
+def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]]:
+    """What a call launches, and the table's settings."""
+    from miras.kernels import _coefficients, _compact, _launches, _split, normed
+
+    used: set[str] = set()
+    settings: dict[str, tuple[int, ...]] = {}
+
+    def watched(module: Any, name: str, names: Callable[..., str]) -> Any:
+        real = getattr(module, name)
+
+        def seen(*arguments: Any, **options: Any) -> Any:
+            answer, found = real(*arguments, **options), names(*arguments)
+            used.add(found)
+            if name == "config":
+                settings[found] = tuple(answer)
+            return answer
+
+        return mock.patch.object(module, name, seen)
+
+    with ExitStack() as stack:
+        for how in (
+            watched(_launches, "config", lambda x, rowwise, kernel: kernel),
+            watched(_coefficients, "_options", lambda *a: a[-1]),
+            watched(_compact, "formed", lambda kind, *_: {0: "formed", 1: "lean"}.get(kind, "")),
+            watched(_split, "segments", lambda *_: "segments"),
+            watched(normed, "_answers", lambda *_: "answers"),
+        ):
+            stack.enter_context(how)
+        call()
+    return used, settings
+
+
+def _config(which: str, how: tuple[int, ...]) -> Variant:
+    from miras.kernels import _launches
+
+    def entered() -> AbstractContextManager[Any]:
+        before = _launches.config  # of other variants perhaps
+
+        def config(x: Any, rowwise: bool, kernel: str) -> Any:
+            return _launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
+
+        return mock.patch.object(_launches, "config", config)
+
+    return entered
+
+
+def _attribute(module: Any, name: str, value: Any) -> Variant:
+    return lambda: mock.patch.object(module, name, value)
+
+
+def _item(table: dict[str, Any], name: str, value: Any) -> Variant:
+    return _items(table, {name: value})
+
+
+def _items(table: dict[str, Any], values: dict[str, Any]) -> Variant:
+    return lambda: mock.patch.dict(table, values)
+
+
+def _on(*switches: tuple[str, str]) -> Variant:
+    """With switches of `miras.kernels` on."""
+    from importlib import import_module
+
+    modules = [(import_module(f"miras.kernels.{module}"), name) for module, name in switches]
+    return both(*(_attribute(module, name, True) for module, name in modules))
