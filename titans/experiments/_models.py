@@ -43,7 +43,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
         "chunk_size": 16,
     },
     "memora": {
-        "architecture": "mlp",
+        "architecture": {"name": "mlp", "eps": 10.0},
         "bias": "l2",
         "retention": {"name": "kl", "scale": "size"},
         "algorithm": {"name": "gd", "max_lr": 0.1},
