@@ -15,7 +15,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 import zoo
-from _hooks import plots, speed
+from _hooks import experiments, plots, speed
 from _hooks.markup import code, table
 from miras import citations, spec, ties
 from miras.cli._describe import claims, fields, gate, gates
@@ -174,5 +174,6 @@ TABLES: dict[str, Callable[..., str]] = {
         figure,
         plots.distances,
         speed.measured,
+        experiments.experiment,
     )
 }

@@ -52,6 +52,24 @@ def means(points: Iterable[Point]) -> Means:
     return {series: {x: joined(some) for x, some in line.items()} for series, line in grouped.items()}
 
 
+def read(path: Path) -> list[Point]:
+    """The points of a ``points.csv``."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = ({n: float(row[n]) for n in ("value", "low", "high")} for row in rows)
+    return [
+        Point(panel=row["panel"], series=row["series"], x=_place(row["x"]), seed=int(row["seed"]), **found)
+        for row, found in zip(rows, numbers, strict=True)
+    ]
+
+
+def _place(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def report(
     folder: Path, title: str, panels: Mapping[str, Axes], points: Sequence[Point], notes: Sequence[str] = ()
 ) -> None:
