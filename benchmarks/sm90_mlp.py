@@ -1,6 +1,6 @@
 """Compiles the perceptron's kernels for compute capability 9.0, with no GPU, as `benchmarks.sm90` does the matrix memory's.
 
-python -m benchmarks.sm90_mlp [--dims 64 128] [--tiles 64 32] [--blocks 1 2] [--gated]
+python -m benchmarks.sm90_mlp [--dims 48 64 128] [--tiles 64 32] [--blocks 1 2] [--gated]
 """
 
 from __future__ import annotations
@@ -64,17 +64,20 @@ def perceptron(
     tile: int | None = None,
     blocks: int = 1,
 ) -> list[Resources]:
-    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it."""
+    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it.
+
+    Heads are padded to a power of two.
+    """
     from miras.kernels import _mlp_launch, _mlp_ops
 
-    b, f, j = 2, 4 * d, 1 + slots
-    given = _given(d, bias, slots, bound, torch.zeros(b, j, d, f))
+    b, f, j, width = 2, 4 * d, 1 + slots, 1 << (d - 1).bit_length()
+    given = _given(width, bias, slots, bound, torch.zeros(b, j, width, f))
     vectors = {
-        "biases": torch.zeros(b, j, f + d) if biases else None,
-        "gains": torch.zeros(b, j, 2 * d) if gains else None,
+        "biases": torch.zeros(b, j, f + width) if biases else None,
+        "gains": torch.zeros(b, j, 2 * width) if gains else None,
     }
     x = _mlp_launch.Given(*given, **vectors)
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks))
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks, d))
     absent = ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
     absent += () if how.link.kind or gains else ("meet",)
@@ -154,10 +157,11 @@ def main() -> None:
     arguments, bad = parser.parse_args(), []
     for d, tile, blocks in itertools.product(arguments.dims, arguments.tiles, arguments.blocks):
         wide = d > 64 or blocks > 1  # links, biases, gains and gates are left to PyTorch
-        for case in () if wide else GATED:
+        padded = d & (d - 1)  # which neither gates nor gains nor a softmax are
+        for case in () if wide or padded else GATED:
             bad += show(gated(d, *case, tile))
         for case in () if arguments.gated else CASES:
-            if not (wide and case[3:] != PLAIN):
+            if not ((wide and case[3:] != PLAIN) or (padded and (case[3][0] == "2" or case[5]))):
                 bad += show(perceptron(d, *case, tile, blocks))
     if bad:
         raise SystemExit(f"too much shared memory, no tensor cores, or a transposed accumulator: {bad}")

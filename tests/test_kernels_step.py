@@ -37,6 +37,8 @@ MLP: dict[str, dict[str, Any]] = {
     "per channel": {"bias": {"name": "huber", "per": "value"}, "algorithm": "gd"},
     "plain": {"bias": "dot", "architecture": {"name": "mlp", "expansion": 3, "norm": False, "residual": False}},
     "chunks of 128": {"bias": "l2", "chunk_size": 128},
+    "padded": {"bias": {"name": "huber", "per": "value"}, "architecture": {"name": "mlp", "expansion": 2}},
+    "padded, with biases": {"bias": "l2", "architecture": {"name": "mlp", "expansion": 2, "bias": True}},
 }
 SPECS = {n: {"architecture": "matrix", "algorithm": "momentum", "chunk_size": 4} | f for n, f in MATRIX.items()}
 SPECS |= {
@@ -46,8 +48,9 @@ SPECS |= {
 
 def drawn(name: str, length: int = 15) -> Problem:
     spec = MirasSpec.make(**SPECS[name])
-    wide = 32 if name == "perceptron, plain" else 16 if spec.architecture.name == "mlp" else 20
-    return problem(spec, length=length, d_key=16, d_value=wide, batch=2, heads=2)
+    key = 12 if "padded" in name else 16
+    wide = 32 if name == "perceptron, plain" else key if spec.architecture.name == "mlp" else 20
+    return problem(spec, length=length, d_key=key, d_value=wide, batch=2, heads=2)
 
 
 def there(p: Problem, dtype: torch.dtype) -> Problem:

@@ -79,21 +79,23 @@ class Recipe(NamedTuple):
     bias: str
     link: Link
     blocks: int  # of a chunk, see `miras.kernels._mlp_blocks`
+    width: int  # channels of a value, behind which there are zeros; 0 stands for all
 
 
-def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0", blocks: int = 1) -> str:
+def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0", blocks: int = 1, width: int = 0) -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.
     """
     a = architecture
-    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{residuals.key(bias)}"
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{width}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
     """The recipe behind a key."""
-    activation, norm, residual, eps, link, blocks, bias = key.split("|")
-    return Recipe(activation, norm == "True", residual == "True", float(eps), bias, Link.of(link), int(blocks))
+    activation, norm, residual, eps, link, blocks, width, bias = key.split("|")
+    flags = norm == "True", residual == "True"
+    return Recipe(activation, *flags, float(eps), bias, Link.of(link), int(blocks), int(width))
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:
@@ -157,6 +159,7 @@ class Given(NamedTuple):
             "LINK": how.link.kind,
             "L": how.link.constants,
             "BLOCKS": how.blocks,
+            "WIDTH": how.width or self.v.shape[-1],
         }
         return {n: x for n, x in (own | every).items() if n in kernel.arg_names or n.startswith("num_")}
 

@@ -89,20 +89,31 @@ def load_gate(gate, token, channel, here, GATE: tl.constexpr):
 
 
 @triton.jit
-def mean(x):
-    return (tl.sum(x, 1) / x.shape[1])[:, None]
+def mean(x, WIDTH: tl.constexpr = 0):
+    """Of the first channels, behind which there are zeros; 0 stands for all."""
+    return (tl.sum(x, 1) / (WIDTH if WIDTH else x.shape[1]))[:, None]
+
+
+@triton.jit
+def centre(x, WIDTH: tl.constexpr):
+    """``x - mean(x)`` in these channels, and zeros behind them as before."""
+    x -= mean(x, WIDTH)
+    if WIDTH and x.shape[1] > WIDTH:
+        x = tl.where(tl.arange(0, x.shape[1])[None, :] < WIDTH, x, 0.0)
+    return x
 
 
 @triton.jit
 def error(
-    o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr
-):
+    o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
+    WIDTH: tl.constexpr = 0,
+):  # fmt: skip
     """The error at the output of the second matrix, and what its derivative needs: normed output, scale, error."""
     y = o
     scale = tl.full([o.shape[0], 1], 1.0, tl.float32)
     if NORM:
-        centred = o - mean(o)
-        scale = tl.rsqrt(mean(centred * centred) + EPS)
+        centred = centre(o, WIDTH)
+        scale = tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
         y = centred * scale
     answer = y
     if RESIDUAL:
@@ -110,36 +121,37 @@ def error(
     e = BIAS(answer, v, gate, P)
     u = e
     if NORM:
-        u = (e - mean(e) - y * mean(e * y)) * scale
+        u = (centre(e, WIDTH) - y * mean(e * y, WIDTH)) * scale
     return u, y, scale, e
 
 
 @triton.jit
 def error_vjp(
-    d, u, y, scale, e, k, v, gate, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr
-):
+    d, u, y, scale, e, k, v, gate, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    WIDTH: tl.constexpr = 0,
+):  # fmt: skip
     """Gradients of `error` with respect to o, to the answer (so to k, where there is a residual), to v and to the gate."""
     d_e = d
     if NORM:
-        d_e = (d - mean(d) - y * mean(d * y)) * scale
+        d_e = (centre(d, WIDTH) - y * mean(d * y, WIDTH)) * scale
     answer = y
     if RESIDUAL:
         answer += k
     d_answer, d_v, d_gate = VJP(answer, v, gate, d_e, P)
     d_o = d_answer
     if NORM:
-        d_y = d_answer - scale * (d * mean(e * y) + e * mean(d * y))
-        d_o = (d_y - mean(d_y) - y * mean(d_y * y)) * scale - scale * y * mean(d * u)
+        d_y = d_answer - scale * (d * mean(e * y, WIDTH) + e * mean(d * y, WIDTH))
+        d_o = (centre(d_y, WIDTH) - y * mean(d_y * y, WIDTH)) * scale - scale * y * mean(d * u, WIDTH)
     return d_o, d_answer, d_v, d_gate
 
 
 @triton.jit
-def layer_norm_vjp(d, x, EPS: tl.constexpr):
+def layer_norm_vjp(d, x, EPS: tl.constexpr, WIDTH: tl.constexpr = 0):
     """The gradient at the input of the layer norm of the answers."""
-    centred = x - mean(x)
-    scale = tl.rsqrt(mean(centred * centred) + EPS)
+    centred = centre(x, WIDTH)
+    scale = tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
     y = centred * scale
-    return (d - mean(d) - y * mean(d * y)) * scale
+    return (centre(d, WIDTH) - y * mean(d * y, WIDTH)) * scale
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import triton.language as tl
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
 from miras.kernels._mlp_halves import HALF
-from miras.kernels._mlp_parts import dot, load_rates, mean
+from miras.kernels._mlp_parts import centre, dot, load_rates, mean
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -22,6 +22,7 @@ def read(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
     ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -91,8 +92,8 @@ def read(
     if out is not None:
         tl.store(out + co, y)
     if NORM:
-        centred = y - mean(y)
-        y = centred * tl.rsqrt(mean(centred * centred) + EPS)
+        centred = centre(y, WIDTH)
+        y = centred * tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
     if RESIDUAL:
         y += tl.load(q + ci).to(tl.float32)
     tl.store(answer + co, y)

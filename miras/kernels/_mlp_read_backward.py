@@ -23,7 +23,7 @@ def read_backward(
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
-    ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``.
 
@@ -47,7 +47,7 @@ def read_backward(
 
     d = tl.load(d_answer + co).to(tl.float32)
     if NORM:
-        d = layer_norm_vjp(d, tl.load(out + co), EPS)
+        d = layer_norm_vjp(d, tl.load(out + co), EPS, WIDTH)
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
     row0 = tl.load(rows + chunk * J * C + rc)[:, None]

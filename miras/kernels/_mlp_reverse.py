@@ -44,7 +44,7 @@ def reverse(
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
-    BACK: tl.constexpr, LATER: tl.constexpr, AHEAD: tl.constexpr,
+    BACK: tl.constexpr, LATER: tl.constexpr, AHEAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor.
 
@@ -235,7 +235,7 @@ def reverse(
             had = seen_g + local * J * 2 * O
             u_row, y, scale, e = gained_error(o_row, k_row, v_row, g, had, ro, O, BIAS, P, RESIDUAL, EPS)
         else:
-            u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+            u_row, y, scale, e = error(o_row, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS, WIDTH)
         du2 = tl.load(d_u2 + local * C * O + ro_at, mask=here[:, None], other=0.0)
         if BOUND:
             rate = tl.load(lr + chunk * C + rr, mask=here, other=0.0)
@@ -267,7 +267,7 @@ def reverse(
                 du2, near_y, near_e, u_row, y, scale, e, k_row, v_row, g, had, told_g, ro, here, O, VJP, P, RESIDUAL
             )
         else:
-            d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL)
+            d_o, d_answer, dv, dg = error_vjp(du2, u_row, y, scale, e, k_row, v_row, g, VJP, P, NORM, RESIDUAL, WIDTH)
         tl.store(d_o_ + local * C * O + ro_at, d_o.to(DT), mask=here[:, None])
         arrive(arrivals)
         met += TILES

@@ -31,6 +31,7 @@ def scan(
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, AHEAD: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed.
 
@@ -135,7 +136,7 @@ def scan(
                 told_g, rr, ro, here, C, O, SLOT, BOUND,
             )  # fmt: skip
         else:
-            u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS)
+            u2, _y, _scale, _e = error(o, k_row, v_row, g, BIAS, P, NORM, RESIDUAL, EPS, WIDTH)
         tl.store(kept_o + local * C * O + ro_at, o, mask=here[:, None])
         tl.store(kept_u2 + local * C * O + ro_at, u2.to(DT), mask=here[:, None])
         if BOUND:

@@ -7,7 +7,7 @@ In float32 throughout, since moving the weights takes all the time. Coefficients
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_parts import bounded_rate, error, mean
+from miras.kernels._mlp_parts import bounded_rate, centre, error, mean
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def perceptron_step(
     H,
     J: tl.constexpr, I: tl.constexpr, F: tl.constexpr, O: tl.constexpr, BF: tl.constexpr,
     BOUND: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, P: tl.constexpr,
-    ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
+    ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One head: its error, then, in tiles of the hidden width, the update and what the query reads after it."""
     i = tl.program_id(0).to(tl.int64)
@@ -108,7 +108,7 @@ def perceptron_step(
     if GATE == 2:
         G = tl.load(gate + b * sg_b + head * sg_h + ro)[None, :]
     answer = tl.load(k + b * sk_b + head * sk_h + ro).to(tl.float32)[None, :] if RESIDUAL else V
-    u2, _y, _scale, _e = error(out[None, :], answer, V, G, BIAS, P, NORM, RESIDUAL, EPS)
+    u2, _y, _scale, _e = error(out[None, :], answer, V, G, BIAS, P, NORM, RESIDUAL, EPS, WIDTH)
     U2 = tl.sum(u2, 0)
 
     rate1 = tl.load(lr + i)
@@ -143,8 +143,8 @@ def perceptron_step(
             tl.store(end2 + (i * J + j) * F * O + at2, new2)
     y = (y - pair * rate2 * score * U2)[None, :]
     if NORM:
-        centred = y - mean(y)
-        y = centred * tl.rsqrt(mean(centred * centred) + EPS)
+        centred = centre(y, WIDTH)
+        y = centred * tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
     if RESIDUAL:
         y += tl.load(q + b * sq_b + head * sq_h + ro).to(tl.float32)[None, :]
     tl.store(o + i * O + ro, tl.sum(y, 0))

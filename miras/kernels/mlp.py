@@ -64,7 +64,7 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims, widths: tuple[int
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    return chunks(spec, state, x, readers(spec, x))
+    return chunks(spec, shapes, state, x, readers(spec, x))
 
 
 def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]:
@@ -74,9 +74,11 @@ def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]
 
 
 def chunks(
-    spec: MirasSpec, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0", blocks: int = 1
+    spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0", blocks: int = 1
 ) -> tuple[Tensor, MemoryState]:
     """Whole chunks, each of some blocks, with given coefficients of these.
+
+    Tensors may be padded beyond ``shapes``, see `miras.kernels.mlp_padded`.
 
     ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories.
     """
@@ -91,7 +93,7 @@ def chunks(
     w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases, gains]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks, shapes["w_2"].shape[1])
     y, *_, w1, w2, ends, gain_ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     found = {"w_1": w1, "w_2": w2}
     if biases is not None:

@@ -43,21 +43,23 @@ def covered(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    return mini_batches(spec, state, x) if spec.algorithm.settles else mlp.chunks(spec, state, x, mlp.readers(spec, x))
+    if spec.algorithm.settles:
+        return mini_batches(spec, shapes, state, x)
+    return mlp.chunks(spec, shapes, state, x, mlp.readers(spec, x))
 
 
-def mini_batches(spec: MirasSpec, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+def mini_batches(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """Slots hold what the chunk at hand has summed up: only those of the last chunk are seen, and formed beside its memory."""
     seen, early, answers = normed.readers(spec, x), x.length - spec.chunk_size, []
     state = state._replace(slots={})
     if early:
         first, x = x.split([early, spec.chunk_size])
-        y, state = mlp.chunks(spec, state, first, [t[:, :, :-1] for t in seen])
+        y, state = mlp.chunks(spec, shapes, state, first, [t[:, :, :-1] for t in seen])
         answers.append(y)
     rows, pairs, into, mix = (t[:, :, -1:] for t in seen)
     beside = [F.pad(rows, (0, 0, 0, 1)), pairs, torch.cat([into, torch.ones_like(into)], -2), F.pad(mix, (0, 1, 0, 1))]
     empty = {n: torch.zeros_like(w).unsqueeze(2) for n, w in state.memory.items()}
-    y, state = mlp.chunks(spec, state._replace(slots=empty), x, beside)
+    y, state = mlp.chunks(spec, shapes, state._replace(slots=empty), x, beside)
     last = algorithm_gates(spec, x)["reader"][:, :, -1, None]
     slots = {n: torch.cat([s, last.reshape(*last.shape, *[1] * (s.dim() - 3)) * s], 2) for n, s in state.slots.items()}
     return torch.cat([*answers, y], 2), state._replace(slots=slots)

@@ -71,7 +71,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         seen[:2] = [torch.ones_like(seen[0]), torch.zeros_like(seen[1])]
         if state.slots:
             seen[0][..., 1, :] = 0
-    y, state = mlp.chunks(spec, state, x, seen, _link(spec.retention, shapes))
+    y, state = mlp.chunks(spec, shapes, state, x, seen, _link(spec.retention, shapes))
     if not spec.retention.link_is_identity:
         memory = {
             n: spec.retention.commit(a, context(n, shapes[n], state.memory, state.extra, None, tokens=False))

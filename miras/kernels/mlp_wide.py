@@ -61,7 +61,7 @@ def _room(device: torch.device) -> str | None:
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
     size = min(spec.chunk_size, BLOCK)
-    return mlp.chunks(spec, state, x, mlp.readers(spec, x, size), blocks=spec.chunk_size // size)
+    return mlp.chunks(spec, shapes, state, x, mlp.readers(spec, x, size), blocks=spec.chunk_size // size)
 
 
 KERNEL = Kernel("perceptron, wide", supports, fits, run, mlp.one)

@@ -39,7 +39,7 @@ def perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -
     assert isinstance(spec.architecture, MLP)
     state = opened(spec, state)
     seen = readers(spec, algorithm_gates(spec, x), x, 1, False)
-    recipe = _mlp_launch.key(spec.architecture, spec.bias)
+    recipe = _mlp_launch.key(spec.architecture, spec.bias, width=shapes["w_2"].shape[1])
     stacks = (*weights(state, "w_1"), *weights(state, "w_2"))
     y, end1, end2 = perceptron_step(x.q, x.k, x.v, *_contiguous(x, bias_gate(spec, x)), *seen[:4], *stacks, recipe)
     return y, advance(spec, shapes, after(state, {"w_1": end1, "w_2": end2}), 1)
@@ -137,7 +137,7 @@ def _perceptron_step(
         J=J, I=I, F=F, O=v.shape[-1], BF=next(n for n in (64, 32, 16) if F % n == 0), BOUND=inverse is not None,
         GATE=0 if gate is None else gate.dim() - 2, BIAS=found.residual, P=found.constants,
         ACT=getattr(_mlp_parts, how.activation), NORM=how.norm, RESIDUAL=how.residual,
-        EPS=how.eps, num_warps=8,
+        EPS=how.eps, WIDTH=how.width, num_warps=8,
     )  # fmt: skip
     return y, end1, end2
 
