@@ -1,7 +1,8 @@
 """Recall of pairs, needles and hidden facts, the same models: `python -m benchmarks.tasks --text TRAIN --valid VALID --out DIR`.
 
-Every model of `benchmarks.books`, smaller, learns every task at one length and is asked at lengths up to many times that. What
-is in the folder is not run again, so the script may be called until it is done (``--models``, ``--tasks`` for some).
+Every model of `benchmarks.books`, smaller, learns every task from shorter texts first, then at one length, and is asked at lengths
+up to many times that. What is in the folder is not run again, so the script may be called until it is done (``--models``,
+``--tasks`` for some).
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 """Fields of tasks; those with a ``text`` hide their facts in the books that are given."""
 
-OFTEN = 6
-"""How often needles are told and asked in the first of two trainings, so that answers are near and far."""
+EASIER: dict[str, dict[str, Any]] = {
+    "mqar": {"length": 64, "pairs": 4},
+    "s_niah_3": {"length": 1024, "repeats": 6},
+    "s_niah": {"length": 512, "repeats": 6},
+    "babilong": {"length": 512},
+}
+"""What differs in the first of two trainings, by the beginning of a task's name: shorter texts, needles told and asked often."""
 
 
 def main() -> None:
@@ -79,7 +85,7 @@ def cell(name: str, series: str, args: argparse.Namespace) -> Trained:
     """A model, trained on a task, and its questions."""
     fields = TASKS[name]
     length, hidden = fields["length"], "text" in fields
-    told = (config(fields | {"repeats": OFTEN}, series, args),) if name.startswith("s_niah") else ()
+    easier = next(changes for prefix, changes in EASIER.items() if name.startswith(prefix))
     judge = Right(
         examples=args.examples,
         lengths=tuple(growing(length, args.factor)) if hidden else (),
@@ -92,7 +98,7 @@ def cell(name: str, series: str, args: argparse.Namespace) -> Trained:
         seed=0,
         config=config(fields, series, args),
         judge=judge,
-        before=told,
+        before=(config(fields | easier, series, args),),
     )
 
 
