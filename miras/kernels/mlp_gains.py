@@ -17,4 +17,4 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     return mlp_biases.covered(spec, shapes, pairs)
 
 
-KERNEL = Kernel("perceptron with a gain", supports, mlp.fits, mlp_biases.run, in_pytorch)
+KERNEL = Kernel("perceptron with a gain", supports, mlp.fits, mlp_biases.run, in_pytorch, proven=True)
