@@ -70,6 +70,17 @@ def test_a_kernel_is_tried_once(monkeypatch: pytest.MonkeyPatch):
     assert trial.made == 1
 
 
+def test_what_was_found_wrong_stays_so_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch):
+    right = trust.once(lambda what, device: what != "a wrong kernel")
+    asked: dict[bool, list[bool]] = {}
+    for can in (False, True):
+        monkeypatch.setattr(trust, "triable", lambda device, can=can: can)
+        asked[can] = [right(what, CPU) for what in ("a kernel", "a wrong kernel")]
+    assert asked == {False: [True, True], True: [True, False]}
+    monkeypatch.setattr(trust, "triable", lambda device: False)
+    assert [right(what, CPU) for what in ("a kernel", "a wrong kernel", "another")] == [True, False, True]
+
+
 @pytest.mark.parametrize("written", ["", "{", "[]", '{"error": null}'])
 def test_a_damaged_file_is_replaced(written: str, folder: Path):
     trial = Trial()

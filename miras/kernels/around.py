@@ -9,7 +9,6 @@ Shapes: B batch, T tokens, C channels, W taps, H heads, D channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def gated(y: Tensor, norm: nn.Module, gate: Tensor) -> Tensor | None:
     """``norm(y) * silu(gate)``, ``[B, T, H D]`` in the dtype of ``gate``, from ``y [B, T, H, D]``; None without a kernel."""
     if not isinstance(norm, nn.RMSNorm) or not _usable(y, y.shape[-1]) or triton_runs(gate.device, gate.dtype):
         return None
-    if trust.triable(y.device) and not _gated_right(y.shape[-1], y.device, gate.dtype):
+    if not _gated_right(y.shape[-1], y.device, gate.dtype):
         return None
     from miras.kernels import _around_ops
 
@@ -78,7 +77,7 @@ def _heads_fit(line: Tensor, taps: Tensor, tail: Tensor, counts: Sequence[int], 
     width, where = line.shape[-1] // sum(counts), line.device
     if taps.shape[1] not in TAPS or not line.shape[1] or not _usable(line, width):
         return False
-    return not trust.triable(where) or _heads_right(width, taps.shape[1], silu, units, where, line.dtype)
+    return _heads_right(width, taps.shape[1], silu, units, where, line.dtype)
 
 
 def _usable(x: Tensor, width: int) -> bool:
@@ -91,7 +90,7 @@ def on_device(x: Tensor) -> bool:
     return x.is_cuda
 
 
-@lru_cache
+@trust.once
 def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.device, dtype: torch.dtype) -> bool:
     def trial() -> float:
         return heads_error(width, taps, silu, units, device, dtype)
@@ -101,7 +100,7 @@ def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.d
     return trust.accepted(worst, "heads", device, where)
 
 
-@lru_cache
+@trust.once
 def _gated_right(width: int, device: torch.device, dtype: torch.dtype) -> bool:
     where = f"{dtype}, heads of {width}"
     worst = verdicts.kept(lambda: gated_error(width, device, dtype), device, f"norm and gate, {where}")

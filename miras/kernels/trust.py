@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Generator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Generator, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +20,46 @@ from miras.kernels import verdicts
 from miras.kernels.table import Dims, Kernel
 from miras.spec import MirasSpec
 
+Trial = TypeVar("Trial", bound=Callable[..., bool])
+
 WRONG = 0.1
 """Relative error that no rounding of operands explains."""
 
 
 def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> Kernel | None:
     """The kernel that may be used: this one, or the one that it is only faster than, or none; this one if none can be tried."""
-    if not triable(device):
-        return kernel
     if kernel.whole and not tried(kernel.whole, spec, dims, device, dtype):
         return None  # it computes the other sizes for this one
     return kernel if tried(kernel, spec, dims, device, dtype) else kernel.whole
 
 
 def triable(device: torch.device) -> bool:
-    """Whether numbers can be tried: on a device, outside of a compiler and of the recording of a graph."""
-    return device.type == "cuda" and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing()
+    """Whether numbers can be tried: on a device, outside of the recording of a graph."""
+    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 
-@lru_cache
+def once(trial: Trial) -> Trial:
+    """Remembers what a trial found, by its arguments, a device among them.
+
+    Where nothing can be tried, what is not known passes. What is known to be wrong does not while a graph is recorded, which goes
+    through calls that were made before; a compiler is not told.
+    """
+    found: dict[tuple[Any, ...], bool] = {}
+
+    @wraps(trial)
+    def right(*what: Any) -> bool:
+        if torch.compiler.is_compiling():
+            return True
+        if what not in found:
+            if not triable(next(x for x in what if isinstance(x, torch.device))):
+                return True
+            found[what] = trial(*what)
+        return found[what]
+
+    return right  # type: ignore[return-value]
+
+
+@once
 def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
     """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
     parts = [type(part) for part in (spec.architecture, spec.bias, spec.retention, spec.algorithm)]
