@@ -50,9 +50,9 @@ def perceptron() -> dict[str, Variant]:
     found["reverse 16 BACK"] = changed("reverse", {"BF": 16, "BACK": True})
     for tile, on in ((16, ()), (16, ("AHEAD",)), (32, ("AHEAD",))):
         found[" ".join(("scan", str(tile), *on))] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
-    found["kept none"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 0)
+    found["kept only"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1)
     found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
-    found["kept all"] = lambda: mock.patch.object(_mlp_launch, "PROGRAMS", 1 << 20)
+    found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20)
     return found
 
 

@@ -219,6 +219,7 @@ def test_kept_states_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str) 
     from miras.kernels import _mlp_launch
 
     p = moved(problem(SPECS[name], length=32, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    monkeypatch.setattr(_mlp_launch, "KEPT", 1)
 
     def gradients(*asked: str) -> list[Tensor]:
         leafy, leaves = p.leaves()
