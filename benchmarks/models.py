@@ -75,7 +75,7 @@ def measure(name: str, size: str, length: int, ranks: World, args: argparse.Name
                 layer.compile()
         weights = sum(p.numel() for p in model.parameters())
         found.parameters = weights
-        objective = ranks.wrap(Objective(model), model.layers)
+        objective = ranks.wrap(Objective(model), model.layers, args.graph)
         precision = partial(torch.autocast, device, torch.bfloat16)
         recorded = Recorded(objective, precision) if args.graph else None
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -86,6 +86,7 @@ def measure(name: str, size: str, length: int, ranks: World, args: argparse.Name
             begin = time.perf_counter()
             if recorded:
                 loss = recorded(x, target, 1 / x.numel())
+                ranks.average(model)
             else:
                 with precision():
                     loss = objective(x, None, target, None)[0] / x.numel()
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768, help="of a step")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs; one process")
+    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"))
     args = parser.parse_args()

@@ -19,7 +19,7 @@ import torch
 from benchmarks import report as machine
 from titans.cost import cost
 from titans.experiments import Axes, Right, Scale, Trained, model, report, run
-from titans.train import Config, Data, Optimizer, Records, Schedule, train
+from titans.train import Config, Data, Optimizer, Records, Schedule, System, train
 
 MODELS = ("lmm", "mac", "mag", "mal", "window")
 LENGTH, LENGTHS = 512, (512, 1024, 2048, 4096, 8192)
@@ -61,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs")
     parser.add_argument("--workers", type=int, default=1, help="models that are trained at the same time")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seeds", type=int, default=1)
@@ -93,6 +94,7 @@ def config(name: str, source: str, steps: int, args: argparse.Namespace) -> Conf
         model=model(name, scale(args)),
         data=Data(source=source, length=LENGTH, batch=args.batch),
         optimizer=Optimizer(lr=args.lr, weight_decay=0.01),
+        system=System(graph=args.graph),
         schedule=Schedule(shape="wsd", warmup=max(1, min(50, steps // 4)), decay=0.3),
         records=Records(quiet=True, save_every=max(1, steps // 3), log_every=max(1, steps // 40), judge_batches=1),
     )

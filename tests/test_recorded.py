@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 import torch
-from training import losses, tiny
+from training import losses, tiny, together
 
 from benchmarks.books import MODELS, built
 from titans.model import TitansLM
@@ -40,9 +40,9 @@ def test_a_pass_takes_nothing_from_the_host(name: str, monkeypatch: pytest.Monke
 
 def test_what_cannot_be_recorded_says_so(tmp_path: Path):
     config = tiny(tmp_path, order="stream", system=System(graph=True))
-    with pytest.raises(ValueError, match="one of 1 on 'cpu'"):
+    with pytest.raises(ValueError, match="the device is 'cpu'"):
         replayed(config, World(0, 1, torch.device("cpu"), "fsdp"))
-    with pytest.raises(ValueError, match="one of 2 on 'cuda'"):
+    with pytest.raises(ValueError, match=r"pass --system\.parallel ddp"):
         replayed(config, World(0, 2, torch.device("cuda"), "fsdp"))
     with pytest.raises(ValueError, match="cannot carry memories"):
         replayed(config, World(0, 1, torch.device("cuda"), "fsdp"))
@@ -63,3 +63,21 @@ def test_recorded_passes_change_nothing(tmp_path: Path, kind: str, micro: int | 
         train(config)
     plain, found = map(losses, runs)
     assert found == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_recorded_passes_on_two_cards_are_one(tmp_path: Path):
+    """Gradients are averaged after a replay as DDP averages them, in parts too, and one card computes the same."""
+    model = Model(kind=("memory",), dim=128, depth=2, heads=2)
+    one = tiny(tmp_path, "one", model=model, system=System(device="cuda"))
+    systems = (
+        System(parallel="ddp"),
+        System(parallel="ddp", graph=True),
+        System(parallel="ddp", graph=True, micro_batch=1),
+    )
+    two = [replace(one, folder=str(tmp_path / f"{i}"), system=s) for i, s in enumerate(systems)]
+    train(one)
+    together(two)
+    for config in two:
+        assert losses(config) == pytest.approx(losses(one), rel=1e-5)

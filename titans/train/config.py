@@ -131,7 +131,7 @@ class System:
         compile: whether layers go through `torch.compile`.
         checkpointing: whether layers are computed again in the backward pass instead of being remembered.
         graph: whether forward and backward are recorded once, as a CUDA graph, and replayed: for models whose kernels are
-            shorter than the Python between them, such as MAC. One process on one GPU.
+            shorter than the Python between them, such as MAC. Needs a GPU; several take ``ddp``.
     """
 
     device: str | None = None

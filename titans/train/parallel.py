@@ -34,9 +34,12 @@ class World:
         """Whether this rank writes and prints."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module, layers: nn.ModuleList) -> nn.Module:
-        """The module with gradients that are averaged over all ranks, in the forward pass that is its own."""
-        if self.size == 1:
+    def wrap(self, module: nn.Module, layers: nn.ModuleList, recorded: bool = False) -> nn.Module:
+        """The module with gradients that are averaged over all ranks, in the forward pass that is its own.
+
+        A pass that is ``recorded`` does not talk to others: `average` does so after it.
+        """
+        if self.size == 1 or recorded:
             return module
         if not self.is_sharded:
             from torch.nn.parallel import DistributedDataParallel
@@ -57,6 +60,13 @@ class World:
             cast(Any, module).set_requires_gradient_sync(last)
         with nullcontext() if last or self.size == 1 or self.is_sharded else cast(Any, module).no_sync():
             yield
+
+    def average(self, module: nn.Module) -> None:
+        """Gradients become their mean over the ranks."""
+        if self.size > 1:
+            mean, grads = torch.distributed.ReduceOp.AVG, [p.grad for p in module.parameters() if p.grad is not None]
+            for work in [torch.distributed.all_reduce(g, mean, async_op=True) for g in grads]:
+                cast(Any, work).wait()
 
     def sum(self, *numbers: float) -> list[float]:
         """Numbers summed over the ranks."""

@@ -59,10 +59,10 @@ def replayed(config: Config, ranks: World) -> bool:
     """
     if not config.system.graph:
         return False
-    if ranks.device.type != "cuda" or ranks.size > 1:
-        raise ValueError(
-            f"system.graph records what one process does on a GPU; this is one of {ranks.size} on {ranks.device.type!r}"
-        )
+    if ranks.device.type != "cuda":
+        raise ValueError(f"system.graph records what a GPU does, and the device is {ranks.device.type!r}")
+    if ranks.is_sharded:
+        raise ValueError("system.graph takes whole weights on every GPU: pass --system.parallel ddp")
     if config.data.order == "stream":
         raise ValueError("system.graph cannot carry memories from batch to batch: pass --data.order shuffled")
     return True
@@ -75,7 +75,7 @@ class Recorded:
     Gradients are added to those of before, at the same addresses: zero them, do not drop them.
 
     Args:
-        objective: of one process, on a GPU.
+        objective: on a GPU, not wrapped by what talks to other processes.
         precision: makes the context of a forward pass.
     """
 

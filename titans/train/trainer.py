@@ -92,8 +92,9 @@ class Trainer:
         if config.system.compile:
             for layer in self.model.layers:
                 layer.compile()
-        self.objective = ranks.wrap(Objective(self.model), self.model.layers)
-        self.recorded = Recorded(self.objective, self._precision) if replayed(config, ranks) else None
+        graph = replayed(config, ranks)
+        self.objective = ranks.wrap(Objective(self.model), self.model.layers, graph)
+        self.recorded = Recorded(self.objective, self._precision) if graph else None
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.optimizers = optimizers(self.model, config.optimizer, ranks.is_sharded)
         self.shelf = Shelf(self.folder / "checkpoints", config.records.keep)
@@ -159,7 +160,7 @@ class Trainer:
         for number, rows in enumerate(self.parts):
             tokens, mask, target = self._moved(inputs(take(batch, rows)))
             if self.recorded and backward and mask is None:
-                losses.append(self.recorded(tokens, target, 1 / max(1, total)))
+                losses.append(self.recorded(tokens, target, self.ranks.size / max(1, total)) / self.ranks.size)
                 continue
             cache = before[number] if before else None
             with self.ranks.accumulating(self.objective, number == len(self.parts) - 1), self._precision():
@@ -169,6 +170,8 @@ class Trainer:
                 (loss * self.ranks.size).backward()  # what averages gradients divides by the number of ranks
             losses.append(loss.detach())
             after.append(cache)
+        if self.recorded and backward:
+            self.ranks.average(self.objective)
         self.caches = after if "continues" in batch else None
         return float(torch.stack(losses).sum())
 
