@@ -24,6 +24,7 @@ settings.load_profile(PROFILE)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers already use every core
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start, which are to round as this one does
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -110,9 +110,9 @@ def test_variants_of_what_a_call_launches() -> None:
     p = cast(matrices.drawn("gated delta rule"), DTYPE, DEVICE)
     found = variants_matrix.found(lambda: results(p, "kernel"))
     before = _launches.config
-    with variants_matrix.both(found["formed"], found["scan 32 4 3"], found["keys 64 4 1"])():
+    with variants_matrix.both(found["every 8"], found["scan 32 4 3"], found["keys 64 4 1"])():
         size = _launches.Tiles(1, 1, 64, 64, 1, 1, 64, 64, torch.bfloat16)
-        assert _compact.FORMED and _launches.config(size, False, "scan") == (32, 4, 3)
+        assert _launches.EVERY == 8 and _launches.config(size, False, "scan") == (32, 4, 3)
         assert _launches.config(size, False, "keys") == (64, 4, 1)
-    assert not _compact.FORMED and _launches.config is before
+    assert _launches.EVERY == 16 and _launches.config is before
     assert "inverse blocks" in found and not [n for n in found if n.startswith(("ttt", "carry", "lean"))]

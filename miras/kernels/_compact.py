@@ -12,16 +12,20 @@ from torch import Tensor
 
 from miras.kernels.table import interpreted, launch
 
-FORMED = False
+FORMED = True
 """Whether kernels form propagators without a slot themselves (`miras.kernels._formed`): then no pairs are stored."""
 
-LEAN = False
+LEAN = True
 """Whether propagators with momentum come from sums that a kernel of vectors finds (`miras.kernels._vectors`)."""
 
 TILES = 8
 """Tiles of a program of vectors."""
 
-LAUNCH: dict[str, dict[str, int]] = {n: {"num_warps": 4} for n in ("vectors", "products", "products_backward")}
+LAUNCH: dict[str, dict[str, int]] = {
+    "vectors": {"num_warps": 4},
+    "products": {"num_warps": 4},
+    "products_backward": {"num_warps": 2},
+}
 
 
 def narrow(dtype: torch.dtype) -> bool:

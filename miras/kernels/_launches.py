@@ -44,7 +44,7 @@ class Tiles(NamedTuple):
         return self.B * self.H
 
 
-INVERSE: dict[str, int] = {"num_warps": 4}
+INVERSE: dict[str, int] = {"num_warps": 4, "SMALL": 16}
 """Of the kernel that solves the system of a tile; SMALL: blocks of so many tokens first, 0 for none, all levels unrolled."""
 
 
@@ -75,7 +75,8 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
         return Config(32, 4, 2)
     if rowwise:
         return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, 1)
-    return Config(64 if wide else min(width, 32), 8 if x.I > 64 else 4, 2 if x.I <= 128 else 1)
+    warps = 4 if x.I <= 64 or (kernel == "carry" and x.I <= 128) else 8
+    return Config(64 if wide else min(width, 32), warps, 2 if x.I <= 128 else 1)
 
 
 def shared_arguments(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:

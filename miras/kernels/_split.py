@@ -21,8 +21,9 @@ from miras.kernels._launches import EVERY, Call, Tiles, config, rowed, shared_ar
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import constant, launch
 
-CARRY, JOIN, GAIN = 0.7, 5, 0.8
-"""A tile of `_carry.carry` and a product of starts, in tiles of the whole scan, and what part of its time must be left."""
+CARRY, JOIN, REST, GAIN = 0.8, 5, 0.011, 0.8
+"""A tile of `_carry.carry`, a product of starts, and what every tile costs where some are left over, for then all answers are
+copied: in tiles of the whole scan. Last, what part of its time must be left."""
 
 LEAST = 8
 """Fewest tiles of a segment."""
@@ -45,16 +46,17 @@ def segments(x: Tiles, scales: bool, available: int) -> int:
         scales: whether errors do not depend on the memory, so that a segment only scales what was there.
         available: multiprocessors.
     """
-    c = config(x, False, "scan")
+    c, carry = config(x, False, "scan"), config(x, False, "carry")
     at_once, blocks = max(available * 8 // c.warps, 1), -(-x.O // c.block)
-    columns = 0 if scales else -(-x.J * x.I // c.block)
+    beside, own, columns = max(available * 8 // carry.warps, 1), -(-x.O // carry.block), -(-x.J * x.I // carry.block)
 
     def time(n: int) -> float:
         scans = -(-x.programs * blocks * n // at_once)
         if n == 1:
             return scans * x.m
-        carried = -(-x.programs * ((n - 1) * blocks + (n - 2) * columns) // at_once)
-        return (CARRY * carried + scans) * (x.m // n) + JOIN * n + x.m % n
+        carried = x.programs * ((n - 1) * own + (0 if scales else (n - 2) * columns)) / beside
+        rest = x.m % n + REST * x.programs * x.m if x.m % n else 0
+        return (CARRY * max(carried, 1) + scans) * (x.m // n) + JOIN * n + rest
 
     most = min(x.m // LEAST, MOST) if x.programs * blocks < available else 1
     best = min(range(1, most + 1), key=time, default=1)

@@ -22,7 +22,7 @@ from miras.state import MemoryState, Weights
 WIDTHS = (16, 32, 64)
 """Value channels of a head: a norm needs all of them in one program, without padding."""
 
-OWN_NORM = READER_ROWS = KEYS_IN_KERNEL = False
+OWN_NORM = READER_ROWS = KEYS_IN_KERNEL = True
 """Whether kernels norm the answers, spread the rates of readers over pairs, and take keys off values; not measured yet."""
 
 
