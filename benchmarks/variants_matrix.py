@@ -27,7 +27,7 @@ LAUNCHES = {
 """Of kernels that take less than the registers of a program."""
 
 SEGMENTS = (4, 5, 6, 8, 10, 12, 14, 16)
-SHORT = {"formed": ("_compact", "FORMED"), "lean": ("_compact", "LEAN")}
+SHORT = {"lean": ("_compact", "LEAN")}
 NORMED = {"norm": ("normed", "OWN_NORM"), "rows": ("normed", "READER_ROWS"), "keys": ("normed", "KEYS_IN_KERNEL")}
 
 Variant = Callable[[], AbstractContextManager[Any]]
@@ -41,7 +41,7 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
     out: dict[str, Variant] = {}
     if "answers" in used:
         out |= {f"ttt {n}": _on(where) for n, where in NORMED.items()} | {"ttt all": _on(*NORMED.values())}
-    kinds = [n for n in ("formed", "lean") if n in used]
+    kinds = [n for n in SHORT if n in used]
     out |= {n: _on(SHORT[n]) for n in kinds}
     switched = [n for n in _compact.LAUNCH if kinds and (n == "vectors" or "lean" in kinds)]
     for kernel, (name, how) in product(switched, LAUNCHES.items()):
@@ -113,7 +113,7 @@ def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]
         for how in (
             watched(_launches, "config", lambda x, rowwise, kernel: kernel),
             watched(_coefficients, "_options", lambda *a: a[-1]),
-            watched(_compact, "formed", lambda kind, *_: {0: "formed", 1: "lean"}.get(kind, "")),
+            watched(_compact, "lean", lambda size, kind, *_: "lean" if kind == 1 else ""),
             watched(_split, "segments", lambda *_: "segments"),
             watched(normed, "_answers", lambda *_: "answers"),
         ):

@@ -164,7 +164,8 @@ INTERPRETED = torch.device("cpu"), torch.float32
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str) -> None:
     width = 32 if name in ("plain", "gated") else 16
-    agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
+    p = problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1)
+    agree(replace(p, gates=p.gates | {"lr": 0.5 * p.gates["lr"]}), torch.float32)  # less of what amplifies rounding
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -346,7 +347,8 @@ def test_bfloat16(name: str, width: int) -> None:
     """At a rate at which the memory does not amplify rounding."""
     spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=width)
     p = problem(spec, length=4 * width, d_key=width, d_value=width)
-    p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
+    far = {"delta": 4 * p.gates["delta"]} if "delta" in p.gates else {}  # from kinks, where rounding decides
+    p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | far | {"lr": 1e-3 * p.gates["lr"]})
     agree(p, torch.bfloat16)
     first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)

@@ -29,6 +29,7 @@ def _coefficients(
     solve: bool,
     decayed: bool,
     dtype: torch.dtype,
+    form: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows, pairs, into, mix, key_rows and key_pairs of `miras.kernels._ops.matrix`; the last two are empty without ``solve``.
 
@@ -43,10 +44,11 @@ def _coefficients(
         solve: whether keys read a state too.
         decayed: whether keys read it after their own decay.
         dtype: of pairs.
+        form: whether who reads them forms pairs without a slot (`miras.kernels._formed`): then none are stored.
     """
     from miras.kernels import _gates
 
-    formed = _compact.formed(kind, previous, dtype)
+    formed = _compact.formed(form, kind, previous, dtype)
     out = _blank(like, size, kind, solve, dtype, log_decay is not None, formed)
     if formed or _compact.lean(size, kind, dtype):
         _compact.forward(out, like, log_decay, log_momentum, size, kind, previous, solve, decayed)
@@ -108,8 +110,8 @@ def _blank(
 def _blank_coefficients(
     like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
 ) -> tuple[Tensor, ...]:
-    _, previous, solve, _, dtype = rest
-    return _blank(like, size, kind, solve, dtype, log_decay is not None, _compact.formed(kind, previous, dtype))
+    _, previous, solve, _, dtype, form = rest
+    return _blank(like, size, kind, solve, dtype, log_decay is not None, _compact.formed(form, kind, previous, dtype))
 
 
 def _coefficients_backward(
@@ -157,7 +159,7 @@ def _backward(pull: Any, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     like, log_decay, log_momentum = ctx.saved_tensors
     d_decay, d_momentum = pull(like, log_decay, log_momentum, *ctx.rest, list(grads))
     decay, momentum = (d_decay if log_decay is not None else None), (d_momentum if ctx.rest[1] else None)
-    return None, decay, momentum, *[None] * 7
+    return None, decay, momentum, *[None] * 8
 
 
 coefficients_backward = Operator("coefficients_backward", _coefficients_backward, _blank_gradients)

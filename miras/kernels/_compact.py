@@ -12,9 +12,6 @@ from torch import Tensor
 
 from miras.kernels.table import interpreted, launch
 
-FORMED = True
-"""Whether kernels form propagators without a slot themselves (`miras.kernels._formed`): then no pairs are stored."""
-
 LEAN = True
 """Whether propagators with momentum come from sums that a kernel of vectors finds (`miras.kernels._vectors`)."""
 
@@ -33,8 +30,8 @@ def narrow(dtype: torch.dtype) -> bool:
     return dtype != torch.float32 or interpreted()
 
 
-def formed(kind: int, previous: bool, dtype: torch.dtype) -> bool:
-    return FORMED and kind == 0 and not previous and narrow(dtype)
+def formed(asked: bool, kind: int, previous: bool, dtype: torch.dtype) -> bool:
+    return asked and kind == 0 and not previous and narrow(dtype)
 
 
 def lean(size: int, kind: int, dtype: torch.dtype) -> bool:
