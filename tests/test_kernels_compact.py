@@ -91,7 +91,7 @@ def test_coefficients_with_momentum(
     for on in (False, True):
         monkeypatch.setattr(_compact, "LEAN", on)
         logs = gates[0] if decay else None, gates[1]
-        out = _coefficients.coefficients(gates[1], *logs, 16, 1, 0.0, previous, solve, decayed, DTYPE)
+        out = _coefficients.coefficients(gates[1], *logs, 16, 1, 0.0, previous, solve, decayed, False, DTYPE)
         # of tokens that do not exist nothing is read, and no gradient comes
         there = torch.arange(16, device=DEVICE) < torch.tensor([16, 16, 8], device=DEVICE)[:, None]
         square = (there[:, None, :] & there[:, :, None]).to(DTYPE)

@@ -255,7 +255,9 @@ def test_coefficients_for_narrow_operands(kind: int, previous: bool) -> None:
     logs = [-torch.rand(1, 1, 21, device=DEVICE).square().requires_grad_() for _ in range(2)]
 
     def go(dtype: torch.dtype) -> list[Tensor]:
-        out = coefficients(logs[0], logs[0], logs[1] if kind else None, 16, kind, 0.7, previous, True, False, dtype)
+        out = coefficients(
+            logs[0], logs[0], logs[1] if kind else None, 16, kind, 0.7, previous, True, False, False, dtype
+        )
         weights = [torch.linspace(-1, 2, x.numel(), device=DEVICE).view(x.shape) for x in out]
         total = torch.stack([(x.float() * w).sum() for x, w in zip(out, weights, strict=True)]).sum()
         return [*out, *torch.autograd.grad(total, logs if kind else logs[:1])]

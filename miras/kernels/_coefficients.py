@@ -28,6 +28,7 @@ def _coefficients(
     previous: bool,
     solve: bool,
     decayed: bool,
+    form: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows, pairs, into, mix, key_rows and key_pairs of `miras.kernels._ops.matrix`; the last two are empty without ``solve``.
@@ -42,11 +43,12 @@ def _coefficients(
         previous: whether queries read the state before their token.
         solve: whether keys read a state too.
         decayed: whether keys read it after their own decay.
+        form: whether pairs may be left to kernels that form them, see `miras.kernels._formed`.
         dtype: of pairs.
     """
     from miras.kernels import _gates
 
-    formed = _compact.formed(kind, previous, dtype)
+    formed = form and _compact.formed(kind, previous, dtype)
     out = _blank(like, size, kind, solve, dtype, log_decay is not None, formed)
     if formed or _compact.lean(size, kind, dtype):
         _compact.forward(out, like, log_decay, log_momentum, size, kind, previous, solve, decayed)
@@ -108,8 +110,9 @@ def _blank(
 def _blank_coefficients(
     like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
 ) -> tuple[Tensor, ...]:
-    _, previous, solve, _, dtype = rest
-    return _blank(like, size, kind, solve, dtype, log_decay is not None, _compact.formed(kind, previous, dtype))
+    _, previous, solve, _, form, dtype = rest
+    formed = form and _compact.formed(kind, previous, dtype)
+    return _blank(like, size, kind, solve, dtype, log_decay is not None, formed)
 
 
 def _coefficients_backward(
@@ -157,7 +160,7 @@ def _backward(pull: Any, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     like, log_decay, log_momentum = ctx.saved_tensors
     d_decay, d_momentum = pull(like, log_decay, log_momentum, *ctx.rest, list(grads))
     decay, momentum = (d_decay if log_decay is not None else None), (d_momentum if ctx.rest[1] else None)
-    return None, decay, momentum, *[None] * 7
+    return None, decay, momentum, *[None] * 8
 
 
 coefficients_backward = Operator("coefficients_backward", _coefficients_backward, _blank_gradients)

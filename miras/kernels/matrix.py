@@ -102,7 +102,7 @@ def operands(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> Operand
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     bias, value, slope, gate = errors(spec, x, solve)
     inverse, gate, slope = (None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), gate, slope))
-    seen = readers(spec, algorithm_gates(spec, x), x, size, solve)
+    seen = readers(spec, algorithm_gates(spec, x), x, size, solve, form=True)
     return Operands(queries, keys, value, x.pair["lr"].contiguous(), inverse, gate, slope, *seen, bias)
 
 
@@ -137,8 +137,11 @@ def bias_gate(spec: MirasSpec, x: Inputs) -> Tensor | None:
     return next((g.squeeze(-1) if g.shape[-1] == 1 else g for g in bias_gates(spec, x.pair).values()), None)
 
 
-def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
-    """By one kernel for filters of at most one slot, else in PyTorch."""
+def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, form: bool = False) -> Readers:
+    """By one kernel for filters of at most one slot, else in PyTorch.
+
+    ``form``: whether who takes pairs forms them where only what they follow from is given, see `miras.kernels._formed`.
+    """
     previous, decayed = spec.read == "previous", spec.retention.gradient_at == "decayed"
     kind, nu = 0, 0.0
     match spec.algorithm:
@@ -156,7 +159,7 @@ def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) 
 
     decay, momentum = (gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum"))
     rows, pairs, into, mix, key_rows, key_pairs = coefficients(
-        x.pair["lr"], decay, momentum, size, kind, nu, previous, solve, decayed, x.q.dtype
+        x.pair["lr"], decay, momentum, size, kind, nu, previous, solve, decayed, form, x.q.dtype
     )
     return Readers(rows, pairs, into, mix, key_rows if solve else None, key_pairs if solve else None)
 

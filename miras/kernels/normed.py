@@ -88,7 +88,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), matrix.bias_gate(spec, x))
     )
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
-    given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x)
+    given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x, form=True)
     keep = torch.is_grad_enabled()
     how = residuals.key(spec.bias), a.eps, keep, shifted and KEYS_IN_KERNEL
     y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, *how)
@@ -116,11 +116,14 @@ def _stack(spec: MirasSpec, state: MemoryState, name: str) -> Tensor:
     return (start if spec.step_bound is None else limited(start)).contiguous()
 
 
-def readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coefficients of the memory and of lasting slots; others are empty where a chunk starts."""
+def readers(spec: MirasSpec, x: Inputs, form: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coefficients of the memory and of lasting slots; others are empty where a chunk starts.
+
+    ``form`` as of `miras.kernels.matrix.readers`: reader rates are one row of a chunk then.
+    """
     gates, size = algorithm_gates(spec, x), spec.chunk_size
     if not spec.algorithm.settles:
-        seen = matrix.readers(spec, gates, x, size, False)
+        seen = matrix.readers(spec, gates, x, size, False, form)
         return seen.rows, seen.pairs, seen.into, seen.mix
     if "log_decay" in gates or spec.read == "previous":
         seen = matrix.readers(spec, gates, x, size, False)
@@ -128,7 +131,7 @@ def readers(spec: MirasSpec, x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]
         return rows, seen.pairs, into, mix
     reader = gates["reader"].unflatten(2, (-1, size))
     spread = reader[..., None].to(x.q.dtype).expand(*reader.shape, size)
-    pairs = reader[..., None, None, :].contiguous() if READER_ROWS else spread.tril()
+    pairs = reader[..., None, None, :].contiguous() if form and READER_ROWS else spread.tril()
     into = -reader[..., -1:].expand_as(reader).unsqueeze(3).contiguous()
     return torch.ones_like(into), pairs, into, torch.ones_like(into[..., :1])
 
