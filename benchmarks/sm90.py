@@ -100,9 +100,9 @@ BESIDE = {
     "states": ("vectors", "vector_states"),
     "reverse": ("d_vectors", "d_vector_states", "d_vector_start", "d_last"),
     "readers": ("vector_states",),
-    "writers": ("vector_states", "d_vector_states"),
+    "writers": ("vector_states", "d_vector_states", "dv"),
 }
-"""Arguments that kernels have for a vector beside the matrix, and for the error of the last tile."""
+"""Arguments that kernels have for a vector beside the matrix, for the error of the last tile, and for keys taken off values."""
 
 
 FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", "d_key_pairs")}
@@ -110,11 +110,11 @@ FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", 
 
 
 def matrix(
-    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False, form: int = 0
+    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False, decay: bool = True
 ) -> list[Resources]:
     """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded.
 
-    ``form`` is what stands in the place of pairs, see `miras.kernels._formed`.
+    With slots they load pairs; without, they form them from a decay, if there is one, or from reader rates behind a norm.
     """
     from miras.kernels import _launches, _pull, _reverse, _scan, residuals
 
@@ -123,7 +123,8 @@ def matrix(
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound or normed
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
-    title += f" form={form}" if form else ""
+    title += "" if decay else " no decay"
+    form = 0 if slots else 3 if normed else 1 if decay else 2  # see `miras.kernels._formed`
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -148,9 +149,10 @@ def matrix(
                 "NORM": 1e-6,
                 "LAST": name in ("forward", "reverse"),
                 "RESIDUAL": found.residual,
+                "SHIFTED": True,
             }
             constants |= {n: c for n, c in more.items() if n in function.arg_names}
-        constants |= {"FORM": form} if form else {}
+        constants["FORM"] = form
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -159,12 +161,12 @@ def matrix(
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
         types = {n: _type(n) for n in function.arg_names} | (FORMED if form else {})
-        given = tuple(n for n in BESIDE[name] if normed and (not bound or n.endswith("last")))
+        given = tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n))
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
-        constants = {n: shared[n] for n in ("BC", "BI", "FULL", "num_warps", "num_stages")}
-        constants |= {"LEVELS": 6, "PRECISION": "tf32"} | ({"FORM": form} if form else {})
+        constants = {n: shared[n] for n in ("BC", "BI", "FULL")} | {"num_stages": 3, **_launches.INVERSE}
+        constants |= {"LEVELS": 6, "PRECISION": "tf32", "FORM": form}
         types = {n: _type(n) for n in _pull.inverse.arg_names} | (FORMED if form else {})
         out.append(compile(f"inverse  {title}", _pull.inverse, constants, types))
     return out
@@ -204,8 +206,9 @@ def main() -> None:
         for bias, solve in ((l2, False), (l2, True), (residuals.AFFINE, False), (residuals.AFFINE, True), (dot, False)):
             found.append(carry(d, bias, slots, solve))
             print(found[-1], flush=True)
-        for bias, bound, solve in ((Huber(), False, False), (Huber(), True, False), (L2(), False, True)):
-            for row in matrix(d, bias, slots, bound, solve):
+        cases = [(Huber(), False, False, True), (Huber(), True, False, True), (L2(), False, True, True)]
+        for bias, bound, solve, decay in cases + ([] if slots else [(L2(), False, True, False)]):
+            for row in matrix(d, bias, slots, bound, solve, decay=decay):
                 print(row, flush=True)
                 found.append(row)
     for chunk, slots, bound in ((16, 0, False), (64, 0, False), (64, 1, False), (64, 0, True)):

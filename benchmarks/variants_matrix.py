@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -20,6 +19,7 @@ CONFIGS = [
 
 LAUNCHES = {
     "2 warps": {"num_warps": 2},
+    "4 warps": {"num_warps": 4},
     "8 warps": {"num_warps": 8},
     "thin 168": {"num_warps": 4, "maxnreg": 168},
     "thin 128": {"num_warps": 4, "maxnreg": 128},
@@ -27,8 +27,6 @@ LAUNCHES = {
 """Of kernels that take less than the registers of a program."""
 
 SEGMENTS = (4, 5, 6, 8, 10, 12, 14, 16)
-SHORT = {"lean": ("_compact", "LEAN")}
-NORMED = {"norm": ("normed", "OWN_NORM"), "rows": ("normed", "READER_ROWS"), "keys": ("normed", "KEYS_IN_KERNEL")}
 
 Variant = Callable[[], AbstractContextManager[Any]]
 
@@ -39,14 +37,8 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
 
     used, settings = _used(call)
     out: dict[str, Variant] = {}
-    if "answers" in used:
-        out |= {f"ttt {n}": _on(where) for n, where in NORMED.items()} | {"ttt all": _on(*NORMED.values())}
-    kinds = [n for n in SHORT if n in used]
-    out |= {n: _on(SHORT[n]) for n in kinds}
-    switched = [n for n in _compact.LAUNCH if kinds and (n == "vectors" or "lean" in kinds)]
-    for kernel, (name, how) in product(switched, LAUNCHES.items()):
-        if kernel != "vectors" or "maxnreg" not in how:
-            out[f"{kinds[0]} {kernel} {name}"] = both(_on(SHORT[kinds[0]]), _item(_compact.LAUNCH, kernel, how))
+    for kernel in (n for n in _compact.LAUNCH if n in used):
+        out |= {f"{kernel} {n}": _item(_compact.LAUNCH, kernel, how) for n, how in _others(_compact.LAUNCH[kernel])}
     out |= {
         f"{n} {w}": _item(_coefficients.WARPS, n, {16: w, 32: w, 64: w})
         for n in _coefficients.WARPS
@@ -56,25 +48,20 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
     if "segments" in used:
         out |= {f"segments {n}": _attribute(_split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
     if "keys" in used:
-        ways = {
-            "unrolled": {"SMALL": 0},
-            "blocks": {"SMALL": 16},
-            "8 warps": {"num_warps": 8},
-            "thin": {"maxnreg": 128},
-        }
-        ways |= {"blocks thin": {"SMALL": 16, "maxnreg": 128}, "blocks 32": {"SMALL": 32}}
-        out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in ways.items()}
+        out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in _others(_launches.INVERSE)}
     if "states" in used:
         out |= {f"every {n}": _attribute(_launches, "EVERY", n) for n in (8, 32)}
     for kernel, before in settings.items():
-        whole = "answers" in used and kernel in (
-            "scan",
-            "states",
-            "reverse",
-        )  # whose norm takes all channels, and no more
+        # whose norm takes all channels, and no more
+        whole = "normed" in used and kernel in ("scan", "states", "reverse")
         fits = [c for c in CONFIGS if c != before and (c[0] == before[0] or not whole)]
         out |= {f"{kernel} {' '.join(map(str, c))}": _config(kernel, c) for c in fits}
     return out
+
+
+def _others(table: dict[str, int]) -> list[tuple[str, dict[str, int]]]:
+    """Launches that are not the table's."""
+    return [(n, how) for n, how in LAUNCHES.items() if how != table]
 
 
 def both(*variants: Variant) -> Variant:
@@ -92,7 +79,7 @@ def both(*variants: Variant) -> Variant:
 
 def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]]:
     """What a call launches, and the table's settings."""
-    from miras.kernels import _coefficients, _compact, _launches, _split, normed
+    from miras.kernels import _coefficients, _compact, _launches, _normed, _split
 
     used: set[str] = set()
     settings: dict[str, tuple[int, ...]] = {}
@@ -112,10 +99,11 @@ def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]
     with ExitStack() as stack:
         for how in (
             watched(_launches, "config", lambda x, rowwise, kernel: kernel),
-            watched(_coefficients, "_options", lambda *a: a[-1]),
-            watched(_compact, "lean", lambda size, kind, *_: "lean" if kind == 1 else ""),
+            watched(_coefficients, "_launched", lambda kernel, *_: kernel),
+            watched(_compact, "forward", lambda *_: "vectors"),
+            watched(_compact, "_products", lambda x, dtype, kernel: kernel),
             watched(_split, "segments", lambda *_: "segments"),
-            watched(normed, "_answers", lambda *_: "answers"),
+            watched(_normed, "normed", lambda *_: "normed"),
         ):
             stack.enter_context(how)
         call()
@@ -146,11 +134,3 @@ def _item(table: dict[str, Any], name: str, value: Any) -> Variant:
 
 def _items(table: dict[str, Any], values: dict[str, Any]) -> Variant:
     return lambda: mock.patch.dict(table, values)
-
-
-def _on(*switches: tuple[str, str]) -> Variant:
-    """With switches of `miras.kernels` on."""
-    from importlib import import_module
-
-    modules = [(import_module(f"miras.kernels.{module}"), name) for module, name in switches]
-    return both(*(_attribute(module, name, True) for module, name in modules))

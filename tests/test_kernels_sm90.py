@@ -13,10 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("module", ["sm90", "sm90_around", "sm90_channels", "sm90_mlp", "sm90_values"])
+@pytest.mark.parametrize(
+    "module", ["sm90", "sm90_around", "sm90_channels", "sm90_coefficients", "sm90_mlp", "sm90_values"]
+)
 def test_compiled_for_hopper(module: str) -> None:
     """In a process of its own: the interpreter of other tests takes the compiler's place for good."""
     environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--dims", "64"]
+    sizes = "--tiles" if module == "sm90_coefficients" else "--dims"
+    command = [sys.executable, "-m", f"benchmarks.{module}", sizes, "64"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

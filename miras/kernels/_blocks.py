@@ -1,10 +1,13 @@
-"""Triton: the inverse of a triangular system by fewer large products than `miras.kernels._pull.inverse` takes.
+"""Triton: the inverse of a triangular system by joining ever larger diagonal blocks.
 
-Blocks of SMALL tokens on the diagonal are inverted beside each other, in products of that size, and then joined.
+Blocks of SMALL tokens on the diagonal are inverted beside each other, in products of that size, and then joined in large ones.
 """
 
 import triton
 import triton.language as tl
+
+SMALL, SMALL_LEVELS = tl.constexpr(16), tl.constexpr(4)
+"""Tokens of the blocks, and their levels: ``2**4``."""
 
 
 @triton.jit
@@ -18,28 +21,14 @@ def joined(L, X, t, s, FIRST: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.
 
 
 @triton.jit
-def inverted(
-    L,
-    rc,
-    BC: tl.constexpr,
-    LEVELS: tl.constexpr,
-    SMALL: tl.constexpr,
-    SMALL_LEVELS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """``(1 + L)^-1`` of strictly lower ``L [t, s]``; what stands above or on its diagonal is not read."""
-    t, s = rc[:, None], rc[None, :]
-    if SMALL == 0:
-        X = tl.where(t == s, 1.0, 0.0) - tl.where(((t ^ s) == 1) & (t > s), L, 0.0)
-        X = joined(L, X, t, s, 1, LEVELS, PRECISION)
-    else:
-        count: tl.constexpr = BC // SMALL
-        own = tl.arange(0, count)[:, None, None, None] == tl.arange(0, count)[None, None, :, None]
-        D = tl.sum(tl.where(own, tl.reshape(L, [count, SMALL, count, SMALL]), 0.0), 2)
-        r = tl.arange(0, SMALL)
-        u, v = r[None, :, None], r[None, None, :]
-        Y = tl.where(u == v, 1.0, 0.0) - tl.where(((u ^ v) == 1) & (u > v), D, 0.0)
-        Y = joined(D, Y, u, v, 1, SMALL_LEVELS, PRECISION)
-        X = tl.reshape(tl.where(own, Y[:, :, None, :], 0.0), [BC, BC])
-        X = joined(L, X, t, s, SMALL_LEVELS, LEVELS, PRECISION)
-    return X
+def inverted(L, rc, BC: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
+    """``(1 + L)^-1`` of strictly lower ``L [t, s]`` of ``2**LEVELS`` tokens; what is above or on its diagonal is not read."""
+    count: tl.constexpr = BC // SMALL
+    own = tl.arange(0, count)[:, None, None, None] == tl.arange(0, count)[None, None, :, None]
+    D = tl.sum(tl.where(own, tl.reshape(L, [count, SMALL, count, SMALL]), 0.0), 2)
+    r = tl.arange(0, SMALL)
+    u, v = r[None, :, None], r[None, None, :]
+    Y = tl.where(u == v, 1.0, 0.0) - tl.where(((u ^ v) == 1) & (u > v), D, 0.0)
+    Y = joined(D, Y, u, v, 1, SMALL_LEVELS, PRECISION)
+    X = tl.reshape(tl.where(own, Y[:, :, None, :], 0.0), [BC, BC])
+    return joined(L, X, rc[:, None], rc[None, :], SMALL_LEVELS, LEVELS, PRECISION)

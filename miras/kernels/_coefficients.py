@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from miras.kernels import _compact
+from miras.kernels._compact import Given, formed, lean
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch
 
-WARPS: dict[str, dict[int, int]] = {"coefficients": {16: 1, 32: 1, 64: 4}, "coefficients back": {16: 1, 32: 1, 64: 4}}
+WARPS: dict[str, dict[int, int]] = {
+    "coefficients": {16: 1, 32: 1, 64: 4},
+    "coefficients_backward": {16: 1, 32: 1, 64: 4},
+}
 """By the tokens of a tile, 8 for others: more would form the sums of a short tile twice."""
 
 
@@ -28,8 +32,8 @@ def _coefficients(
     previous: bool,
     solve: bool,
     decayed: bool,
-    dtype: torch.dtype,
     form: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows, pairs, into, mix, key_rows and key_pairs of `miras.kernels._ops.matrix`; the last two are empty without ``solve``.
 
@@ -43,75 +47,43 @@ def _coefficients(
         previous: whether queries read the state before their token.
         solve: whether keys read a state too.
         decayed: whether keys read it after their own decay.
+        form: whether pairs may be left to kernels that form them, see `miras.kernels._formed`.
         dtype: of pairs.
-        form: whether who reads them forms pairs without a slot (`miras.kernels._formed`): then none are stored.
     """
-    from miras.kernels import _gates
-
-    formed = _compact.formed(form, kind, previous, dtype)
-    out = _blank(like, size, kind, solve, dtype, log_decay is not None, formed)
-    if formed or _compact.lean(size, kind, dtype):
-        _compact.forward(out, like, log_decay, log_momentum, size, kind, previous, solve, decayed)
-        return out
-    launch(
-        _gates.coefficients, _tiles(like, size),
-        log_decay, log_momentum, *out, nu, like.shape[2], size, -(-like.shape[2] // size),
-        **_options(like, log_decay, size, kind, previous, solve, decayed, dtype, "coefficients"),
-    )  # fmt: skip
+    x = Given(like, log_decay, log_momentum, size, kind, nu, previous, solve, decayed)
+    out = _blank(x, form, dtype)
+    if out[1].dim() == 6 or lean(size, kind, dtype):
+        _compact.forward(x, out)
+    else:
+        _launched("coefficients", x, dtype, *out)
     return out
 
 
-def _tiles(like: Tensor, size: int) -> int:
-    return like.shape[0] * like.shape[1] * -(-like.shape[2] // size)
+def _launched(kernel: str, x: Given, dtype: torch.dtype, *tensors: Tensor) -> None:
+    """One of `miras.kernels._gates`."""
+    from miras.kernels import _gates
+
+    block = x.flags["BC"]
+    launch(
+        getattr(_gates, kernel), x.tiles, x.log_decay, x.log_momentum, *tensors, x.nu, *x.sizes, **x.flags,
+        KIND=x.kind, EXACT=dtype == torch.float32, FULL=x.size == block and x.like.shape[2] % x.size == 0,
+        PRECISION=_compact.precision(dtype), num_warps=WARPS[kernel].get(block, 8),
+    )  # fmt: skip
 
 
-def _options(
-    like: Tensor,
-    log_decay: Tensor | None,
-    size: int,
-    kind: int,
-    previous: bool,
-    solve: bool,
-    decayed: bool,
-    dtype: torch.dtype,
-    kernel: str,
-) -> dict[str, Any]:
-    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    block = max(16, 1 << (size - 1).bit_length())
-    return {
-        "J": 2 if kind else 1,
-        "BC": block,
-        "KIND": kind,
-        "DECAY": log_decay is not None,
-        "PREVIOUS": previous,
-        "SOLVE": solve,
-        "DECAYED": decayed and log_decay is not None,
-        "EXACT": dtype == torch.float32,
-        "FULL": size == block and like.shape[2] % size == 0,
-        "PRECISION": "ieee" if exact else "tf32",
-        "num_warps": WARPS[kernel].get(block, 8),
-    }
+def _blank(x: Given, form: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    B, H, _ = x.like.shape
+    m, J = x.sizes[2], x.flags["J"]
+    rows, pairs, new = (B, H, m, J, x.size), (B, H, m, x.size, x.size), x.like.new_empty
+    if form and formed(x.kind, x.previous, dtype):  # from two rows of sums, or from nothing where nothing decays
+        pairs, dtype = (B, H, m, 1, 2 if x.flags["DECAY"] else 0, x.size), x.like.dtype
+    out = new(rows), new(pairs, dtype=dtype), new(rows), new(B, H, m, J, J)
+    return *out, new(rows if x.solve else 0), new(pairs if x.solve else 0, dtype=dtype)
 
 
-def _blank(
-    like: Tensor, size: int, kind: int, solve: bool, dtype: torch.dtype, decay: bool, formed: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    B, H, T = like.shape
-    m, J = -(-T // size), 2 if kind else 1
-    rows, pairs, mix = (B, H, m, J, size), (B, H, m, size, size), (B, H, m, J, J)
-    out = like.new_empty(rows), like.new_empty(pairs, dtype=dtype), like.new_empty(rows), like.new_empty(mix)
-    key_rows, key_pairs = like.new_empty(rows if solve else 0), like.new_empty(pairs if solve else 0, dtype=dtype)
-    if formed:
-        short = _compact.pairs_of(like, size, decay)
-        return out[0], short, *out[2:], key_rows, torch.empty_like(short) if solve else key_pairs
-    return *out, key_rows, key_pairs
-
-
-def _blank_coefficients(
-    like: Tensor, log_decay: Tensor | None, log_momentum: Tensor | None, size: int, kind: int, *rest: Any
-) -> tuple[Tensor, ...]:
-    _, previous, solve, _, dtype, form = rest
-    return _blank(like, size, kind, solve, dtype, log_decay is not None, _compact.formed(form, kind, previous, dtype))
+def _blank_coefficients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, form, dtype = arguments
+    return _blank(Given(*given), form, dtype)
 
 
 def _coefficients_backward(
@@ -127,21 +99,13 @@ def _coefficients_backward(
     grads: list[Tensor],
 ) -> list[Tensor]:
     """Gradients of the logs."""
-    from miras.kernels import _gates
-
-    grads = [g.contiguous() for g in grads]
-    d_decay = like.new_empty(like.shape if log_decay is not None else 0)
-    d_momentum = like.new_empty(like.shape if kind else 0)
-    if grads[1].dim() == 6 or _compact.lean(size, kind, grads[1].dtype):
-        how = size, kind, previous, solve, decayed
-        _compact.backward(d_decay, d_momentum, grads, like, log_decay, log_momentum, *how)
-        return [d_decay, d_momentum]
-    launch(
-        _gates.coefficients_backward, _tiles(like, size),
-        log_decay, log_momentum, *grads, d_decay, d_momentum, nu, like.shape[2], size, -(-like.shape[2] // size),
-        **_options(like, log_decay, size, kind, previous, solve, decayed, grads[1].dtype, "coefficients back"),
-    )  # fmt: skip
-    return [d_decay, d_momentum]
+    x = Given(like, log_decay, log_momentum, size, kind, nu, previous, solve, decayed)
+    grads, found = [g.contiguous() for g in grads], _blank_gradients(*x)
+    if grads[1].dim() == 6 or lean(size, kind, grads[1].dtype):
+        _compact.backward(x, grads, *found)
+    else:
+        _launched("coefficients_backward", x, grads[1].dtype, *grads, *found)
+    return found
 
 
 def _blank_gradients(

@@ -1,19 +1,20 @@
-"""Coefficients with less arithmetic and traffic, on request: not measured yet, see ``benchmarks/NOTES.md``.
+"""Coefficients from sums of logs, with less arithmetic and traffic than `miras.kernels._gates` takes, where sums suffice.
+
+Without a slot no pairs are stored where the kernels that multiply with them form them (`miras.kernels._formed`). With momentum they
+are products (`miras.kernels._products`), and a kernel of several tiles finds everything that is of one number a token
+(`miras.kernels._vectors`).
 
 Shapes: B batch, H heads, T tokens, m tiles of C tokens, J = 1 + K memory and slots.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from miras.kernels.table import interpreted, launch
-
-LEAN = True
-"""Whether propagators with momentum come from sums that a kernel of vectors finds (`miras.kernels._vectors`)."""
 
 TILES = 8
 """Tiles of a program of vectors."""
@@ -25,103 +26,103 @@ LAUNCH: dict[str, dict[str, int]] = {
 }
 
 
+class Given(NamedTuple):
+    """The arguments of `miras.kernels._coefficients.coefficients` but for the form and dtype of pairs."""
+
+    like: Tensor
+    log_decay: Tensor | None
+    log_momentum: Tensor | None
+    size: int
+    kind: int
+    nu: float
+    previous: bool
+    solve: bool
+    decayed: bool
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Tokens of a sequence and of a tile, and tiles of a sequence."""
+        T = self.like.shape[2]
+        return T, self.size, -(-T // self.size)
+
+    @property
+    def tiles(self) -> int:
+        """Those of all sequences."""
+        return self.like.shape[0] * self.like.shape[1] * self.sizes[2]
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Compile-time arguments of all kernels of coefficients."""
+        decay = self.log_decay is not None
+        return {
+            "J": 2 if self.kind else 1,
+            "BC": max(16, 1 << (self.size - 1).bit_length()),
+            "DECAY": decay,
+            "PREVIOUS": self.previous,
+            "SOLVE": self.solve,
+            "DECAYED": self.decayed and decay,
+        }
+
+
 def narrow(dtype: torch.dtype) -> bool:
     """Stretches as differences of sums are not exact where a gate is zero."""
     return dtype != torch.float32 or interpreted()
 
 
-def formed(asked: bool, kind: int, previous: bool, dtype: torch.dtype) -> bool:
-    return asked and kind == 0 and not previous and narrow(dtype)
+def formed(kind: int, previous: bool, dtype: torch.dtype) -> bool:
+    """Whether pairs of that dtype can be formed from sums."""
+    return kind == 0 and not previous and narrow(dtype)
 
 
 def lean(size: int, kind: int, dtype: torch.dtype) -> bool:
-    return LEAN and kind == 1 and size >= 16 and size & (size - 1) == 0 and narrow(dtype)
+    """Whether pairs are products of what sums give."""
+    return kind == 1 and size >= 16 and size & (size - 1) == 0 and narrow(dtype)
 
 
-def pairs_of(like: Tensor, size: int, decay: bool) -> Tensor:
-    """What stands in the place of pairs: two rows of sums, or none where nothing decays."""
-    B, H, T = like.shape
-    return like.new_empty(B, H, -(-T // size), 1, 2 if decay else 0, size)
+def precision(dtype: torch.dtype) -> str:
+    """Of products inside a kernel, for pairs of that dtype."""
+    return "ieee" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
 
 
-def _options(
-    like: Tensor, decay: bool, size: int, kind: int, previous: bool, solve: bool, decayed: bool
-) -> tuple[int, dict[str, Any]]:
-    tiles = like.shape[0] * like.shape[1] * -(-like.shape[2] // size)
-    return tiles, {
-        "J": 2 if kind else 1,
-        "BC": max(16, 1 << (size - 1).bit_length()),
-        "R": TILES,
-        "DECAY": decay,
-        "PREVIOUS": previous,
-        "SOLVE": solve,
-        "DECAYED": decayed and decay,
-        **LAUNCH["vectors"],
-    }
+def _products(x: Given, dtype: torch.dtype, kernel: str) -> dict[str, Any]:
+    kept = {n: flag for n, flag in x.flags.items() if n != "J"}
+    return kept | {"PRECISION": precision(dtype), **LAUNCH[kernel]}
 
 
-def _products(options: dict[str, Any], dtype: torch.dtype, kernel: str) -> dict[str, Any]:
-    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    kept = {n: options[n] for n in ("BC", "DECAY", "PREVIOUS", "SOLVE", "DECAYED")}
-    return kept | {"PRECISION": "ieee" if exact else "tf32", **LAUNCH[kernel]}
-
-
-def forward(
-    out: tuple[Tensor, ...],
-    like: Tensor,
-    log_decay: Tensor | None,
-    log_momentum: Tensor | None,
-    size: int,
-    kind: int,
-    previous: bool,
-    solve: bool,
-    decayed: bool,
-) -> None:
+def forward(x: Given, out: tuple[Tensor, ...]) -> None:
     """Fills what `miras.kernels._coefficients` returns."""
     from miras.kernels import _products as products
     from miras.kernels import _vectors
 
     rows, pairs, into, mix, key_rows, key_pairs = out
-    tiles, options = _options(like, log_decay is not None, size, kind, previous, solve, decayed)
-    sums = like.new_empty(tiles, 2, size) if kind else pairs
+    tiles = x.tiles
+    sums = x.like.new_empty(tiles, 2, x.size) if x.kind else pairs
     launch(
-        _vectors.vectors, -(-tiles // TILES), log_decay, log_momentum, sums, key_pairs, rows, into, mix, key_rows,
-        tiles, like.shape[2], size, -(-like.shape[2] // size), **options,
+        _vectors.vectors, -(-tiles // TILES), x.log_decay, x.log_momentum, sums, key_pairs, rows, into, mix, key_rows,
+        tiles, *x.sizes, **x.flags, R=TILES, **LAUNCH["vectors"],
     )  # fmt: skip
-    if kind:
-        launch(products.products, tiles, sums, pairs, key_pairs, **_products(options, pairs.dtype, "products"))
+    if x.kind:
+        launch(products.products, tiles, sums, pairs, key_pairs, **_products(x, pairs.dtype, "products"))
 
 
-def backward(
-    d_decay: Tensor,
-    d_momentum: Tensor,
-    grads: list[Tensor],
-    like: Tensor,
-    log_decay: Tensor | None,
-    log_momentum: Tensor | None,
-    size: int,
-    kind: int,
-    previous: bool,
-    solve: bool,
-    decayed: bool,
-) -> None:
+def backward(x: Given, grads: list[Tensor], d_decay: Tensor, d_momentum: Tensor) -> None:
     """Fills the gradients of the logs."""
     from miras.kernels import _products as products
     from miras.kernels import _vectors
 
-    if log_decay is None and log_momentum is None:
+    if x.log_decay is None and x.log_momentum is None:
         return
     d_rows, d_pairs, d_into, d_mix, d_key_rows, d_key_pairs = grads
-    tiles, options = _options(like, log_decay is not None, size, kind, previous, solve, decayed)
-    d_sums = d_pairs
-    if kind:
-        sums, d_sums = like.new_empty(tiles, 2, size), like.new_empty(tiles, 2, size)
-        shapes = {n: options[n] for n in ("BC", "R", "DECAY")} | LAUNCH["vectors"]
-        length, each = like.shape[2], -(-like.shape[2] // size)
-        launch(_vectors.totals, -(-tiles // TILES), log_decay, log_momentum, sums, tiles, length, size, each, **shapes)
-        how = _products(options, d_pairs.dtype, "products_backward")
+    tiles, programs, flags, d_sums = x.tiles, -(-x.tiles // TILES), x.flags, d_pairs
+    if x.kind:
+        sums, d_sums = (x.like.new_empty(tiles, 2, x.size) for _ in range(2))
+        launch(
+            _vectors.totals, programs, x.log_decay, x.log_momentum, sums, tiles, *x.sizes,
+            BC=flags["BC"], DECAY=flags["DECAY"], R=TILES, **LAUNCH["vectors"],
+        )  # fmt: skip
+        how = _products(x, d_pairs.dtype, "products_backward")
         launch(products.products_backward, tiles, sums, d_pairs, d_key_pairs, d_sums, **how)
     launch(
-        _vectors.vectors_backward, -(-tiles // TILES), log_decay, log_momentum, d_rows, d_sums, d_into, d_mix,
-        d_key_rows, d_key_pairs, d_decay, d_momentum, tiles, like.shape[2], size, -(-like.shape[2] // size), **options,
+        _vectors.vectors_backward, programs, x.log_decay, x.log_momentum, d_rows, d_sums, d_into, d_mix,
+        d_key_rows, d_key_pairs, d_decay, d_momentum, tiles, *x.sizes, **flags, R=TILES, **LAUNCH["vectors"],
     )  # fmt: skip

@@ -44,8 +44,8 @@ class Tiles(NamedTuple):
         return self.B * self.H
 
 
-INVERSE: dict[str, int] = {"num_warps": 4, "SMALL": 16}
-"""Of the kernel that solves the system of a tile; SMALL: blocks of so many tokens first, 0 for none, all levels unrolled."""
+INVERSE: dict[str, int] = {"num_warps": 4}
+"""Of the kernel that solves the system of a tile."""
 
 
 def power(n: int) -> int:
@@ -167,14 +167,6 @@ class Scratch:
         self.rates, self.d_norms = call.lr.new_empty(bound), call.lr.new_empty(bound)
 
 
-def unrolled(block: int) -> dict[str, Any]:
-    """Compile-time arguments of `miras.kernels._pull.inverse` besides sizes."""
-    if "SMALL" not in INVERSE:
-        return INVERSE
-    small = INVERSE["SMALL"] if block > INVERSE["SMALL"] else 0
-    return INVERSE | {"UNROLLED": True, "SMALL": small, "SMALL_LEVELS": max(small.bit_length() - 1, 0)}
-
-
 def solve(call: Call) -> Tensor:
     """The inverse of every tile's triangular system, ``[B, H, m, C, C]``; nothing where no token sees another."""
     x = call.tiles
@@ -188,7 +180,7 @@ def solve(call: Call) -> Tensor:
         _pull.inverse, x.programs * x.m,
         call.k, call.lr, call.slope, call.key_pairs, solved, *strides(call.k), *call.sizes()[:5],
         BC=bc, LEVELS=bc.bit_length() - 1, BI=bi, FULL=bc == x.C and x.T % x.C == 0 and bi == x.I,
-        PRECISION="ieee" if exact else "tf32", **unrolled(bc), **call.form,
+        PRECISION="ieee" if exact else "tf32", **INVERSE, **call.form,
     )  # fmt: skip
     return solved
 

@@ -185,7 +185,6 @@ def writers(
 def inverse(
     k, lr, slope, key_pairs, out, sk_b, sk_h, sk_t, H, T, C, NT, I,
     BC: tl.constexpr, LEVELS: tl.constexpr, BI: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, FORM: tl.constexpr = 0,
-    UNROLLED: tl.constexpr = False, SMALL: tl.constexpr = 0, SMALL_LEVELS: tl.constexpr = 0,
 ):  # fmt: skip
     """The inverse of ``1 + L``, ``L[t, s] = slope_t key_pairs_ts (k_t . k_s) lr_s``, by joining ever larger diagonal blocks.
 
@@ -206,19 +205,5 @@ def inverse(
     rate = tl.load(lr + token + rc, mask=keep, other=0.0)
     steep = tl.load(slope + token + rc, mask=keep, other=0.0)
     L = product(K, tl.trans(K), PRECISION) * M * steep[:, None] * rate[None, :]
-    if UNROLLED:
-        X = inverted(L, rc, BC, LEVELS, SMALL, SMALL_LEVELS, PRECISION)
-    else:
-        X = joined_in_a_loop(L, rc, LEVELS, PRECISION)
+    X = inverted(L, rc, BC, LEVELS, PRECISION)
     store_tile(out + at * C * C, rc, C, rc, keep, keep, X, FULL)
-
-
-@triton.jit
-def joined_in_a_loop(L, rc, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
-    pair = (rc[:, None] // 2 == rc[None, :] // 2) & (rc[:, None] > rc[None, :])
-    X = tl.where(rc[:, None] == rc[None, :], 1.0, 0.0) - tl.where(pair, L, 0.0)
-    for level in range(1, LEVELS):
-        size = 1 << level
-        below = (rc[:, None] // (2 * size) == rc[None, :] // (2 * size)) & (rc[:, None] // size > rc[None, :] // size)
-        X -= product(X, product(tl.where(below, L, 0.0), X, PRECISION), PRECISION)
-    return X

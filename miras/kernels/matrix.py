@@ -140,7 +140,7 @@ def bias_gate(spec: MirasSpec, x: Inputs) -> Tensor | None:
 def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, form: bool = False) -> Readers:
     """By one kernel for filters of at most one slot, else in PyTorch.
 
-    With ``form`` for kernels that form pairs without a slot themselves, from what stands in their place then.
+    ``form``: whether who takes pairs forms them where only what they follow from is given, see `miras.kernels._formed`.
     """
     previous, decayed = spec.read == "previous", spec.retention.gradient_at == "decayed"
     kind, nu = 0, 0.0
@@ -159,7 +159,7 @@ def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, 
 
     decay, momentum = (gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum"))
     rows, pairs, into, mix, key_rows, key_pairs = coefficients(
-        x.pair["lr"], decay, momentum, size, kind, nu, previous, solve, decayed, x.q.dtype, form
+        x.pair["lr"], decay, momentum, size, kind, nu, previous, solve, decayed, form, x.q.dtype
     )
     return Readers(rows, pairs, into, mix, key_rows if solve else None, key_pairs if solve else None)
 

@@ -6,7 +6,6 @@ Shapes: B batch, H heads, T tokens, m chunks of C tokens, J = 1 + K memory and s
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from miras.algorithms import MiniBatch
@@ -21,9 +20,6 @@ from miras.state import MemoryState, Weights
 
 WIDTHS = (16, 32, 64)
 """Value channels of a head: a norm needs all of them in one program, without padding."""
-
-OWN_NORM = READER_ROWS = KEYS_IN_KERNEL = True
-"""Whether kernels norm the answers, spread the rates of readers over pairs, and take keys off values; not measured yet."""
 
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
@@ -79,33 +75,23 @@ def _slots(spec: MirasSpec) -> int:
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
     from miras.kernels import _normed
+    from miras.kernels._rows import answers
 
     a = spec.architecture
     assert isinstance(a, MLP)
     shifted = a.residual and not isinstance(spec.bias, Dot)  # the error is one of the difference
-    value = x.v - x.k if shifted and not KEYS_IN_KERNEL else x.v
     inverse, gate = (
         None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), matrix.bias_gate(spec, x))
     )
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
-    given = x.q, x.k, value, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x, form=True)
-    keep = torch.is_grad_enabled()
-    how = residuals.key(spec.bias), a.eps, keep, shifted and KEYS_IN_KERNEL
+    given = x.q, x.k, x.v, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x, form=True)
+    how = residuals.key(spec.bias), a.eps, torch.is_grad_enabled(), shifted
     y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, *how)
     ends = {"w_1": end, "b_1": vector_end} if a.bias else {"w_1": end}
     memory = {n: w[:, :, 0] for n, w in ends.items()}
     slots = {n: w[:, :, 1:] for n, w in ends.items()} if _slots(spec) else _spent(spec, x, last, a.bias)
-    return _answers(y, x.q if a.residual else None, a.eps), state._replace(memory=memory, slots=slots, anchor=memory)
-
-
-def _answers(y: Tensor, q: Tensor | None, eps: float) -> Tensor:
-    """Normed, plus what they add to."""
-    if OWN_NORM:
-        from miras.kernels._rows import answers
-
-        return answers(y.transpose(1, 2), None if q is None else q.transpose(1, 2), eps).transpose(1, 2)
-    y = F.layer_norm(y.transpose(1, 2), y.shape[-1:], eps=eps).transpose(1, 2)
-    return y if q is None else y + q
+    y = answers(y.transpose(1, 2), x.q.transpose(1, 2) if a.residual else None, a.eps).transpose(1, 2)
+    return y, state._replace(memory=memory, slots=slots, anchor=memory)
 
 
 def _stack(spec: MirasSpec, state: MemoryState, name: str) -> Tensor:
@@ -119,19 +105,19 @@ def _stack(spec: MirasSpec, state: MemoryState, name: str) -> Tensor:
 def readers(spec: MirasSpec, x: Inputs, form: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Coefficients of the memory and of lasting slots; others are empty where a chunk starts.
 
-    With ``form`` for kernels that spread what is the same for all pairs of a reader, or form them.
+    ``form`` as of `miras.kernels.matrix.readers`: reader rates are one row of a chunk then.
     """
     gates, size = algorithm_gates(spec, x), spec.chunk_size
     if not spec.algorithm.settles:
         seen = matrix.readers(spec, gates, x, size, False, form)
         return seen.rows, seen.pairs, seen.into, seen.mix
     if "log_decay" in gates or spec.read == "previous":
-        seen = matrix.readers(spec, gates, x, size, False, form)
+        seen = matrix.readers(spec, gates, x, size, False)
         rows, into, mix = (t[..., :1, :].contiguous() for t in (seen.rows, seen.into, seen.mix[..., :1]))
         return rows, seen.pairs, into, mix
     reader = gates["reader"].unflatten(2, (-1, size))
-    spread = reader[..., None].to(x.q.dtype).expand(*reader.shape, size)
-    pairs = reader[..., None, None, :].contiguous() if form and READER_ROWS else spread.tril()
+    spread = reader[..., None, None, :] if form else reader[..., None].to(x.q.dtype).expand(*reader.shape, size).tril()
+    pairs = spread.contiguous()
     into = -reader[..., -1:].expand_as(reader).unsqueeze(3).contiguous()
     return torch.ones_like(into), pairs, into, torch.ones_like(into[..., :1])
 

@@ -1,0 +1,79 @@
+"""Compiles, as `benchmarks.sm90`, the kernels that find coefficients of tiles, and the norms of answers.
+
+python -m benchmarks.sm90_coefficients [--tiles 16 32 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from benchmarks.sm90 import Resources, compile
+
+TYPES = {"TILES": "i32", "T": "i32", "C": "i32", "NT": "i32", "N": "i32", "nu": "fp32", "eps": "fp32"}
+HALF = frozenset(("pairs", "key_pairs", "d_pairs", "d_key_pairs", "y", "q", "out", "upstream", "dy"))
+"""Pointers to operands; others are in float32."""
+
+CASES = {  # kind of filter, decay, previous, solve, decayed
+    "huber momentum": (1, True, False, False, False),
+    "exact momentum": (1, True, False, True, False),
+    "exact delta": (0, True, False, True, True),
+    "delta rule": (0, False, False, True, False),
+    "exact delta, read before": (0, True, True, True, True),
+    "nesterov": (2, True, False, False, False),
+}
+
+SPILLS = 512
+"""Bytes a thread."""
+
+
+def _row(title: str, kernel: Any, options: dict[str, Any]) -> Resources:
+    constants = {n: x for n, x in options.items() if n in kernel.arg_names or n == "num_warps"}
+    types = {n: TYPES.get(n, "*bf16" if n in HALF else "*fp32") for n in kernel.arg_names}
+    return compile(f"{kernel.fn.__name__:<22} {title}", kernel, constants | {"num_stages": 3}, types)
+
+
+def coefficients(case: str, size: int) -> list[Resources]:
+    """Of tiles of ``size`` tokens, by the kernels that take pairs in bfloat16."""
+    from miras.kernels import _coefficients, _compact, _gates, _products, _vectors
+
+    kind, decay, *flags = CASES[case]
+    like = torch.empty(4, 16, 4096, device="meta")
+    x = _compact.Given(like, like if decay else None, like if kind else None, size, kind, 0.0, *flags)
+    options = x.flags | {"KIND": kind, "EXACT": False, "FULL": True, "PRECISION": "tf32", "R": _compact.TILES}
+    options |= ({} if decay else {"log_decay": None}) | ({} if kind else {"log_momentum": None})
+    launched: dict[Any, dict[str, int]] = {}
+    lean = _compact.lean(size, kind, torch.bfloat16)
+    if lean:
+        launched |= {getattr(_products, n): _compact.LAUNCH[n] for n in ("products", "products_backward")}
+        launched[_vectors.totals] = _compact.LAUNCH["vectors"]
+    if lean or _compact.formed(kind, x.previous, torch.bfloat16):
+        launched |= dict.fromkeys((_vectors.vectors, _vectors.vectors_backward), _compact.LAUNCH["vectors"])
+    else:
+        launched |= {getattr(_gates, n): {"num_warps": by.get(size, 8)} for n, by in _coefficients.WARPS.items()}
+    return [_row(f"{case}, tiles of {size}", kernel, options | how) for kernel, how in launched.items()]
+
+
+def answers() -> list[Resources]:
+    """Norms of rows of 64 channels."""
+    from miras.kernels import _answers, _rows
+
+    options = {"O": 64, "ADD": True, **_rows.LAUNCH}
+    return [_row("", kernel, options) for kernel in (_answers.answers, _answers.answers_backward)]
+
+
+def main() -> None:
+    """Prints one line a kernel; fails where one spills, or transposes an accumulator."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, nargs="*", default=[16, 32, 64])
+    found = [row for case in CASES for size in parser.parse_args().tiles for row in coefficients(case, size)]
+    found += answers()
+    print(*found, sep="\n")
+    if bad := [r.name for r in found if r.spills > SPILLS or r.transposed]:
+        raise SystemExit(f"too many spills, or a transposed accumulator: {bad}")
+
+
+if __name__ == "__main__":
+    main()
