@@ -2,13 +2,15 @@
 
     python -m benchmarks.sm90 [--dims 64 128]
 
-It also looks for what Triton 3.4-3.7.0 miscompiles on Hopper: a transposed accumulator that feeds a matrix product.
+It also looks for what is miscompiled on Hopper: by Triton 3.4-3.7.0 a transposed accumulator that feeds a matrix product, by
+assemblers of CUDA 12.8 uniform registers that nothing has written (`benchmarks.sass`). ``TRITON_PTXAS_PATH`` names another assembler.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import subprocess
 import tempfile
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks import sass
 
 HALF = frozenset(
     ("x", "upstream", "q", "k", "v", "o", "states", "errors", "predictions", "solve", "do", "out", "pairs", "key_pairs")
@@ -41,11 +45,12 @@ class Resources:
     wgmma: int
     mma: int
     transposed: int  # accumulators that are transposed
+    undefined: int  # uniform registers that are read before they are written
 
     def __str__(self) -> str:
         return (
             f"{self.name:<58} {self.registers:>4} registers {self.spills:>5} B spilled {self.shared / 1024:6.1f} KiB shared"
-            f" {self.wgmma:>4} wgmma {self.mma:>4} mma {self.transposed:>2} transposed"
+            f" {self.wgmma:>4} wgmma {self.mma:>4} mma {self.transposed:>2} transposed {self.undefined:>2} undefined"
         )
 
 
@@ -71,9 +76,11 @@ def compile(
         ptx.write_text(built.asm["ptx"])
         cubin.write_bytes(built.asm["cubin"])
         said = subprocess.run(
-            [tools / "ptxas", "-v", "--gpu-name=sm_90a", ptx, "-o", "/dev/null"], capture_output=True, text=True
+            [os.environ.get("TRITON_PTXAS_PATH", tools / "ptxas"), "-v", "--gpu-name=sm_90a", ptx, "-o", "/dev/null"],
+            capture_output=True,
+            text=True,
         ).stderr
-        code = subprocess.run([tools / "nvdisasm", "-c", cubin], capture_output=True, text=True).stdout
+        code = sass.listing(cubin)
     registers = re.findall(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes spill stores", said)
     return Resources(
@@ -81,9 +88,10 @@ def compile(
         int(registers[-1]),
         int(spills[-1]),
         built.metadata.shared,
-        len(re.findall(r"\bHGMMA[.\s]", code)),
-        len(re.findall(r"\bHMMA[.\s]", code)),
+        sum("HGMMA." in text for _, text in code),
+        sum(text.startswith("HMMA.") or " HMMA." in text for _, text in code),
         len(re.findall(r"tt\.trans %\S+ .*?#mma\w*>.*", built.asm["ttgir"])),
+        len(sass.undefined(code)),
     )
 
 
@@ -215,7 +223,11 @@ def main() -> None:
         for row in matrix(64, L2(), slots, bound, False, chunk, True):
             print(row, flush=True)
             found.append(row)
-    bad = [r.name for r in found if r.shared > LIMIT or r.transposed or r.spills > SPILLS or not on_tensor_cores(r)]
+    bad = [
+        r.name
+        for r in found
+        if r.shared > LIMIT or r.transposed or r.undefined or r.spills > SPILLS or not on_tensor_cores(r)
+    ]
     if bad:
         raise SystemExit(
             f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"

@@ -63,7 +63,11 @@ def channels(d: int) -> list[Resources]:
 def check(found: list[Resources]) -> None:
     """Prints one line a kernel; fails where one does not fit, spills, or transposes an accumulator."""
     print(*found, sep="\n")
-    if bad := [r.name for r in found if r.spills > SPILLS or r.shared > LIMIT or r.transposed or not r.wgmma + r.mma]:
+    if bad := [
+        r.name
+        for r in found
+        if r.spills > SPILLS or r.shared > LIMIT or r.transposed or r.undefined or not r.wgmma + r.mma
+    ]:
         raise SystemExit(
             f"too many spills or too much shared memory, no tensor cores, or a transposed accumulator: {bad}"
         )

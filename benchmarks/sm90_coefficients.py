@@ -71,7 +71,7 @@ def main() -> None:
     found = [row for case in CASES for size in parser.parse_args().tiles for row in coefficients(case, size)]
     found += answers()
     print(*found, sep="\n")
-    if bad := [r.name for r in found if r.spills > SPILLS or r.transposed]:
+    if bad := [r.name for r in found if r.spills > SPILLS or r.transposed or r.undefined]:
         raise SystemExit(f"too many spills, or a transposed accumulator: {bad}")
 
 

@@ -147,7 +147,7 @@ def main() -> None:
 
     def show(rows: list[Resources]) -> list[str]:
         print(*rows, sep="\n", flush=True)
-        return [r.name for r in rows if r.shared > LIMIT or r.transposed or not on_tensor_cores(r)]
+        return [r.name for r in rows if r.shared > LIMIT or r.transposed or r.undefined or not on_tensor_cores(r)]
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="*", default=[64])

@@ -24,9 +24,6 @@ from benchmarks import gpu, gpu_cases, gpu_mlp, variants_matrix
 from miras import AssociativeMemory
 from miras.testing import relative
 
-SWITCHES = (("BACK",), ("LATER",), ("AHEAD",), ("BACK", "LATER"), ("BACK", "AHEAD"), ("BACK", "LATER", "AHEAD"))
-"""What the reverse scan of the perceptron may do, see `miras.kernels._mlp_ahead`."""
-
 Variant = Callable[[], AbstractContextManager[Any]]
 Calls = dict[str, Callable[[], Any]]
 """What is timed, by name; the last one is compared too."""
@@ -37,19 +34,18 @@ def perceptron() -> dict[str, Variant]:
     from miras.kernels import _mlp_launch
 
     def changed(kernel: str, how: dict[str, int]) -> Variant:
-        return lambda: mock.patch.dict(_mlp_launch.LAUNCH, {kernel: _mlp_launch.LAUNCH[kernel] | how})
+        launches = {kernel: _mlp_launch.LAUNCH[kernel] | how}
+        return variants_matrix.both(
+            lambda: mock.patch.dict(_mlp_launch.LAUNCH, launches),
+            lambda: mock.patch.dict(_mlp_launch.NARROW, {kernel: {}}),
+        )
 
     found: dict[str, Variant] = {}
     for kernel, tile, warps, stages in product(_mlp_launch.LAUNCH, (32, 64), (4, 8), (1, 2, 3)):
         if stages == 1 or kernel not in ("scan", "reverse"):  # whose tiles wait for each other
             how = {"BF": tile, "num_warps": warps, "num_stages": stages}
             found[f"{kernel} {tile} {warps} {stages}"] = changed(kernel, how)
-    for tile, warps, on in product((32, 64), (4, 8), SWITCHES):
-        how = {"BF": tile, "num_warps": warps, **dict.fromkeys(on, True)}
-        found[f"reverse {tile} {warps} {' '.join(on)}"] = changed("reverse", how)
-    found["reverse 16 BACK"] = changed("reverse", {"BF": 16, "BACK": True})
-    for tile, on in ((16, ()), (16, ("AHEAD",)), (32, ("AHEAD",))):
-        found[" ".join(("scan", str(tile), *on))] = changed("scan", {"BF": tile, **dict.fromkeys(on, True)})
+    found |= {f"{kernel} 16": changed(kernel, {"BF": 16}) for kernel in ("scan", "reverse")}
     found["kept only"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1)
     found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
     found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20)

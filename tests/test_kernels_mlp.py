@@ -27,6 +27,7 @@ from miras.kernels import (
     Dims,
     Kernel,
     _compact,
+    assembler,
     choose,
     interpreted,
     mlp,
@@ -238,29 +239,6 @@ def test_kept_states_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert other.norm() > 0
 
 
-def switch_on(monkeypatch: pytest.MonkeyPatch, kernel: str, switches: tuple[str, ...], **how: int) -> None:
-    """What the table of launches leaves off."""
-    from miras.kernels import _mlp_launch
-
-    monkeypatch.setitem(_mlp_launch.LAUNCH, kernel, _mlp_launch.LAUNCH[kernel] | dict.fromkeys(switches, True) | how)
-
-
-@pytest.mark.parametrize(
-    ("name", "kernel", "switches"),
-    [
-        ("titans", "scan", ("AHEAD",)),
-        ("titans", "reverse", ("BACK",)),
-        ("bounded", "reverse", ("LATER",)),
-        ("moneta", "reverse", ("BACK", "LATER")),
-    ],
-)
-def test_what_may_be_switched_on(
-    monkeypatch: pytest.MonkeyPatch, name: str, kernel: str, switches: tuple[str, ...]
-) -> None:
-    switch_on(monkeypatch, kernel, switches)
-    agree(problem(SPECS[name], length=32, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
-
-
 @pytest.mark.parametrize("name", ["titans", "memora", "moneta at the anchor", "ttt", "gains and biases", "gated, gd"])
 def test_any_phase_and_length(name: str) -> None:
     """Tokens around the whole chunks take the PyTorch path; the state goes from one to the other."""
@@ -320,6 +298,7 @@ def test_computes_published_memories(spec: MirasSpec, kernel: Kernel) -> None:
 def test_wide_ones_only_on_request(monkeypatch: pytest.MonkeyPatch, chunk: int, width: int) -> None:
     memory, dims = AssociativeMemory(zoo.spec("titans_lmm", chunk_size=chunk)), Dims(width, width)
     monkeypatch.setattr(mlp_wide, "_room", lambda _: None)
+    monkeypatch.setattr(assembler, "sound", lambda: True)
     where = torch.device("cuda"), torch.float32 if interpreted() else torch.bfloat16
     arguments = memory.spec, memory.shapes(width, width), 1, dims, where
     assert choose(*arguments, forced=True) == mlp_wide.KERNEL
@@ -357,22 +336,13 @@ def test_bfloat16(name: str, width: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tile", [32, 64])
-@pytest.mark.parametrize(
-    ("kernel", "switches"),
-    [
-        ("scan", ("AHEAD",)),
-        ("reverse", ("BACK",)),
-        ("reverse", ("LATER",)),
-        ("reverse", ("AHEAD",)),
-        ("reverse", ("BACK", "LATER", "AHEAD")),
-    ],
-)
-def test_what_may_be_switched_on_in_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, kernel: str, switches: tuple[str, ...], tile: int
-) -> None:
-    switch_on(monkeypatch, kernel, switches, BF=tile)
-    test_bfloat16("titans", 64)
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", ["titans", "bounded", "moneta", "memora"])
+def test_tiles_in_bfloat16(monkeypatch: pytest.MonkeyPatch, name: str, narrow: bool) -> None:
+    if narrow and (reason := assembler.missing(torch.device("cuda"))):
+        pytest.skip(reason)
+    monkeypatch.setattr(assembler, "sound", lambda: narrow)
+    test_bfloat16(name, 64)
 
 
 @pytest.mark.gpu

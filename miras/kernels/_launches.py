@@ -76,7 +76,8 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     if rowwise:
         return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, 1)
     warps = 4 if x.I <= 64 or (kernel == "carry" and x.I <= 128) else 8
-    return Config(64 if wide else min(width, 32), warps, 2 if x.I <= 128 else 1)
+    stages = 3 if kernel == "scan" and x.J == 1 and x.I <= 64 else 2 if x.I <= 128 else 1
+    return Config(64 if wide else min(width, 32), warps, stages)
 
 
 def shared_arguments(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[str, Any]]:

@@ -6,7 +6,6 @@ Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of 
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_ahead import fetch_ahead, store_late
 from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import set_aside, take_back
 from miras.kernels._mlp_gains import copy_gains, earlier_gains, gained_error, gained_error_vjp, written_gains_vjp
@@ -44,7 +43,7 @@ def reverse(
     LIMIT: tl.constexpr, SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, VJP: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr,
-    BACK: tl.constexpr, LATER: tl.constexpr, AHEAD: tl.constexpr, WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` and of the errors at the anchor.
 
@@ -64,7 +63,6 @@ def reverse(
     here = rr < C
     ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
     SENT: tl.constexpr = C * max(I, O)
-    READS: tl.constexpr = BACK or O > HALF  # again what it stored of the second matrix, in the place of transposing it
     parts += b * TILES * C * O
     SUMS: tl.constexpr = 3 if BIASES else 2
     norms += b * SUMS * TILES * C
@@ -89,12 +87,6 @@ def reverse(
         chunk, local = b * total + first + n, b * count + n
         token = chunk * C + rc
         wide = local * C * F + cf
-        if AHEAD:
-            fetch_ahead(
-                (h_, slope_, turn_, d_h, d_u1, d_zr, hr_, u1_), k, kept_u2, seen2, sent,
-                chunk - tl.minimum(n, 1), local - tl.minimum(n, 1), tile, rr,
-                8 if BOUND else 7, C, I, O, F, BF, J,
-            )  # fmt: skip
         s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
 
         if LINK > 0:
@@ -108,18 +100,14 @@ def reverse(
         row0 = tl.load(into + chunk * J * C + rc)[:, None]
         row1 = row0
         e1d, e2d = e1.to(DT), e2.to(DT)
-        if not LATER:
-            tl.store(late1 + local * J * I * F + at1, e1d)
-        if not LATER or READS:
-            tl.store(late2 + local * J * F * O + at2, e2d)
+        tl.store(late1 + local * J * I * F + at1, e1d)
+        tl.store(late2 + local * J * F * O + at2, e2d)
         du1, dh = row0 * dot(kk, e1d), row0 * dot(u2, e2d)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)[:, None]
             f1d, f2d = f1.to(DT), f2.to(DT)
-            if not LATER:
-                tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
-            if not LATER or READS:
-                tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
+            tl.store(late1 + (local * J + 1) * I * F + at1, f1d)
+            tl.store(late2 + (local * J + 1) * F * O + at2, f2d)
             du1 += row1 * dot(kk, f1d)
             dh += row1 * dot(u2, f2d)
         if BIASES:
@@ -167,7 +155,7 @@ def reverse(
         du1 += tl.load(d_u1 + wide).to(tl.float32)
         bend = tl.load(slope_ + wide).to(tl.float32)
         d_pulled = (du1 * bend).to(DT)
-        if READS:
+        if O > HALF:  # what was stored of the second matrix is read again, in the place of transposing it
             a2_at = seen2 + (local - n % BLOCKS) * J * F * O
             tl.debug_barrier()  # what is stored at late2 is read again
             store_pulled(
@@ -182,10 +170,6 @@ def reverse(
             tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
         arrive(arrivals)
         met += TILES
-        if LATER:
-            store_late(late1 + local * J * I * F + at1, e1, f1 if SLOT else e1, I * F, SLOT)
-            if not READS:
-                store_late(late2 + local * J * F * O + at2, e2, f2 if SLOT else e2, F * O, SLOT)
 
         # what does not wait for the others: mixing, and what the queries sent
         dz = du1 * tl.load(turn_ + wide).to(tl.float32) + (dh + tl.load(d_h + wide).to(tl.float32)) * bend
@@ -282,7 +266,7 @@ def reverse(
 
         wait(arrivals, met)
         d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
-        if READS:
+        if O > HALF:
             a2 = tl.load(a2_at + at2)
         dzd = (dz + dot(d_od, a2) * bend).to(DT)
         tl.store(dz_ + wide, dzd)

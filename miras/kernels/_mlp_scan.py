@@ -30,8 +30,7 @@ def scan(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, ROWS: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, GATE: tl.constexpr, BIASES: tl.constexpr, GAINS: tl.constexpr,
     BIAS: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, AHEAD: tl.constexpr,
-    WIDTH: tl.constexpr,
+    EPS: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``W_i' = sum_j mix_ij W_j + (into_i s keys)^T errors`` from chunk to chunk. Second matrices are transposed.
 
@@ -64,13 +63,10 @@ def scan(
         mine_g = told_g + 2 * J * O
         copy_gains(gains + b * J * 2 * O, mine_g, ro, O, SLOT)
 
-    if AHEAD:
-        kk = tl.load(k + (b * total + first) * C * I + ci)
     for n in range(count):
         chunk, local = b * total + first + n, b * count + n
         token = chunk * C + rc
-        if not AHEAD:
-            kk = tl.load(k + chunk * C * I + ci)
+        kk = tl.load(k + chunk * C * I + ci)
         if LINK > 0:
             tell(a1, a2, meet + (b * TILES + tile) * 2 * O, O, LINK, L)
             arrive(arrivals)
@@ -151,8 +147,6 @@ def scan(
         row0 = tl.load(into + chunk * J * C + rc)
         if SLOT:
             row1 = tl.load(into + chunk * J * C + C + rc)
-        if AHEAD:  # the next chunk cannot begin without its keys
-            next_keys = tl.load(k + tl.minimum(chunk + 1, b * total + first + count - 1) * C * I + ci)
 
         wait(arrivals, met)
         if GAINS:
@@ -204,8 +198,6 @@ def scan(
             if SLOT:
                 c1 += tl.sum(u1 * (row1 * t1)[:, None], 0)
                 c2 += tl.sum(u2f * (row1 * t2)[:, None], 0)
-        if AHEAD:
-            kk = next_keys
 
     if end1 is not None:
         tl.store(end1 + b * end1_stride + at1, a1)

@@ -1,6 +1,8 @@
 """Perceptrons of two matrices with heads of 128 channels, or chunks of 128 and 256 tokens in blocks of 64.
 
-Not yet run on a device, so on request only. See `miras.kernels._mlp_blocks` and `miras.kernels._mlp_halves`.
+On request only: on a device all cases but one agree, see ``benchmarks/NOTES.md``.
+
+See `miras.kernels._mlp_blocks` and `miras.kernels._mlp_halves`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes
-from miras.kernels import mlp
+from miras.kernels import assembler, mlp
 from miras.kernels.table import Dims, Kernel, constant
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -41,8 +43,8 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 
 def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
-    """Widths that fill a tile, on a device that runs all programs of a head at once."""
-    return mlp.fits(device, dtype, dims, WIDTHS) or _room(device)
+    """Widths that fill a tile, on a device that runs all programs of a head at once, with a trusted assembler."""
+    return mlp.fits(device, dtype, dims, WIDTHS) or _room(device) or assembler.missing(device)
 
 
 @constant  # it asks the device

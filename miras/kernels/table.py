@@ -105,4 +105,7 @@ def triton_runs(device: torch.device, dtype: torch.dtype) -> str | None:
         return "the device is older than compute capability 8.0"
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"q, k and v are {dtype}; kernels take bfloat16, float16 and float32"
+    from miras.kernels import assembler
+
+    assembler.prefer()  # before anything is compiled
     return None

@@ -1,0 +1,84 @@
+"""Which assembler kernels are handed to, and what depends on it."""
+
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from benchmarks import sass
+from miras.architectures import MLP
+from miras.biases import L2
+from miras.kernels import Dims, _mlp_launch, _mlp_ops, assembler, mlp_gated, mlp_wide
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An assembler as a package brings it, of some release."""
+    path = tmp_path / "nvidia" / "cu13" / "bin" / "ptxas"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!{sys.executable}\nprint('Cuda compilation tools, release 13.5, V13.5.37')\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    monkeypatch.delenv("TRITON_PTXAS_PATH", raising=False)
+    return path
+
+
+def test_a_newer_one_is_preferred(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assembler.prefer()
+    assert os.environ["TRITON_PTXAS_PATH"] == str(package)
+    assert assembler.sound()
+    monkeypatch.setenv("TRITON_PTXAS_PATH", "elsewhere")
+    assembler.prefer()
+    assert os.environ["TRITON_PTXAS_PATH"] == "elsewhere"
+
+
+def test_without_one_narrow_tiles_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Any = _mlp_ops.reverse
+    tensors = [torch.zeros(1, 64, 64, dtype=torch.bfloat16)] * 9 + [
+        torch.zeros(1, 1, 64, 256),
+        torch.zeros(1, 1, 256, 64),
+    ]
+    x = _mlp_launch.Given._make([*tensors, None, None, None])
+    how = _mlp_launch.recall(_mlp_launch.key(MLP(), L2()))
+    for trusted, tile in ((True, 32), (False, 64)):
+        monkeypatch.setattr(assembler, "sound", lambda trusted=trusted: trusted)
+        assert x.launch(how, kernel)["BF"] == tile
+        assert x.tiles(kernel) == 256 // tile
+        assert x._replace(biases=torch.zeros(1, 1, 320)).tiles(kernel) == 4  # not tried on a device
+
+
+@pytest.mark.parametrize("module", [mlp_gated, mlp_wide])
+def test_kernels_that_need_one_say_so(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.mlp, "fits", lambda *_: None)
+    monkeypatch.setattr(mlp_wide, "_room", lambda _: None)
+    for trusted in (True, False):
+        monkeypatch.setattr(assembler, "sound", lambda trusted=trusted: trusted)
+        reason = module.fits(torch.device("cuda"), torch.bfloat16, Dims(64, 64))
+        assert reason is None if trusted else "pip install 'nvidia-cuda-nvcc>=13.3'" in reason
+
+
+CODE = [
+    ("0000", "ULDC.64 UR6, c[0x0][0x208]"),
+    ("0010", "@P0 BRA `(.L_x_1)"),
+    ("0020", "R2UR UR12, R5"),
+    ("", ".L_x_1"),
+    ("0030", "UIADD3 UR13, UR12, 0x2, URZ"),
+    ("0040", "HGMMA.64x16x16.F32.BF16 R48, R20, gdesc[UR10].tnspB, RZ, !UPT"),
+    ("0050", "EXIT"),
+    ("0060", "UMOV UR8, UR9"),
+]
+
+
+def test_registers_that_nothing_has_written() -> None:
+    """On the way past the write; a product whose left operand lies in registers reads the second half of its descriptors."""
+    assert [read.split()[:2] for read in sass.undefined(CODE)] == [["0030", "UR12"], ["0040", "UR12"]]
+    assert sass.undefined([line for line in CODE if "BRA" not in line[1]]) == []
