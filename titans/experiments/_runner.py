@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing as mp
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ import torch
 from titans.experiments._cells import Cell, Point
 
 Say = Callable[[str], None]
+
+FAILED = 17
+"""The exit status of a process whose cell said what went wrong."""
 
 
 class Outcome(NamedTuple):
@@ -64,35 +68,52 @@ def found(folder: Path, cell: Cell) -> list[Point] | None:
         return None
 
 
-def _results(todo: list[Cell], folder: Path, devices: Sequence[str]):
-    if len(devices) == 1:
+def _results(todo: list[Cell], folder: Path, devices: Sequence[str]) -> Iterator[tuple[Cell, str | None]]:
+    if list(devices) == ["cpu"]:
         for cell in todo:
-            yield cell, _work(cell, folder, devices[0])
+            yield cell, _work(cell, folder, "cpu")
         return
-    context = mp.get_context("spawn")
-    free: Queue[str] = context.Queue()
+    free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
-    with ProcessPoolExecutor(len(devices), context, _initialise, (free,)) as pool:
-        futures = {pool.submit(_work, cell, folder): cell for cell in todo}
+
+    def one(cell: Cell) -> str | None:
+        device = free.get()
+        try:
+            return _apart(cell, folder, device)
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        futures = {pool.submit(one, cell): cell for cell in todo}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _initialise(free: Queue[str]) -> None:
-    global _device  # a process keeps its device
-    _device = free.get()
+def _apart(cell: Cell, folder: Path, device: str) -> str | None:
+    """In a process of its own: after an illegal access on a device there is nothing that a process can do there."""
+    process = mp.get_context("spawn").Process(target=_alone, args=(cell, folder, device))
+    process.start()
+    process.join()
+    if process.exitcode == FAILED:
+        return (folder / f"{cell.key}.error").read_text().splitlines()[0]
+    return None if process.exitcode == 0 else f"its process ended with {process.exitcode}"
+
+
+def _alone(cell: Cell, folder: Path, device: str) -> None:
     torch.set_num_threads(1)
+    sys.exit(FAILED if _work(cell, folder, device) else 0)
 
 
-def _work(cell: Cell, folder: Path, device: str | None = None) -> str | None:
+def _work(cell: Cell, folder: Path, device: str) -> str | None:
     """Runs a cell and writes its points; returns what went wrong."""
     started = time.time()
     try:
-        points = cell.run(folder / cell.key, device or _device)
+        points = cell.run(folder / cell.key, device)
     except Exception as error:  # a model that diverges must not take the others along
-        (folder / f"{cell.key}.error").write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}"
+        (folder / f"{cell.key}.error").write_text(f"{said}\n\n{traceback.format_exc()}")
+        return said
     record = {"cell": cell.to_dict(), "seconds": time.time() - started, "points": [asdict(p) for p in points]}
     unfinished = folder / f".{cell.key}.unfinished"
     unfinished.write_text(json.dumps(record, indent=1))
