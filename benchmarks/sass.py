@@ -83,6 +83,8 @@ def _access(text: str) -> tuple[list[int], list[int]]:
     """Uniform registers that an instruction reads and writes."""
     name, _, rest = re.sub(r"^@!?U?P\d+\s+", "", text).partition(" ")
     operands = [o.strip() for o in rest.split(",")]
+    if name.startswith("CALL"):  # a division of 64 bits, which leaves its answer where it likes
+        return [], list(range(NEVER))
     writes: list[int] = []
     if name.startswith(("U", "R2UR", "S2UR", "VOTEU", "REDUX", "CREDUX")):
         place = next((i for i, o in enumerate(operands[:2]) if re.fullmatch(r"UR\d+", o)), None)

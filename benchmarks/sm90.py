@@ -230,7 +230,7 @@ def main() -> None:
     ]
     if bad:
         raise SystemExit(
-            f"too much shared memory or too many spills, no tensor cores, or a transposed accumulator: {bad}"
+            f"too much shared memory or too many spills, no tensor cores, a transposed accumulator, or registers never written: {bad}"
         )
 
 

@@ -82,3 +82,4 @@ def test_registers_that_nothing_has_written() -> None:
     """On the way past the write; a product whose left operand lies in registers reads the second half of its descriptors."""
     assert [read.split()[:2] for read in sass.undefined(CODE)] == [["0030", "UR12"], ["0040", "UR12"]]
     assert sass.undefined([line for line in CODE if "BRA" not in line[1]]) == []
+    assert sass.undefined([("0000", "CALL.REL.NOINC `($div)"), ("0010", "UMOV UR5, UR59")]) == []
