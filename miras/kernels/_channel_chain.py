@@ -14,16 +14,22 @@ from miras.kernels._scan import load_tile, load_transposed, product, store_tile
 
 
 @triton.jit
+def block(I, O, C: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr):
+    """The head, tokens of a tile, key and value channels of a program, and which of these there are."""
+    pid = tl.program_id(0).to(tl.int64)
+    i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
+    rc, ri = tl.arange(0, C), tl.arange(0, BI)
+    return i, rc, ri, rv, rc < C, ri < I, rv < O
+
+
+@triton.jit
 def chain(
     u, b, asked, scores, written, kept, start, o, end, errors, states, NT, I, O,
     C: tl.constexpr, BI: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr, KEYS: tl.constexpr, SAVE: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
     """Forward; SAVE writes the state before every tile and the errors, which backward needs."""
-    pid = tl.program_id(0).to(tl.int64)
-    i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
-    rc, ri = tl.arange(0, C), tl.arange(0, BI)
-    keep_c, keep_i, keep_v = rc < C, ri < I, rv < O
+    i, rc, ri, rv, keep_c, keep_i, keep_v = block(I, O, C, BI, BV, NV)
     W = load_tile(start + i * I * O, ri, O, rv, keep_i, keep_v, FULL)
     for n in range(0, NT):
         at = i * NT + n
@@ -51,10 +57,7 @@ def chain_back(
     FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the errors, and of the state after every tile; the others are products of what is stored."""
-    pid = tl.program_id(0).to(tl.int64)
-    i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
-    rc, ri = tl.arange(0, C), tl.arange(0, BI)
-    keep_c, keep_i, keep_v = rc < C, ri < I, rv < O
+    i, rc, ri, rv, keep_c, keep_i, keep_v = block(I, O, C, BI, BV, NV)
     dW = load_tile(d_end + i * I * O, ri, O, rv, keep_i, keep_v, FULL)
     for step in range(0, NT):
         at = i * NT + NT - 1 - step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from miras.kernels import _mlp_launch
-from miras.kernels import _mlp_parts as parts
+from miras.kernels._mlp_meetings import LINE
 
 TILE = 32
 """Hidden width of a program: three matrices take half as many registers again as two. Half of it for float32."""
@@ -35,7 +35,7 @@ class Given(_mlp_launch.Given):
     def meetings(self, kernel: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, three over rows; and tickets."""
         b, c, tiles = len(self.q), self.rows.shape[-1], self.tiles(kernel)
-        tickets = torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
+        tickets = torch.zeros((1 + b) * LINE.value, dtype=torch.int32, device=self.q.device)
         return self.w1.new_empty(b, tiles, c, self.v.shape[-1]), self.w1.new_empty(b, 3, tiles, c), tickets
 
 

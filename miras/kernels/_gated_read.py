@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from miras.kernels._gated_parts import hidden, load_rate
-from miras.kernels._mlp_parts import dot, mean
+from miras.kernels._mlp_meetings import at_hand
+from miras.kernels._mlp_parts import dot, layer_norm
 
 
 @triton.jit
@@ -32,9 +33,7 @@ def read(
     """``out = rows (hr Wd) - (pairs hr h^T) sd u`` with hr from ``rows (q W) - (pairs q k^T) s u`` of gate and up."""
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    _n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
@@ -75,8 +74,7 @@ def read(
     if out is not None:
         tl.store(out + co, y)
     if NORM:
-        centred = y - mean(y)
-        y = centred * tl.rsqrt(mean(centred * centred) + EPS)
+        y, _scale = layer_norm(y, EPS)
     if RESIDUAL:
         y += tl.load(q + ci).to(tl.float32)
     tl.store(answer + co, y)

@@ -8,7 +8,9 @@ import triton.language as tl
 
 from miras.kernels._gated_parts import hidden, load_rate
 from miras.kernels._gated_read import met
+from miras.kernels._mlp_meetings import at_hand
 from miras.kernels._mlp_parts import dot, layer_norm_vjp
+from miras.kernels._mlp_read_backward import send
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -32,13 +34,11 @@ def read_backward(
     """
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    _n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
-    ri_at, ro_at = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
+    ro_at = rc[:, None] * O + ro[None, :]
     cc, cc_t = rc[:, None] * C + rc[None, :], rc[None, :] * C + rc[:, None]
     SENT: tl.constexpr = C * max(I, O)
     sent += local * 2 * J * SENT
@@ -50,14 +50,7 @@ def read_backward(
         d = layer_norm_vjp(d, tl.load(out + co), EPS)
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
-    row0 = tl.load(rows + chunk * J * C + rc)[:, None]
-    row1 = row0
-    tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
-    tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
-    if SLOT:
-        row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
-        tl.store(sent + SENT + ri_at, (qq.to(tl.float32) * row1).to(DT))
-        tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
+    row0, row1 = send(sent, rows + chunk * J * C, qq, d, SENT, SLOT)
     u = tl.load(kept_u2 + local * C * O + ro_at)
     sg = load_rate(lr, rates, token, local, rc, 0, C, BOUND)[:, None]
     su = load_rate(lr, rates, token, local, rc, 1, C, BOUND)[:, None]
@@ -139,9 +132,7 @@ def query_backward(
     """Gradients of ``rows (q W) - (pairs q k^T) s u`` of gate and up, but for those of the errors."""
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    _n, chunk, local = at_hand(first, count, total)
     ri, rc, rb = tl.arange(0, I), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from miras.kernels._gated_parts import hidden
-from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
+from miras.kernels._mlp_meetings import add_up, arrive, enter, own_rows, wait
+from miras.kernels._mlp_parts import bounded_rate, dot, error, load_gate
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -28,16 +29,11 @@ def scan(
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    ticket = tl.atomic_add(tickets, 1)
-    b = (ticket // TILES).to(tl.int64)
-    tile = ticket % TILES
-    arrivals = tickets + (1 + b) * LINE
+    b, tile, arrivals = enter(tickets, TILES)
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
     at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
-    rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
-    here = rr < C
-    ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
+    rr, here, ro_at, ri_at = own_rows(tile, ROWS, C, I, O)
     parts += b * TILES * C * O
     norms += b * 3 * TILES * C
     met = 0

@@ -7,13 +7,8 @@ import triton
 import triton.language as tl
 
 from miras.kernels._gated_parts import load_rate
-from miras.kernels._mlp_parts import bounded_vjp, dot
-
-
-@triton.jit
-def inner(a, b):
-    """The inner products of the rows of two matrices."""
-    return tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
+from miras.kernels._mlp_meetings import at_hand
+from miras.kernels._mlp_parts import bounded_vjp, dot, inner
 
 
 @triton.jit
@@ -38,9 +33,7 @@ def write_backward(
 ):  # fmt: skip
     """Keys, mixing and rates, one matrix after the other: sums over the hidden width of all three would not fit."""
     J: tl.constexpr = 2 if SLOT else 1
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    _n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]

@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import both, mixed
-from miras.kernels._mlp_parts import add_up, bounded_rate, bounded_vjp, clipped, mean
+from miras.kernels._mlp_meetings import add_up
+from miras.kernels._mlp_parts import bounded_rate, bounded_vjp, clipped, layer_norm, mean
 
 
 @triton.jit
@@ -57,9 +58,7 @@ def gained_error(
 ):  # fmt: skip
     """As `miras.kernels._mlp_parts.error`."""
     gain, shift = tl.load(gains + ro), tl.load(gains + O + ro)
-    centred = o - mean(o)
-    scale = tl.rsqrt(mean(centred * centred) + EPS)
-    y = centred * scale
+    y, scale = layer_norm(o, EPS)
     answer = y * gain[None, :] + shift[None, :]
     if RESIDUAL:
         answer += k

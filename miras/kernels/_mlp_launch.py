@@ -15,6 +15,7 @@ from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
 from miras.kernels import _mlp_links, assembler, residuals
 from miras.kernels import _mlp_parts as parts
+from miras.kernels._mlp_meetings import LINE
 
 PROGRAMS = 1024
 """Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
@@ -193,7 +194,7 @@ class Given(NamedTuple):
         rows = self.w1.new_empty(b, count, tiles, c)
         vectors = 2 if how.link.kind else 0 if self.gains is None else 4 * self.w1.shape[1]
         told = self.w1.new_empty(b, tiles, vectors, self.v.shape[-1]) if vectors else None
-        return sums, rows, told, torch.zeros((1 + b) * parts.LINE.value, dtype=torch.int32, device=self.q.device)
+        return sums, rows, told, torch.zeros((1 + b) * LINE.value, dtype=torch.int32, device=self.q.device)
 
 
 class Seen(NamedTuple):

@@ -1,10 +1,4 @@
-"""Pieces the kernels of the perceptron share: activations, the error at its output, and meetings between programs.
-
-A head's hidden width is cut into tiles, one program each, which hold their part of the weights for the whole sequence and
-meet a few times a chunk: to add up what a product over the hidden width left in parts, each some rows, and to read all rows
-of what follows from the sums. Programs number themselves in the order they start, so the tiles of a head that waits have
-all started or are next: there is no deadlock.
-"""
+"""Pieces the kernels of the perceptron share: activations, norms, the error at its output, and bounded rates."""
 
 import triton
 import triton.language as tl
@@ -13,7 +7,6 @@ DENSITY = tl.constexpr(0.3989422804014327)  # of the normal distribution at zero
 TANH_SCALE = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 TANH_CUBIC = tl.constexpr(0.044715)
 TINY = tl.constexpr(1e-30)
-LINE = tl.constexpr(32)  # integers of a cache line: counters of two heads do not share one
 
 
 @triton.jit
@@ -78,6 +71,12 @@ def dot(a, b, total=None):
 
 
 @triton.jit
+def inner(a, b):
+    """The inner products of the rows of two matrices."""
+    return tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
+
+
+@triton.jit
 def load_gate(gate, token, channel, here, GATE: tl.constexpr):
     """The bias's gate of some rows: none, one a token, or one a token and channel."""
     g = 0.0
@@ -104,6 +103,14 @@ def centre(x, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def layer_norm(x, EPS: tl.constexpr, WIDTH: tl.constexpr = 0):
+    """The normed rows, and what they were multiplied with once they were centred."""
+    centred = centre(x, WIDTH)
+    scale = tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
+    return centred * scale, scale
+
+
+@triton.jit
 def error(
     o, k, v, gate, BIAS: tl.constexpr, P: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr,
     WIDTH: tl.constexpr = 0,
@@ -112,9 +119,7 @@ def error(
     y = o
     scale = tl.full([o.shape[0], 1], 1.0, tl.float32)
     if NORM:
-        centred = centre(o, WIDTH)
-        scale = tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
-        y = centred * scale
+        y, scale = layer_norm(o, EPS, WIDTH)
     answer = y
     if RESIDUAL:
         answer += k
@@ -148,34 +153,8 @@ def error_vjp(
 @triton.jit
 def layer_norm_vjp(d, x, EPS: tl.constexpr, WIDTH: tl.constexpr = 0):
     """The gradient at the input of the layer norm of the answers."""
-    centred = centre(x, WIDTH)
-    scale = tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
-    y = centred * scale
+    y, scale = layer_norm(x, EPS, WIDTH)
     return (centre(d, WIDTH) - y * mean(d * y, WIDTH)) * scale
-
-
-@triton.jit
-def arrive(arrivals):
-    """What this program has stored may be read by those that wait."""
-    tl.debug_barrier()
-    tl.atomic_add(arrivals, 1, sem="release")
-
-
-@triton.jit
-def wait(arrivals, count):
-    """Until that many programs have arrived."""
-    while tl.atomic_add(arrivals, 0, sem="acquire") < count:
-        pass
-    tl.debug_barrier()
-
-
-@triton.jit
-def add_up(parts, at, stride, here, TILES: tl.constexpr):
-    """The sum of what all tiles stored, in their order, where there is something."""
-    total = tl.load(parts + at, mask=here, other=0.0, cache_modifier=".cg")
-    for tile in tl.static_range(1, TILES):
-        total += tl.load(parts + tile * stride + at, mask=here, other=0.0, cache_modifier=".cg")
-    return total
 
 
 @triton.jit

@@ -9,7 +9,8 @@ import triton.language as tl
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
 from miras.kernels._mlp_halves import HALF
-from miras.kernels._mlp_parts import centre, dot, load_rates, mean
+from miras.kernels._mlp_meetings import at_hand
+from miras.kernels._mlp_parts import dot, layer_norm, load_rates
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -27,9 +28,7 @@ def read(
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
@@ -92,8 +91,7 @@ def read(
     if out is not None:
         tl.store(out + co, y)
     if NORM:
-        centred = centre(y, WIDTH)
-        y = centred * tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
+        y, _scale = layer_norm(y, EPS, WIDTH)
     if RESIDUAL:
         y += tl.load(q + ci).to(tl.float32)
     tl.store(answer + co, y)

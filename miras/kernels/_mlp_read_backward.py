@@ -8,7 +8,26 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
+from miras.kernels._mlp_meetings import at_hand
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
+
+
+@triton.jit
+def send(sent, rows, q, d, SENT: tl.constexpr, SLOT: tl.constexpr):
+    """Leaves queries and d, the gradient of what they read, times their rows for the reverse scan. Returns the rows."""
+    J: tl.constexpr = 2 if SLOT else 1
+    C: tl.constexpr = q.shape[0]
+    rc, ri, ro = tl.arange(0, C), tl.arange(0, q.shape[1]), tl.arange(0, d.shape[1])
+    ri_at, ro_at = rc[:, None] * q.shape[1] + ri[None, :], rc[:, None] * d.shape[1] + ro[None, :]
+    row0 = tl.load(rows + rc)[:, None]
+    row1 = row0
+    tl.store(sent + ri_at, (q.to(tl.float32) * row0).to(q.dtype))
+    tl.store(sent + J * SENT + ro_at, (d * row0).to(q.dtype))
+    if SLOT:
+        row1 = tl.load(rows + C + rc)[:, None]
+        tl.store(sent + SENT + ri_at, (q.to(tl.float32) * row1).to(q.dtype))
+        tl.store(sent + 3 * SENT + ro_at, (d * row1).to(q.dtype))
+    return row0, row1
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -32,13 +51,11 @@ def read_backward(
     """
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci, co = token[:, None] * I + ri[None, :], token[:, None] * O + ro[None, :]
-    ri_at, ro_at = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
+    ro_at = rc[:, None] * O + ro[None, :]
     cc, cc_t = rc[:, None] * C + rc[None, :], rc[None, :] * C + rc[:, None]
     SENT: tl.constexpr = C * max(I, O)
     sent += local * 2 * J * SENT
@@ -50,14 +67,7 @@ def read_backward(
         d = layer_norm_vjp(d, tl.load(out + co), EPS, WIDTH)
     tl.store(d_out + co, d.to(DT))
     qq, kk = tl.load(q + ci), tl.load(k + ci)
-    row0 = tl.load(rows + chunk * J * C + rc)[:, None]
-    row1 = row0
-    tl.store(sent + ri_at, (qq.to(tl.float32) * row0).to(DT))
-    tl.store(sent + J * SENT + ro_at, (d * row0).to(DT))
-    if SLOT:
-        row1 = tl.load(rows + chunk * J * C + C + rc)[:, None]
-        tl.store(sent + SENT + ri_at, (qq.to(tl.float32) * row1).to(DT))
-        tl.store(sent + 3 * SENT + ro_at, (d * row1).to(DT))
+    row0, row1 = send(sent, rows + chunk * J * C, qq, d, SENT, SLOT)
     u2 = tl.load(kept_u2 + local * C * O + ro_at)
     s1, s2 = load_rates(lr, squares, token, local, rc, C, BOUND)
     t1, t2 = s1, s2
@@ -155,9 +165,7 @@ def query_backward(
     """Gradients of ``zr = rows (q W1) - (pairs s1 q k^T) u1``."""
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    _n, chunk, local = at_hand(first, count, total)
     ri, rc, rb = tl.arange(0, I), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]

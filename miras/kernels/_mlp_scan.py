@@ -11,7 +11,8 @@ from miras.kernels._mlp_blocks import store_and_anchor
 from miras.kernels._mlp_gains import copy_gains, gained_error, next_gains, write_gains
 from miras.kernels._mlp_halves import HALF, squared_norms, store_products
 from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
-from miras.kernels._mlp_parts import LINE, add_up, arrive, bounded_rate, dot, error, load_gate, wait
+from miras.kernels._mlp_meetings import add_up, arrive, enter, own_rows, wait
+from miras.kernels._mlp_parts import bounded_rate, dot, error, load_gate
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -39,16 +40,11 @@ def scan(
     TILES: tl.constexpr = F // BF
     J: tl.constexpr = 2 if SLOT else 1
     DT = k.dtype.element_ty
-    ticket = tl.atomic_add(tickets, 1)
-    b = (ticket // TILES).to(tl.int64)
-    tile = ticket % TILES
-    arrivals = tickets + (1 + b) * LINE
+    b, tile, arrivals = enter(tickets, TILES)
     ri, ro, rc, rf = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tile * BF + tl.arange(0, BF)
     at1, at2 = ri[:, None] * F + rf[None, :], ro[:, None] * F + rf[None, :]
     ci, co = rc[:, None] * I + ri[None, :], rc[:, None] * O + ro[None, :]
-    rr = tile * ROWS + tl.arange(0, ROWS)  # this program's rows of what all tiles share
-    here = rr < C
-    ro_at, ri_at = rr[:, None] * O + ro[None, :], rr[:, None] * I + ri[None, :]
+    rr, here, ro_at, ri_at = own_rows(tile, ROWS, C, I, O)
     parts += b * TILES * C * O
     norms += b * 2 * TILES * C
     met = 0

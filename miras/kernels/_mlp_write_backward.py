@@ -8,13 +8,8 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import load_bias_rates
 from miras.kernels._mlp_links import multiplier, slope, unlinked
-from miras.kernels._mlp_parts import bounded_vjp, dot, load_rates
-
-
-@triton.jit
-def inner(a, b):
-    """The inner products of the rows of two matrices."""
-    return tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
+from miras.kernels._mlp_meetings import at_hand
+from miras.kernels._mlp_parts import bounded_vjp, dot, inner, load_rates
 
 
 @triton.jit(do_not_specialize=["first", "count", "total"])
@@ -31,9 +26,7 @@ def write_backward(
 ):  # fmt: skip
     """What the reverse scan leaves to be done for all chunks at once: keys, mixing and rates."""
     J: tl.constexpr = 2 if SLOT else 1
-    b = (tl.program_id(0) // count).to(tl.int64)
-    n = tl.program_id(0) % count
-    chunk, local = b * total + first + n, b * count + n
+    n, chunk, local = at_hand(first, count, total)
     ri, ro, rc, rb = tl.arange(0, I), tl.arange(0, O), tl.arange(0, C), tl.arange(0, BF)
     token = chunk * C + rc
     ci = token[:, None] * I + ri[None, :]

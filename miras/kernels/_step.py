@@ -7,7 +7,7 @@ In float32 throughout, since moving the weights takes all the time. Coefficients
 import triton
 import triton.language as tl
 
-from miras.kernels._mlp_parts import bounded_rate, centre, error, mean
+from miras.kernels._mlp_parts import bounded_rate, error, layer_norm
 
 
 @triton.jit
@@ -143,8 +143,7 @@ def perceptron_step(
             tl.store(end2 + (i * J + j) * F * O + at2, new2)
     y = (y - pair * rate2 * score * U2)[None, :]
     if NORM:
-        centred = centre(y, WIDTH)
-        y = centred * tl.rsqrt(mean(centred * centred, WIDTH) + EPS)
+        y, _scale = layer_norm(y, EPS, WIDTH)
     if RESIDUAL:
         y += tl.load(q + b * sq_b + head * sq_h + ro).to(tl.float32)[None, :]
     tl.store(o + i * O + ro, tl.sum(y, 0))

@@ -10,6 +10,7 @@ One program for a head and a block of BV value channels. Every tile is whole. BI
 import triton
 import triton.language as tl
 
+from miras.kernels._channel_chain import block
 from miras.kernels._scan import load_tile, product, store_tile
 
 
@@ -20,10 +21,7 @@ def chain(
     FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
 ):  # fmt: skip
     """Forward; SAVE writes the state before every tile, which backward needs."""
-    pid = tl.program_id(0).to(tl.int64)
-    i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
-    rc, ri = tl.arange(0, C), tl.arange(0, BI)
-    keep_c, keep_i, keep_v = rc < C, ri < I, rv < O
+    i, rc, ri, rv, keep_c, keep_i, keep_v = block(I, O, C, BI, BV, NV)
     W = load_tile(start + i * I * O, ri, O, rv, keep_i, keep_v, FULL)
     for n in range(0, NT):
         at = i * NT + n
@@ -53,10 +51,7 @@ def chain_back(
 
     The others are products and sums of what is stored.
     """
-    pid = tl.program_id(0).to(tl.int64)
-    i, rv = pid // NV, (pid % NV) * BV + tl.arange(0, BV)
-    rc, ri = tl.arange(0, C), tl.arange(0, BI)
-    keep_c, keep_i, keep_v = rc < C, ri < I, rv < O
+    i, rc, ri, rv, keep_c, keep_i, keep_v = block(I, O, C, BI, BV, NV)
     dW = load_tile(d_end + i * I * O, ri, O, rv, keep_i, keep_v, FULL)
     for step in range(0, NT):
         at = i * NT + NT - 1 - step
