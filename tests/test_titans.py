@@ -250,7 +250,8 @@ def test_views():
     for made.checkpointing in (False, True):
         made.zero_grad()
         made(x, return_loss=True).backward()
-        assert all(p.grad is not None and (p.grad != 0).all() for p in mixtures.values())
+        # what is looked at comes normed: how much of its own input alone a memory takes changes nothing
+        assert all(p.grad is not None and (p.grad[:, :-1] != 0).all() for p in mixtures.values())
     with torch.no_grad():
         for p in mixtures.values():
             p += 0.3 * torch.randn(p.shape)
