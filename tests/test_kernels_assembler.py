@@ -1,5 +1,6 @@
 """Which assembler kernels are handed to, and what depends on it."""
 
+import os
 import stat
 import sys
 from pathlib import Path
@@ -16,29 +17,33 @@ from miras.biases import L2
 from miras.kernels import Dims, _mlp_launch, _mlp_ops, assembler, mlp_gated, mlp_wide
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An assembler as a package brings it, of some release."""
+@pytest.mark.parametrize(("release", "taken"), [("13.5", True), ("12.4", False)])
+def test_a_newer_one_is_preferred(release: str, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "nvidia" / "cu13" / "bin" / "ptxas"
     path.parent.mkdir(parents=True)
-    path.write_text(f"#!{sys.executable}\nprint('Cuda compilation tools, release 13.5, V13.5.37')\n")
+    path.write_text(f"#!{sys.executable}\nprint('Cuda compilation tools, release {release}, V{release}.37')\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(assembler, "installed", lambda: path)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    for asked, used in (("elsewhere", "elsewhere"), (None, str(path) if taken else None)):
+        if asked:
+            monkeypatch.setenv("TRITON_PTXAS_PATH", asked)
+        else:
+            monkeypatch.delenv("TRITON_PTXAS_PATH")
+        assembler.prefer.cache_clear()
+        assembler.prefer()
+        assert os.environ.get("TRITON_PTXAS_PATH") == used
+    assert assembler.sound() is taken
+
+
+def test_where_the_package_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "nvidia" / "cu13" / "bin" / "ptxas"
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
-    monkeypatch.delenv("TRITON_PTXAS_PATH", raising=False)
-    return path
-
-
-def test_a_newer_one_is_preferred(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assembler.prefer()
-    assert os.environ["TRITON_PTXAS_PATH"] == str(package)
-    assert assembler.sound()
-    monkeypatch.setenv("TRITON_PTXAS_PATH", "elsewhere")
-    assembler.prefer()
-    assert os.environ["TRITON_PTXAS_PATH"] == "elsewhere"
+    assert assembler.installed() is None
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert assembler.installed() == path
 
 
 def test_without_one_narrow_tiles_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,12 @@ PACKAGE = "nvidia-cuda-nvcc"
 """What brings a newer one."""
 
 
+@lru_cache  # once a process
 def prefer() -> None:
-    """Lets Triton use the assembler of `PACKAGE` where it is installed, unless ``$TRITON_PTXAS_PATH`` names another."""
-    if (path := installed()) is not None:
-        os.environ.setdefault("TRITON_PTXAS_PATH", str(path))
+    """Lets Triton use the assembler of `PACKAGE` if it is newer than its own, unless ``$TRITON_PTXAS_PATH`` names another."""
+    path = installed()
+    if path is not None and "TRITON_PTXAS_PATH" not in os.environ and release(str(path)) > release(None):
+        os.environ["TRITON_PTXAS_PATH"] = str(path)
 
 
 def installed() -> Path | None:
