@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,16 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": version("torch"),
-        "miras-memory": version("miras-memory"),
+        "miras-memory": _installed(),
     }
+
+
+def _installed() -> str:
+    """The version of this library, which need not be installed where it is measured."""
+    try:
+        return version("miras-memory")
+    except PackageNotFoundError:
+        return "a checkout"
 
 
 @dataclass(frozen=True)
