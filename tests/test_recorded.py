@@ -49,6 +49,16 @@ def test_what_cannot_be_recorded_says_so(tmp_path: Path):
     assert not replayed(replace(config, system=System()), World(0, 2, torch.device("cpu"), "fsdp"))
 
 
+def test_a_pass_of_one_that_is_not_wrapped_puts_nothing_off():
+    """Parts of a batch that a graph does not take, on one of several cards: gradients are averaged after all of them."""
+    copies = World(0, 2, torch.device("cpu"), "ddp")
+    module = torch.nn.Linear(2, 1)
+    assert copies.wrap(module, torch.nn.ModuleList(), recorded=True) is module
+    with copies.accumulating(module, last=False):
+        module(torch.ones(2)).backward()
+    assert module.weight.grad is not None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["mac", "memory"])
 @pytest.mark.parametrize("micro", [None, 3])

@@ -58,7 +58,8 @@ class World:
         """Around a micro-batch: gradients are averaged over the ranks only after the last one."""
         if self.is_sharded:
             cast(Any, module).set_requires_gradient_sync(last)
-        with nullcontext() if last or self.size == 1 or self.is_sharded else cast(Any, module).no_sync():
+        # only copies that are wrapped have something to put off
+        with nullcontext() if last else getattr(module, "no_sync", nullcontext)():
             yield
 
     def average(self, module: nn.Module) -> None:
