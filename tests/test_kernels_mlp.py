@@ -148,15 +148,22 @@ def moved(p: Problem, dtype: torch.dtype) -> Problem:
     return replace(p.map(lambda x: x.to(DEVICE, dtype)), state=state)
 
 
-def agree(p: Problem, dtype: torch.dtype) -> None:
-    """The kernel's numbers are the token loop's, or no further from them than twice what rounded products alone cost."""
+def agree(p: Problem, dtype: torch.dtype, draws: int = 0) -> None:
+    """The kernel's numbers are the token loop's, or no further from them than twice what rounded products alone cost.
+
+    At a kink that is what the worst of some draws costs: which errors fall on its other side is chance.
+    """
     got, wanted = run(moved(p, dtype), "kernel"), run(p, "reference")
     errors = {n: relative(got[n].cpu().double(), t) for n, t in wanted.items()}
     bad = {n: e for n, e in errors.items() if not e <= TOLERANCE["kernel"][dtype]}
     if bad and dtype != torch.float32:
-        with RoundedProducts(dtype):
-            rounded = run(p, "factored")
-        bad = {n: (e, 2 * least) for n, e in bad.items() if not e <= 2 * (least := relative(rounded[n], wanted[n]))}
+        cost = dict.fromkeys(bad, 0.0)
+        for seed in (None, *range(draws)):
+            with RoundedProducts(dtype, None if seed is None else torch.Generator().manual_seed(seed)):
+                rounded = run(p, "factored")
+            spread = 1 if seed is None else 2**-0.5  # chance doubles the variance
+            cost = {n: max(c, spread * relative(rounded[n], wanted[n])) for n, c in cost.items()}
+        bad = {n: (e, 2 * cost[n]) for n, e in bad.items() if not e <= 2 * cost[n]}
     assert not bad, bad
 
 
@@ -329,9 +336,27 @@ def test_bfloat16(name: str, width: int) -> None:
     spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=width)
     p = problem(spec, length=4 * width, d_key=width, d_value=width)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
-    agree(p, torch.bfloat16)
+    agree(p, torch.bfloat16, draws=8 if name == "biases" else 0)  # a threshold a channel, each at many errors
     first, again = (run(moved(p, torch.bfloat16), "kernel") for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [32, 64])
+def test_thresholds_far_from_errors(width: int) -> None:
+    """Where no rounding decides which side of one an error is on."""
+    spec = replace(SPECS["biases"], architecture=MLP(expansion=4, bias=True), chunk_size=width)
+    p = problem(spec, length=4 * width, d_key=width, d_value=width).map(lambda x: x.bfloat16().double())
+    agree(replace(p, gates=p.gates | {"lr": 1e-3 * p.gates["lr"], "delta": 100 * p.gates["delta"]}), torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [32, 64])
+def test_even_weights_keep_their_digits(width: int) -> None:
+    """A norm divides by how little answers differ: rounding weights would cost gradients of queries two thirds of their size."""
+    spec = zoo.spec("memora", form="recommended", read="anchor", chunk_size=width)
+    error = trust.error(mlp_links.KERNEL, spec, Dims(width, width), torch.device("cuda"), torch.bfloat16)
+    assert error <= 0.05
 
 
 @pytest.mark.gpu

@@ -5,7 +5,9 @@ sum over its tile gives, they meet, and each forms its tile of the weights. ``L`
 
 * `NORMALISER` (Moneta): ``W = A N^(2 - q)``, ``N^q = weight sum |A|^q + eps^q``; ``L = (q, eps, weight 1, weight 2)``.
 * `SOFTMAX` (Memora) along the inputs: ``W = c softmax(A)``; ``L = (c 1, c 2, inputs 1, inputs 2)``. Accumulators are committed,
-  ``log softmax(A)``, on the way: weights do not see the shift, so no gradient goes back through it.
+  ``log softmax(A)``, on the way: weights do not see the shift, so no gradient goes back through it. Such weights are all
+  much alike, and what answers differ by, which a norm leaves alone, would be lost in rounding them: kept is how far they
+  are from even ones, ``W - c / inputs``, and `shared` adds to products what all weights have in common.
 """
 
 import triton
@@ -13,7 +15,6 @@ import triton.language as tl
 
 NORMALISER = tl.constexpr(1)
 SOFTMAX = tl.constexpr(2)
-TINIEST = tl.constexpr(1e-37)  # what a weight of zero counts as under a logarithm
 
 
 @triton.jit
@@ -89,6 +90,31 @@ def link(a1, a2, told, O: tl.constexpr, TILES: tl.constexpr, LINK: tl.constexpr,
 
 
 @triton.jit
+def apart(w, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
+    """What is kept of weights, of the first matrix (0) or the second (1)."""
+    if LINK == SOFTMAX:
+        w -= L[i] / L[2 + i]
+    return w
+
+
+@triton.jit
+def whole(w, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
+    """The weights of which that was kept."""
+    w = w.to(tl.float32)
+    if LINK == SOFTMAX:
+        w += L[i] / L[2 + i]
+    return w
+
+
+@triton.jit
+def shared(x, product, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, CENTRED: tl.constexpr = False):
+    """The product of rows ``x`` with weights, from that with what is kept of them; ``CENTRED`` rows sum to zero, but for rounding."""
+    if LINK == SOFTMAX and not CENTRED:
+        product += (L[i] / L[2 + i]) * tl.sum(x.to(tl.float32), 1)[:, None]
+    return product
+
+
+@triton.jit
 def multiplier(n, LINK: tl.constexpr, L: tl.constexpr):
     """What a token's accumulator is multiplied with where it is read."""
     m = 1.0
@@ -159,12 +185,15 @@ def rise(a, n, L: tl.constexpr):
 
 @triton.jit
 def unlinked(w, n, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
-    """The accumulator of a weight, of the first matrix (0) or the second (1).
+    """The accumulator of a weight, of which `apart` was kept, of the first matrix (0) or the second (1).
 
     Of a softmax up to a shift, which gradients do not see but for their rounding: an even weight is zero.
     """
     if LINK == NORMALISER:
         a = w.to(tl.float32) / multiplier(n, LINK, L)
     else:
-        a = tl.log(tl.maximum(w.to(tl.float32) * (L[2 + i] / L[i]), TINIEST))
+        LEAST: tl.constexpr = (
+            2**-24 if w.dtype == tl.float32 else 2**-10
+        )  # of an even weight, which rounding leaves nothing of
+        a = tl.log(tl.maximum(1 + w.to(tl.float32) * (L[2 + i] / L[i]), LEAST))
     return a

@@ -9,6 +9,7 @@ import triton.language as tl
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
 from miras.kernels._mlp_halves import HALF
+from miras.kernels._mlp_links import shared
 from miras.kernels._mlp_meetings import at_hand
 from miras.kernels._mlp_parts import dot, layer_norm, load_rates
 
@@ -23,7 +24,7 @@ def read(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
     ACT: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    LINK: tl.constexpr, L: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``zr = rows (q W1) - (pairs s1 q k^T) u1`` and ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -56,12 +57,12 @@ def read(
         w1, w2 = a1, a2
         if BLOCKS > 1:
             a1, a2 = anchor(seen1 + at1, seen2 + at2, n, J, I, O, F, BLOCKS)
-        z = dot(kk, a1)
+        z = shared(kk, dot(kk, a1), 0, LINK, L)
         if BIASES:
             z += tl.load(seen_b + f + rb)[None, :]
         h, slope, _curve = ACT(z)
-        u1 = (dot(u2, a2) * slope).to(DT)
-        zr = row0 * dot(qq, w1)
+        u1 = (shared(u2, dot(u2, a2), 1, LINK, L, NORM) * slope).to(DT)
+        zr = row0 * shared(qq, dot(qq, w1), 0, LINK, L)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
@@ -74,7 +75,7 @@ def read(
             if SLOT:
                 y0 = dot((hr * row1).to(DT), tl.trans(tl.load(seen2 + F * O + at2)), y0)
         else:
-            y0 = dot(hrd, tl.trans(w2), y0)
+            y0 = shared(hr, dot(hrd, tl.trans(w2), y0), 1, LINK, L)
             if SLOT:
                 y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
     y = y0

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from miras.kernels._mlp_biases import both, load_bias_rates, paired
 from miras.kernels._mlp_blocks import anchor
+from miras.kernels._mlp_links import shared
 from miras.kernels._mlp_meetings import at_hand
 from miras.kernels._mlp_parts import dot, layer_norm_vjp, load_rates
 
@@ -43,6 +44,7 @@ def read_backward(
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr,
     ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``out = rows (hr W2) - (pairs s2 hr h^T) u2`` with ``hr = act(zr)``.
 
@@ -93,18 +95,18 @@ def read_backward(
         w1, w2 = a1, a2
         if BLOCKS > 1:
             a1, a2 = anchor(seen1 + at1, seen2 + at2, n, J, I, O, F, BLOCKS)
-        z = dot(kk, a1)
+        z = shared(kk, dot(kk, a1), 0, LINK, L)
         if BIASES:
             z += tl.load(seen_b + f + rb)[None, :]
         h, slope, curve = ACT(z)
         hd = h.to(DT)
-        pulled = dot(u2, a2)
+        pulled = shared(u2, dot(u2, a2), 1, LINK, L, NORM)
         u1 = (pulled * slope).to(DT)
         tl.store(h_ + cf, hd)
         tl.store(slope_ + cf, slope.to(DT))
         tl.store(turn_ + cf, (pulled * curve).to(DT))
         tl.store(u1_ + cf, u1)
-        zr = row0 * dot(qq, w1)
+        zr = row0 * shared(qq, dot(qq, w1), 0, LINK, L)
         if SLOT:
             zr += row1 * dot(qq, tl.load(seen1 + I * F + at1))
         if BIASES:
@@ -114,7 +116,7 @@ def read_backward(
         tl.store(hr_ + cf, hrd)
         tl.store(d_h + cf, dot(d_scores_t, hrd).to(DT))
         scores = dot(hrd, tl.trans(hd), scores)
-        seen = dot(dd, w2)
+        seen = shared(dd, dot(dd, w2), 1, LINK, L, NORM)
         rows0 += tl.sum(hr * seen, 1)
         d_hr = row0 * seen
         if SLOT:
@@ -161,6 +163,7 @@ def query_backward(
     first, count, total,
     C: tl.constexpr, I: tl.constexpr, O: tl.constexpr, F: tl.constexpr, BF: tl.constexpr,
     SLOT: tl.constexpr, BOUND: tl.constexpr, BIASES: tl.constexpr, RESIDUAL: tl.constexpr,
+    LINK: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``zr = rows (q W1) - (pairs s1 q k^T) u1``."""
     J: tl.constexpr = 2 if SLOT else 1
@@ -182,7 +185,7 @@ def query_backward(
         cf = local * C * F + rc[:, None] * F + (f + rb)[None, :]
         dz = tl.load(d_zr + cf)
         pulled = dot(dz, tl.trans(tl.load(u1_ + cf)), pulled)
-        dq0 = dot(dz, tl.trans(tl.load(seen1 + at1)), dq0)
+        dq0 = shared(dz, dot(dz, tl.trans(tl.load(seen1 + at1)), dq0), 0, LINK, L)
         if SLOT:
             dq1 = dot(dz, tl.trans(tl.load(seen1 + I * F + at1)), dq1)
         if BIASES:

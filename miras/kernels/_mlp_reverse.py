@@ -10,7 +10,7 @@ from miras.kernels._mlp_biases import both, load_bias_rates, load_biases, mixed,
 from miras.kernels._mlp_blocks import set_aside, take_back
 from miras.kernels._mlp_gains import copy_gains, earlier_gains, gained_error, gained_error_vjp, written_gains_vjp
 from miras.kernels._mlp_halves import HALF, store_pulled
-from miras.kernels._mlp_links import link_vjp, multiplier, slope, tell_back
+from miras.kernels._mlp_links import link_vjp, multiplier, shared, slope, tell_back, whole
 from miras.kernels._mlp_meetings import add_up, arrive, enter, own_rows, wait
 from miras.kernels._mlp_parts import bounded_vjp, clipped, dot, error, error_vjp, load_gate, load_rates
 
@@ -151,7 +151,8 @@ def reverse(
             if SLOT:
                 part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
             a2 = tl.load(seen2 + (local - n % BLOCKS) * J * F * O + at2)
-            tl.store(parts + tile * C * O + co, dot(d_pulled, tl.trans(a2), part))
+            part = shared(du1 * bend, dot(d_pulled, tl.trans(a2), part), 1, LINK, L)
+            tl.store(parts + tile * C * O + co, part)
         arrive(arrivals)
         met += TILES
 
@@ -252,7 +253,7 @@ def reverse(
         d_od = tl.load(d_o_ + local * C * O + co, cache_modifier=".cg")
         if O > HALF:
             a2 = tl.load(a2_at + at2)
-        dzd = (dz + dot(d_od, a2) * bend).to(DT)
+        dzd = (dz + shared(d_od, dot(d_od, a2), 1, LINK, L, NORM) * bend).to(DT)
         tl.store(dz_ + wide, dzd)
         e1 = dot(tl.trans(kk), dzd, e1)
         e2 = dot(tl.trans(d_od), tl.load(h_ + wide), e2)
@@ -268,7 +269,7 @@ def reverse(
                 BOUND, LIMIT, TILES,
             )  # fmt: skip
         if LINK > 0:
-            l1, l2 = tl.load(seen1 + local * J * I * F + at1).to(tl.float32), a2.to(tl.float32)
+            l1, l2 = whole(tl.load(seen1 + local * J * I * F + at1), 0, LINK, L), whole(a2, 1, LINK, L)
             tell_back(e1, e2, l1, l2, meet + (b * TILES + tile) * 2 * O, O, LINK)
             arrive(arrivals)
             met += TILES

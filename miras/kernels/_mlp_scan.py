@@ -10,7 +10,7 @@ from miras.kernels._mlp_biases import load_biases, mixed, store_biases
 from miras.kernels._mlp_blocks import store_and_anchor
 from miras.kernels._mlp_gains import copy_gains, gained_error, next_gains, write_gains
 from miras.kernels._mlp_halves import HALF, squared_norms, store_products
-from miras.kernels._mlp_links import NORMALISER, link, multiplier, slope, tell
+from miras.kernels._mlp_links import NORMALISER, apart, link, multiplier, shared, slope, tell
 from miras.kernels._mlp_meetings import add_up, arrive, enter, own_rows, wait
 from miras.kernels._mlp_parts import bounded_rate, dot, error, load_gate
 
@@ -69,7 +69,7 @@ def scan(
             met += TILES
             wait(arrivals, met)
             a1, a2, l1, l2, n1, n2 = link(a1, a2, meet + b * TILES * 2 * O, O, TILES, LINK, L)
-            a1d, a2d = l1.to(DT), l2.to(DT)
+            a1d, a2d = apart(l1, 0, LINK, L).to(DT), apart(l2, 1, LINK, L).to(DT)
             if tile == 0:
                 tl.store(sizes + local * 2, n1)
                 tl.store(sizes + local * 2 + 1, n2)
@@ -78,7 +78,7 @@ def scan(
         if BLOCKS > 1 or O > HALF:
             own1, own2 = seen1 + local * J * I * F + at1, seen2 + local * J * F * O + at2
             a1d, a2d = store_and_anchor(own1, own2, a1d, a2d, n, J, I, O, F, BLOCKS)
-        z = dot(kk, a1d)
+        z = shared(kk, dot(kk, a1d), 0, LINK, L)
         if BIASES:
             z += b1[None, :]
         h, bend, _curve = ACT(z)
@@ -86,7 +86,7 @@ def scan(
         if O > HALF:
             store_products(parts + tile * C * O, (hd,), (seen2 + (local - n % BLOCKS) * J * F * O,), rf, C, O, F, 1)
         else:
-            tl.store(parts + tile * C * O + co, dot(hd, tl.trans(a2d)))
+            tl.store(parts + tile * C * O + co, shared(h, dot(hd, tl.trans(a2d)), 1, LINK, L))
         if BOUND:
             tl.store(norms + tile * C + rc, tl.sum(h * h, 1))
         arrive(arrivals)
@@ -148,7 +148,7 @@ def scan(
         if GAINS:
             next_gains(mine_g, meet + b * TILES * 4 * J * O, mix + chunk * J * J, ro, O, SLOT, TILES)
         u2d = tl.load(kept_u2 + local * C * O + co, cache_modifier=".cg")
-        u1 = dot(u2d, a2d) * bend
+        u1 = shared(u2d, dot(u2d, a2d), 1, LINK, L, NORM) * bend
         if BOUND:
             bound = tl.load(inverse + token)
             tl.store(norms + (TILES + tile) * C + rc, tl.sum(u1 * u1, 1))

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._mlp_biases import load_bias_rates
-from miras.kernels._mlp_links import multiplier, slope, unlinked
+from miras.kernels._mlp_links import multiplier, shared, slope, unlinked
 from miras.kernels._mlp_meetings import at_hand
 from miras.kernels._mlp_parts import bounded_vjp, dot, inner, load_rates
 
@@ -50,7 +50,8 @@ def write_backward(
         if BLOCKS > 1:
             dk = dot_t(tl.load(dz_ + cf), tl.load(seen1 - n % BLOCKS * (J * I * F) + at1), dk)
         else:
-            dk = dot_t(tl.load(dz_ + cf), a1, dk)
+            dz = tl.load(dz_ + cf)
+            dk = shared(dz, dot_t(dz, a1, dk), 0, LINK, L)
         x0 = dot_t(u1, e1, x0)
         if LINK > 0:
             i00 += inner(e1, unlinked(a1, n1, 0, LINK, L))

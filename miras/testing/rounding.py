@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ATEN = torch.ops.aten
@@ -15,6 +16,9 @@ PRODUCTS = (ATEN.mm.default, ATEN.bmm.default, *ADDED)
 class RoundedProducts(TorchDispatchMode):
     """Inside, matrix products of PyTorch, forward and backward, round their operands to ``dtype`` and add up as wide as before.
 
+    With a generator they round up or down by chance, the nearer way more often: where a threshold decides, what rounding costs is a
+    draw, and one of them says little.
+
     Example:
         >>> a = torch.full((1, 1), 1 + 2**-10, dtype=torch.float64)
         >>> with RoundedProducts(torch.bfloat16):
@@ -22,12 +26,20 @@ class RoundedProducts(TorchDispatchMode):
         1.0
     """
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtype: torch.dtype, generator: torch.Generator | None = None):
         super().__init__()
         self.dtype = dtype
+        self.generator = generator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
             first = 1 if func in ADDED else 0
-            args = (*args[:first], *(x.to(self.dtype).to(x.dtype) for x in args[first:]))
+            args = (*args[:first], *(self.rounded(x) for x in args[first:]))
         return func(*args, **(kwargs or {}))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """What is left of an operand."""
+        if self.generator is not None:
+            spacing = torch.ldexp(torch.full_like(x, torch.finfo(self.dtype).eps / 2), torch.frexp(x).exponent)
+            x = x + spacing * (torch.rand(x.shape, generator=self.generator, dtype=x.dtype) - 0.5)
+        return x.to(self.dtype).to(x.dtype)
