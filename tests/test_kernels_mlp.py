@@ -342,6 +342,14 @@ def test_bfloat16(name: str, width: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", ["titans", "bounded", "memora", "ttt"])
+def test_short_chunks_in_bfloat16(name: str) -> None:
+    spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=16)
+    p = problem(spec, length=128, d_key=64, d_value=64)
+    agree(replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]}), torch.bfloat16)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("width", [32, 64])
 def test_thresholds_far_from_errors(width: int) -> None:
     """Where no rounding decides which side of one an error is on."""

@@ -58,6 +58,9 @@ WIDE = {
 }
 """Of heads over 64 channels, by what their kernels spill where they are compiled: not measured."""
 
+SHORT = {"read_backward": {16: 1, 32: 1, 64: 2}}
+"""Warps by the width of heads where chunks have 16 tokens: four form products of 16 x 16 several times, each with a last bit of its own."""
+
 READS = frozenset(("read", "read_backward", "query_backward"))
 """Kernels that meet rates only, never their bounds."""
 
@@ -144,7 +147,10 @@ class Given(NamedTuple):
         if max(self.q.shape[-1], self.v.shape[-1]) > TILE:
             return WIDE[name]
         narrow = self.biases is None and self.gains is None and assembler.sound()
-        return LAUNCH[name] | (NARROW.get(name, {}) if narrow else {})
+        found = LAUNCH[name] | (NARROW.get(name, {}) if narrow else {})
+        if self.rows.shape[-1] == 16 and name in SHORT:
+            found["num_warps"] = SHORT[name][self.v.shape[-1]]
+        return found
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
         """The compile-time arguments of a kernel, of those it takes."""
