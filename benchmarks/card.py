@@ -1,8 +1,8 @@
 """Jobs for machines with GPUs, side by side where they may be: `python -m benchmarks.card JOBS OUT`.
 
 A list of jobs has lanes, ``lane NAME CARDS SLOTS``: so many jobs at a time see those cards (``-`` for none). Under a lane stands a job a
-line, ``NAME SECONDS COMMAND``; a line ``after NAME ...`` before it names jobs that have to end first. What is timed wants a lane of one
-slot on a card that no other lane names. Logs go to ``OUT/NAME.txt``, ``OUT/status`` says when what began and ended; jobs that
+line, ``NAME SECONDS COMMAND``; a line ``after NAME ...`` names jobs that have to end before those below it in the lane. What is timed
+wants a lane of one slot on a card that no other lane names. Logs go to ``OUT/NAME.txt``, ``OUT/status`` says when what began and ended; jobs that
 have ended well are not run again, so that the command may be repeated. ``$OUT`` in commands is that folder.
 """
 
@@ -50,6 +50,7 @@ def parsed(text: str) -> list[Lane]:
         first, *rest = line.split(None, 2)
         if first == "lane":
             name, cards, slots = line.split()[1:]
+            after = ()
             lanes.append(Lane(name, cards, int(slots)))
         elif first == "after":
             after = tuple(line.split()[1:])
@@ -57,7 +58,6 @@ def parsed(text: str) -> list[Lane]:
             raise ValueError(f"not a job, NAME SECONDS COMMAND under a lane: {line!r}")
         else:
             lanes[-1].jobs.append(Job(first, int(rest[0]), rest[1], after))
-            after = ()
     known = {job.name for lane in lanes for job in lane.jobs}
     if unknown := {n for lane in lanes for job in lane.jobs for n in job.after} - known:
         raise ValueError(f"jobs wait for {sorted(unknown)}, which are not in the list")

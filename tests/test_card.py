@@ -11,6 +11,7 @@ lane one - 2
 first 9 echo "$OUT"; sleep 0.2
 after second
 third 9 cat $OUT/second.txt  # what the other lane wrote
+fourth 9 test -f $OUT/second.txt
 lane two 0,1 1
 second 9 sleep 0.1; echo "cards $CUDA_VISIBLE_DEVICES"
 fails 9 exit 3
@@ -21,6 +22,7 @@ def test_lanes_wait_for_each_other_and_are_not_run_again(tmp_path: Path) -> None
     Queue(parsed(LIST), tmp_path).run()
     assert (tmp_path / "third.txt").read_text() == "cards 0,1\n"
     assert (tmp_path / "first.txt").read_text() == f"{tmp_path}\n"
+    assert (tmp_path / "fourth.done").exists()
     assert not (tmp_path / "fails.done").exists()
     before = (tmp_path / "status").read_text()
     assert "end fails, status 3" in before
