@@ -2,8 +2,8 @@
 
 A list of jobs has lanes, ``lane NAME CARDS SLOTS``: so many jobs at a time see those cards (``-`` for none). Under a lane stands a job a
 line, ``NAME SECONDS COMMAND``; a line ``after NAME ...`` names jobs that have to end before those below it in the lane. What is timed
-wants a lane of one slot on a card that no other lane names. Logs go to ``OUT/NAME.txt``, ``OUT/status`` says when what began and ended; jobs that
-have ended well are not run again, so that the command may be repeated. ``$OUT`` in commands is that folder.
+wants a lane of one slot on a card that no other lane names. Logs go to ``OUT/NAME.txt``, ``OUT/status`` says when what began and
+ended; jobs that have ended well are not run again, so that the command may be repeated. ``$OUT`` in commands is that folder.
 """
 
 from __future__ import annotations
