@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from benchmarks import compare
@@ -153,20 +154,22 @@ def gpu_mlp(results: Sequence[Mapping[str, Any]], shape: str) -> list[Row]:
     rows: list[Row] = []
     layers = {r["row"].removeprefix("layer "): r for r in results if r["row"].startswith("layer ")}
     layers = {"ours" if name.startswith("ours") else name: r for name, r in layers.items()}
-    for mode in ("forward", "both"):
+    for mode, graph in product(("forward", "both"), (False, True)):
+        key, how = (f"{mode} graph", ", replayed from a graph") if graph else (mode, "")
         row = f"perceptron layer, {MODES[mode]}"
-        times = {s: _spread(r[mode]) for s, r in layers.items() if mode in r}
-        rows += comparison("gpu_mlp", row, shape, "ms", times, dict.fromkeys(times))
-        memory: dict[str, Spread] = {s: (r[f"{mode} GiB"], None) for s, r in layers.items() if mode in r}
-        rows += comparison("gpu_mlp", row, shape, "GiB", memory, dict.fromkeys(memory))
-        for r in (r for r in results if r["row"].startswith("preset ") and mode in r):
-            row = f"{r['row'].removeprefix('preset ')}, perceptron memory, {MODES[mode]}"
-            rows += comparison("gpu_mlp", row, shape, "ms", {"ours": _spread(r[mode])}, {"ours": None})
+        times = {s: _spread(r[key]) for s, r in layers.items() if key in r}
+        rows += comparison("gpu_mlp", row + how, shape, "ms", times, dict.fromkeys(times))
+        if not graph:
+            memory: dict[str, Spread] = {s: (r[f"{mode} GiB"], None) for s, r in layers.items() if mode in r}
+            rows += comparison("gpu_mlp", row, shape, "GiB", memory, dict.fromkeys(memory))
+        for r in (r for r in results if r["row"].startswith("preset ") and key in r):
+            row = f"{r['row'].removeprefix('preset ')}, perceptron memory, {MODES[mode]}{how}"
+            rows += comparison("gpu_mlp", row, shape, "ms", {"ours": _spread(r[key])}, {"ours": None})
         for length in dict.fromkeys(r["row"].partition("T=")[2] for r in results if "T=" in r["row"]):
             found = {r["row"].partition(" T=")[0]: r for r in results if r["row"].endswith(f" T={length}")}
-            times = {"ours" if s == "memory" else s: _spread(r[mode]) for s, r in found.items() if mode in r}
+            times = {"ours" if s == "memory" else s: _spread(r[key]) for s, r in found.items() if key in r}
             at = f"T{length}, 16384 tokens or more"
-            row = f"perceptron memory and attention, {MODES[mode]}"
+            row = f"perceptron memory and attention, {MODES[mode]}{how}"
             rows += comparison("gpu_mlp", row, at, "ms", times, dict.fromkeys(times))
     return rows
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from miras import AssociativeMemory
 from miras.engine.plan import Path
-from miras.testing import TOLERANCE, relative
+from miras.testing import TOLERANCE, relative, rounding
 from miras.testing.laws import probe, tensors
 from miras.testing.problems import Problem
-from miras.testing.rounding import RoundedProducts
 
 # the interpreter computes float32 only, and float32 stays in PyTorch on a device
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
@@ -69,8 +68,7 @@ def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
         n: e for n, e in _errors(results(p, "kernel"), wanted, p, dtype).items() if not e <= TOLERANCE["kernel"][dtype]
     }
     if bad and dtype != torch.float32:
-        with RoundedProducts(dtype):
-            least = _errors(results(exact, path, dtype), wanted, p, dtype)
+        least = rounding.cost(lambda: _errors(results(exact, path, dtype), wanted, p, dtype), dtype)
         bad = {n: (e, 2 * least[n]) for n, e in bad.items() if not e <= 2 * least[n]}
     assert not bad, bad
 

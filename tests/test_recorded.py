@@ -90,4 +90,4 @@ def test_recorded_passes_on_two_cards_are_one(tmp_path: Path):
     train(one)
     together(two)
     for config in two:
-        assert losses(config) == pytest.approx(losses(one), rel=1e-5)
+        assert losses(config) == pytest.approx(losses(one), rel=1e-4)  # sums of float32 in another order, 12 steps long
