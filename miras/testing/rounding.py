@@ -40,11 +40,12 @@ class RoundedProducts(TorchDispatchMode):
 
     def rounded(self, x: Tensor) -> Tensor:
         """What is left of an operand."""
-        if self.generator is not None:
-            spacing = torch.ldexp((x != 0).to(x.dtype), torch.frexp(x).exponent) * (torch.finfo(self.dtype).eps / 2)
-            chance = torch.rand(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
-            x = x + spacing * (chance - 0.5)
-        return x.to(self.dtype).to(x.dtype)
+        nearest = x.to(self.dtype).to(x.dtype)
+        if self.generator is None:
+            return nearest
+        spacing = torch.ldexp(torch.ones_like(x), torch.frexp(x).exponent) * (torch.finfo(self.dtype).eps / 2)
+        chance = torch.rand(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
+        return torch.where(nearest == x, x, (x + spacing * (chance - 0.5)).to(self.dtype).to(x.dtype))
 
 
 def cost(errors: Callable[[], Mapping[str, float]], dtype: torch.dtype, draws: int = 8) -> dict[str, float]:
