@@ -13,7 +13,7 @@ from torch import Tensor
 from miras.architectures import MLP, GatedMLP
 from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
-from miras.kernels import _mlp_links, assembler, residuals
+from miras.kernels import _mlp_links, ahead, assembler, residuals
 from miras.kernels import _mlp_parts as parts
 from miras.kernels._mlp_meetings import LINE
 
@@ -258,4 +258,4 @@ def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
 
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
     """Runs that many programs of a kernel."""
-    kernel[(programs,)](*arguments, **x.launch(how, kernel))
+    ahead.start(kernel, programs, arguments, x.launch(how, kernel))

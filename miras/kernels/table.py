@@ -14,6 +14,7 @@ from torch import Tensor
 
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes
+from miras.kernels import ahead
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -70,7 +71,7 @@ def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
     """Starts a Triton kernel on the device of its first tensor."""
     first = next(a for a in arguments if isinstance(a, torch.Tensor))
     with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
-        kernel[(programs,)](*arguments, **options)
+        ahead.start(kernel, programs, arguments, options)
 
 
 def interpreted() -> bool:

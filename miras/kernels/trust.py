@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.engine.problem import answers, micro_steps
-from miras.kernels import verdicts
+from miras.kernels import ahead, verdicts
 from miras.kernels.table import Dims, Kernel
 from miras.spec import MirasSpec
 
@@ -92,7 +92,8 @@ def error(
     length = tiles * (spec.chunk_size if kernel.whole_chunks else 64)
     with apart(device):
         leaves = _numbers(spec, dims, heads, length, device)
-        kernel_side = _run(kernel, spec, dims, [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)])
+        operands = [x.to(dtype) if i < 3 else x for i, x in enumerate(leaves)]
+        kernel_side = ahead.rehearsed(lambda: _run(kernel, spec, dims, operands), device)
         torch_side = _run(None, spec, dims, leaves)
     return largest(kernel_side, torch_side)
 
