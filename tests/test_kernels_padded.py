@@ -109,8 +109,7 @@ def test_computes_published_memories(name: str) -> None:
     where = torch.device("cuda"), torch.float32 if interpreted() else torch.bfloat16
     width = 24 if interpreted() else 48
     arguments = spec, AssociativeMemory(spec).shapes(width, width), 1, Dims(width, width), where
-    assert choose(*arguments, forced=True) == mlp_padded.KERNEL
-    assert "has not passed its tests" in str(choose(*arguments))
+    assert choose(*arguments, forced=interpreted()) == mlp_padded.KERNEL
 
 
 @pytest.mark.parametrize(

@@ -57,4 +57,4 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return y.unflatten(0, (batch, heads)), state._replace(memory=memory, slots=slots, anchor=memory)
 
 
-KERNEL = Kernel("gated perceptron", supports, fits, run, in_pytorch)
+KERNEL = Kernel("gated perceptron", supports, fits, run, in_pytorch, proven=True)

@@ -1,6 +1,6 @@
 """Perceptrons of two matrices with heads of 128 channels, or chunks of 128 and 256 tokens in blocks of 64.
 
-On request only: on a device all cases but one agree, see ``benchmarks/NOTES.md``.
+On request only: they agree on a device, but have not been timed beside PyTorch there.
 
 See `miras.kernels._mlp_blocks` and `miras.kernels._mlp_halves`.
 """
