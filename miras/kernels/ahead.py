@@ -13,7 +13,8 @@ import torch
 
 Result = TypeVar("Result")
 
-_compiling: ContextVar[bool] = ContextVar("compiling", default=False)
+_compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
+"""What is being compiled ahead of a call; None while kernels are started."""
 
 
 def rehearsed(call: Callable[[], Result], device: torch.device) -> Result:
@@ -22,29 +23,39 @@ def rehearsed(call: Callable[[], Result], device: torch.device) -> Result:
     For that it runs twice: what kernels write decides nothing about which of them follow, so the first time none of them starts.
     """
     if device.type == "cuda":
-        with _together():
+        with _together(device):
             call()
     return call()
 
 
 def start(kernel: Any, programs: int, arguments: Sequence[Any], options: dict[str, Any]) -> None:
     """Launches so many programs of a Triton kernel, or has it compiled only."""
-    if _compiling.get():
-        kernel.warmup(*arguments, grid=(programs,), **options)
-    else:
+    compiled = _compiled.get()
+    if compiled is None:
         kernel[(programs,)](*arguments, **options)
+    else:
+        compiled.append(kernel.warmup(*arguments, grid=(programs,), **options))
 
 
 @contextlib.contextmanager
-def _together() -> Generator[None]:
-    """Inside, in this thread, kernels are compiled on all cores and not started; backward passes stay in this thread."""
+def _together(device: torch.device) -> Generator[None]:
+    """Inside, in this thread, kernels are compiled on all cores and not started; backward passes stay in this thread.
+
+    What starts them, of which Triton compiles one for every signature, is made on all cores as well.
+    """
     from triton import AsyncCompileMode  # pyright: ignore[reportMissingTypeStubs]
 
+    def load(kernel: Any) -> None:
+        with contextlib.suppress(Exception), torch.cuda.device(device):  # one that fails says so where it is started
+            getattr(kernel.result() if hasattr(kernel, "result") else kernel, "run")  # noqa: B009  # which loads it
+
     here = torch.autograd.set_multithreading_enabled(False)
-    # one that does not compile says so where it is needed
-    with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool, ignore_errors=True), here:
-        before = _compiling.set(True)
-        try:
-            yield
-        finally:
-            _compiling.reset(before)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with AsyncCompileMode(pool, ignore_errors=True), here:
+            before = _compiled.set([])
+            try:
+                yield
+                compiled = _compiled.get() or []
+            finally:
+                _compiled.reset(before)
+        list(pool.map(load, {id(k): k for k in compiled}.values()))

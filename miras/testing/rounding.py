@@ -17,8 +17,8 @@ PRODUCTS = (ATEN.mm.default, ATEN.bmm.default, *ADDED)
 class RoundedProducts(TorchDispatchMode):
     """Inside, matrix products of PyTorch, forward and backward, round their operands to ``dtype`` and add up as wide as before.
 
-    With a generator they round up or down by chance, the nearer way more often: where a threshold decides, what rounding costs is a
-    draw, and one of them says little.
+    With a seed they round up or down by chance, the nearer way more often: where a threshold decides, what rounding costs is a draw,
+    and one of them says little.
 
     Example:
         >>> a = torch.full((1, 1), 1 + 2**-10, dtype=torch.float64)
@@ -27,10 +27,11 @@ class RoundedProducts(TorchDispatchMode):
         1.0
     """
 
-    def __init__(self, dtype: torch.dtype, generator: torch.Generator | None = None):
+    def __init__(self, dtype: torch.dtype, seed: int | None = None):
         super().__init__()
         self.dtype = dtype
-        self.generator = generator
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
@@ -41,10 +42,12 @@ class RoundedProducts(TorchDispatchMode):
     def rounded(self, x: Tensor) -> Tensor:
         """What is left of an operand."""
         nearest = x.to(self.dtype).to(x.dtype)
-        if self.generator is None:
+        if self.seed is None:
             return nearest
+        if x.device not in self.generators:
+            self.generators[x.device] = torch.Generator(x.device).manual_seed(self.seed)
         spacing = torch.ldexp(torch.ones_like(x), torch.frexp(x).exponent) * (torch.finfo(self.dtype).eps / 2)
-        chance = torch.rand(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
+        chance = torch.rand(x.shape, generator=self.generators[x.device], dtype=x.dtype, device=x.device)
         return torch.where(nearest == x, x, (x + spacing * (chance - 0.5)).to(self.dtype).to(x.dtype))
 
 
@@ -56,7 +59,7 @@ def cost(errors: Callable[[], Mapping[str, float]], dtype: torch.dtype, draws: i
     """
     worst: dict[str, float] = {}
     for seed in (None, *range(draws)):
-        with RoundedProducts(dtype, None if seed is None else torch.Generator().manual_seed(seed)):
+        with RoundedProducts(dtype, seed):
             found = errors()
         weight = 1 if seed is None else 2**-0.5
         worst = {n: max(worst.get(n, 0.0), weight * e) for n, e in found.items()}
