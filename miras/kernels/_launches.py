@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from miras.engine.weights import LIMIT
-from miras.kernels import _pull, _reverse, _scan
+from miras.kernels import _pull, _reverse, _scan, assembler
 from miras.kernels.residuals import Residual
 from miras.kernels.table import launch
 
@@ -60,13 +60,21 @@ class Config(NamedTuple):
     stages: int
 
 
+NARROW: dict[tuple[int, int], dict[str, Config]] = {
+    (1, 64): {"scan": Config(32, 4, 3), "reverse": Config(32, 4, 3)},
+    (2, 128): {"scan": Config(32, 4, 2), "states": Config(32, 4, 3), "reverse": Config(32, 4, 2)},
+}
+"""What an assembler that is right with narrow blocks changes, by memory and slots and by key channels, in tiles of 64 tokens. Measured on
+an H200 with 64 heads, the exact delta rule and Huber with momentum."""
+
+
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     """A table, not a search: the first call of a shape compiles each kernel once.
 
     Kernels are scan, states (the same, again), carry, reverse, readers, keys (as readers) and writers.
 
-    Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels: narrower ones were
-    seen to read outside of shared memory under Triton 3.6.0 on Hopper, in kernels that loop over tiles.
+    Where tensor cores work on 64 rows (a tile or a head that large), a block has at least 64 channels unless the assembler is sound:
+    narrower ones were seen to read outside of shared memory on Hopper, in kernels that loop over tiles.
     """
     width, wide = power(x.O), max(power(x.C), power(x.I)) >= 64
     if kernel in ("readers", "keys") or (kernel == "writers" and x.I <= 64):
@@ -75,6 +83,10 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
         return Config(32, 4, 2)
     if rowwise:
         return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, 1)
+    if power(x.C) == 64 and x.dtype != torch.float32 and assembler.sound():
+        narrow = NARROW.get((x.J, x.I), {}).get(kernel)
+        if narrow:
+            return narrow
     warps = 4 if x.I <= 64 or (kernel == "carry" and x.I <= 128) else 8
     stages = 3 if kernel == "scan" and x.J == 1 and x.I <= 64 else 2 if x.I <= 128 else 1
     return Config(64 if wide else min(width, 32), warps, stages)
