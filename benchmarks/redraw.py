@@ -20,9 +20,10 @@ PLOTS: dict[str, dict[str, Axes]] = {
         "trained at 64, read at this size": Axes(x="tokens of a chunk", y=BITS, log="x"),
     },
     "depth": {"text": Axes(x="matrices of the memory", y=BITS)},
+    "tasks": {"s_niah_1": Axes(x="bytes", y="share of answers that are right", log="x")},
 }
 """Panels of every file in ``benchmarks/results/experiments`` that are drawn."""
-TITLES = {"books": "Books", "chunk": "Chunk sizes", "depth": "Depth of the memory"}
+TITLES = {"books": "Books", "chunk": "Chunk sizes", "depth": "Depth of the memory", "tasks": "A passkey in noise"}
 
 
 def main() -> None:
