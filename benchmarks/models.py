@@ -68,7 +68,7 @@ def measure(name: str, size: str, length: int, ranks: World, args: argparse.Name
     found = Speed(name, size, length, max(1, args.tokens // length), ranks.size)
     try:
         model = TitansLM(config(name, size)).to(ranks.device)
-        model.checkpointing = True
+        model.checkpointing = args.recompute
         found.path = paths(model, device)
         if args.compile:
             for layer in model.layers:
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768, help="of a step")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--recompute", action="store_true", help="layers again in the backward pass, for their memory")
     parser.add_argument("--graph", action="store_true", help="record passes as CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"))
@@ -157,7 +158,7 @@ def save(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     where = report.machine() | ({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
     wrong = "; ".join(f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"])
     how = f"layers {'' if args.compile else 'not '}compiled, passes {'' if args.graph else 'not '}replayed from a graph"
-    note = f"bfloat16 under autocast, recomputation, {how}. {wrong}"
+    note = f"bfloat16 under autocast, {'layers computed again in the backward pass, ' * args.recompute}{how}. {wrong}"
     report.write(args.json, "Training whole models", "python -m benchmarks.models", where, forms.models(rows), note)
 
 

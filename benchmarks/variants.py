@@ -1,4 +1,4 @@
-"""Other launch settings than the table's: `python -m benchmarks.variants perceptron|matrix [--rows NAME ...] [--only NAME ...]`.
+"""Other launch settings than the table's: `python -m benchmarks.variants perceptron|matrix --rows NAME ... [--only NAME ...]`.
 
 Every variant must give the answers and gradients of the table's settings, and the same bits twice; then its kernels are timed one
 by one, and (``--graph``) whole calls replayed from a CUDA graph. Settings that a compiler breaks show up here before they reach
@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+import zoo
 from benchmarks import gpu, gpu_cases, gpu_mlp, variants_matrix
 from miras import AssociativeMemory
 from miras.testing import relative
@@ -46,17 +47,30 @@ def perceptron() -> dict[str, Variant]:
             how = {"BF": tile, "num_warps": warps, "num_stages": stages}
             found[f"{kernel} {tile} {warps} {stages}"] = changed(kernel, how)
     found |= {f"{kernel} 16": changed(kernel, {"BF": 16}) for kernel in ("scan", "reverse")}
+    for kernel, tile, most in product(("scan", "reverse"), (32, 64), (128, 168)):  # of which more run at once
+        found[f"{kernel} thin {tile} {most}"] = changed(kernel, {"BF": tile, "maxnreg": most})
+    found |= {f"few {n}": lambda n=n: mock.patch.object(_mlp_launch, "PROGRAMS", n) for n in (512, 2048)}
+    found["four warps"] = lambda: mock.patch.object(_mlp_launch, "SHORT", {})
     found["kept only"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1)
     found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
     found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20)
     return found
 
 
-def perceptron_case() -> Calls:
-    """The memory of `benchmarks.gpu_mlp`, B4 T4096 H16 D64."""
-    qkv, gates, state = gpu_mlp.operands(4, 4096, 16, 64)
+PERCEPTRONS = {
+    "momentum": (4, gpu_mlp.SPEC),
+    "yaad": (8, zoo.spec("yaad", form="recommended", chunk_size=16)),
+    "moneta": (8, zoo.spec("moneta", chunk_size=16)),
+}
+"""Rows of a batch and the memory, T4096 H16 D64: that of `benchmarks.gpu_mlp`, and those in chunks of 16 as models have them."""
+
+
+def perceptron_case(row: str) -> Calls:
+    """One of `PERCEPTRONS`."""
+    batch, spec = PERCEPTRONS[row]
+    qkv, gates, state = gpu_mlp.operands(batch, 4096, 16, 64, spec)
     q, k, v, *rest = leaves = [x.requires_grad_() for x in (*qkv, *gates.values())]
-    memory = AssociativeMemory(gpu_mlp.SPEC, "kernel")
+    memory = AssociativeMemory(spec, "kernel")
     weight = torch.randn(v.shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
 
     def call() -> list[Tensor]:
@@ -110,15 +124,15 @@ def report(name: str, calls: Calls, wanted: Sequence[Tensor], graph: bool) -> st
 
 def compare(what: str, row: str, args: argparse.Namespace) -> None:
     """A line for every variant of one row."""
-    calls = perceptron_case() if what == "perceptron" else matrix_case(row)
+    calls = perceptron_case(row) if what == "perceptron" else matrix_case(row)
     variants = perceptron() if what == "perceptron" else variants_matrix.found(lambda: answers(calls))
     unknown = [n for n in args.also if n not in variants]
     if unknown:
-        raise SystemExit(f"no variants {unknown} of {row or what}")
+        raise SystemExit(f"no variants {unknown} of {row}")
     also = variants_matrix.both(*(variants[n] for n in args.also))
     first, of = args.part
     names = [n for n in variants if not args.only or n.startswith(tuple(args.only))][first::of]
-    print(f"== {row or what}: {len(names)} variants", flush=True)
+    print(f"== {row}: {len(names)} variants", flush=True)
     if args.list:
         print(*names, sep="\n", flush=True)
         return
@@ -142,7 +156,7 @@ def compare(what: str, row: str, args: argparse.Namespace) -> None:
 
 def _compile(what: str, row: str, args: argparse.Namespace) -> None:
     """All variants in several processes, so that this one finds them compiled."""
-    same = [*(("--rows", row) if row else ()), *(("--only", *args.only) if args.only else ())]
+    same = ["--rows", row, *(("--only", *args.only) if args.only else ())]
     same += ["--also", *args.also] if args.also else []
     command = [
         sys.executable,
@@ -163,7 +177,9 @@ def main() -> None:
     """Prints a line for every variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("perceptron", "matrix"))
-    parser.add_argument("--rows", nargs="+", default=["huber momentum"], help="of benchmarks.gpu, for a matrix")
+    parser.add_argument(
+        "--rows", nargs="+", required=True, help=f"of benchmarks.gpu, for a matrix, else {[*PERCEPTRONS]}"
+    )
     parser.add_argument("--only", nargs="+", default=[], help="variants whose names begin so")
     parser.add_argument("--also", nargs="+", default=[], help="variants that are on throughout")
     parser.add_argument(
@@ -175,7 +191,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--compile", action="store_true", help="only fill Triton's cache")
     args = parser.parse_args()
-    for row in args.rows if args.what == "matrix" else [""]:
+    for row in args.rows:
         compare(args.what, row, args)
 
 

@@ -62,6 +62,9 @@ WIDE = {
 SHORT = {"read_backward": {16: 1, 32: 1, 64: 2}}
 """Warps by the width of heads where chunks have 16 tokens: four form products of 16 x 16 several times, each with a last bit of its own."""
 
+OPTIONS = frozenset(("num_warps", "num_stages", "maxnreg"))
+"""What a compiler is told beside a kernel's own arguments."""
+
 READS = frozenset(("read", "read_backward", "query_backward"))
 """Kernels that meet rates only, never their bounds."""
 
@@ -183,7 +186,7 @@ class Given(NamedTuple):
             "BLOCKS": how.blocks,
             "WIDTH": how.width or self.v.shape[-1],
         }
-        return {n: x for n, x in (own | every).items() if n in kernel.arg_names or n.startswith("num_")}
+        return {n: x for n, x in (own | every).items() if n in kernel.arg_names or n in OPTIONS}
 
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
