@@ -20,7 +20,8 @@ from miras.engine.problem import Inputs, answers, bounded, initial_state, micro_
 from miras.engine.run import losses, run
 from miras.engine.weights import Plain, read_weights
 from miras.gates import Gate, channels
-from miras.kernels import Dims
+from miras.kernels import KERNELS, Dims, trust
+from miras.kernels.table import constant
 from miras.packing import document_bounds
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
@@ -138,6 +139,8 @@ class AssociativeMemory:
         if not q.shape[0] * q.shape[1]:
             return v.new_zeros(*q.shape[:3], v.shape[-1]), state
         planned = self.plan(q.shape[-1], v.shape[-1], pairs, (q.device, v.dtype))
+        if planned.kernel is not None and torch.compiler.is_compiling():
+            planned = self._tried(planned, q, v)
         with _full_precision(q.device):
             operands = v.dtype if planned.path == "kernel" else dtype
             x = inputs(self.spec, q.to(operands), k.to(operands), v.to(operands), gates, dtype)
@@ -180,6 +183,22 @@ class AssociativeMemory:
     def on(self, path: Path, tolerance: float | None = None) -> AssociativeMemory:
         """The same memory on another engine."""
         return replace(self, path=path, tolerance=tolerance)
+
+    def _tried(self, planned: Plan, q: Tensor, v: Tensor) -> Plan:
+        """The plan with the kernel that is trusted there, as a compiler traces it."""
+        assert planned.kernel is not None
+        name = self._trusted(planned.kernel.name, q.shape[-1], v.shape[-1], q.device, v.dtype)
+        if not name:
+            return replace(planned, path=planned.around, kernel=None)
+        return replace(planned, kernel=next(k for k in KERNELS if k.name == name))
+
+    @constant
+    def _trusted(self, kernel: str, d_key: int, d_value: int, device: torch.device, dtype: torch.dtype) -> str:
+        """The name of the kernel that may be used for that one, none for none. Compilers have it run instead of tracing it."""
+        [named] = [k for k in KERNELS if k.name == kernel]
+        with trust.running():
+            found = trust.trusted(named, self.spec, Dims(d_key, d_value), device, dtype)
+        return found.name if found else ""
 
     def _blank(self, q: Tensor, v: Tensor, rows: int, pairs: int, dtype: torch.dtype) -> MemoryState:
         if not (self.spec.architecture.is_linear and self.spec.retention.link_is_identity):

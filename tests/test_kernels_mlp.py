@@ -413,3 +413,35 @@ def test_compiled_without_a_graph_break(name: str) -> None:
         return torch.autograd.grad(y.square().sum() + sum(w.sum() for w in state.memory.values()), leaves["k"])[0]
 
     assert relative(gradient(compiled), gradient(core)) <= TOLERANCE["kernel"][torch.float32]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiler_hears_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run while a call is traced, in full: a kernel that is wrong is not in the graph."""
+    p = moved(problem(SPECS["gd"], length=16, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
+    core = AssociativeMemory(p.spec, "kernel")
+    asked: list[Any] = []
+
+    def trusted(kernel: Kernel, *what: Any) -> None:
+        asked.append((kernel, what, torch.compiler.is_compiling(), torch.ones(1).item()))
+
+    monkeypatch.setattr(trust, "trusted", trusted)
+    torch.compiler.reset()
+    y, _ = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")(p.q, p.k, p.v, p.gates, p.state)
+    assert asked == [(mlp.KERNEL, (p.spec, Dims(16, 16), p.q.device, torch.float32), False, 1.0)]
+    wanted, _ = p.run("fused")
+    assert relative(y, wanted) <= TOLERANCE["kernel"][torch.float32]
+
+
+@pytest.mark.gpu
+def test_tried_while_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real trial inside of a compiler, of a memory that nobody has used before."""
+    found: list[float] = []
+    spec = replace(SPECS["gd"], architecture=MLP(expansion=3, activation="tanh"), chunk_size=32)
+    monkeypatch.setattr(trust.verdicts, "kept", lambda trial, *_: found.append(trial()) or found[-1])
+    p = moved(problem(spec, length=64, d_key=32, d_value=32), torch.bfloat16)
+    core = AssociativeMemory(spec)
+    torch.compiler.reset()
+    y, _ = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")(p.q, p.k, p.v, p.gates, p.state)
+    assert len(found) == 1 and found[0] < trust.WRONG
+    assert torch.equal(y, core(p.q, p.k, p.v, p.gates, p.state)[0])

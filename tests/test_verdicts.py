@@ -99,3 +99,22 @@ def test_the_folder_is_the_users(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MIRAS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert verdicts.folder() == Path("/somewhere/miras")
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiler_has_a_trial_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trust, "triable", lambda device: True)
+    seen: list[tuple[int, bool]] = []
+
+    @trust.once
+    def right(number: int, device: torch.device) -> bool:
+        seen.append((number, torch.compiler.is_compiling()))
+        return number > 1
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return (2 * x if right(1, x.device) else 3 * x) + right(2, x.device)
+
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    assert compiled(torch.ones(())) == call(torch.ones(())) == 4
+    assert seen == [(1, False), (2, False)]

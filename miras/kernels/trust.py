@@ -17,20 +17,39 @@ from torch import Tensor
 
 from miras.engine.problem import answers, micro_steps
 from miras.kernels import ahead, verdicts
-from miras.kernels.table import Dims, Kernel
+from miras.kernels.table import Dims, Kernel, constant
 from miras.spec import MirasSpec
 
 Trial = TypeVar("Trial", bound=Callable[..., bool])
+
+COMPILING = "_is_compiling_flag"
+"""What `torch.compiler.is_compiling` returns."""
 
 WRONG = 0.1
 """Relative error that no rounding of operands explains."""
 
 
 def trusted(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """The kernel that may be used: this one, or the one that it is only faster than, or none; this one if none can be tried."""
+    """The kernel that may be used: this one, or the one that it is only faster than, or none; this one if none can be tried.
+
+    Compilers do not trace it: `AssociativeMemory` has it run before, and what they meet afterwards is right.
+    """
+    if torch.compiler.is_compiling():
+        return kernel
     if kernel.whole and not tried(kernel.whole, spec, dims, device, dtype):
         return None  # it computes the other sizes for this one
     return kernel if tried(kernel, spec, dims, device, dtype) else kernel.whole
+
+
+@contextlib.contextmanager
+def running() -> Generator[None]:
+    """For what compilers run while they trace: nothing is being compiled inside."""
+    before = torch.compiler.is_compiling()
+    setattr(torch.compiler, COMPILING, False)
+    try:
+        yield
+    finally:
+        setattr(torch.compiler, COMPILING, before)
 
 
 def triable(device: torch.device) -> bool:
@@ -39,21 +58,21 @@ def triable(device: torch.device) -> bool:
 
 
 def once(trial: Trial) -> Trial:
-    """Remembers what a trial found, by its arguments, a device among them.
+    """Remembers what a trial found, by its arguments, a device among them; compilers have it run, and take that for a constant.
 
     Where nothing can be tried, what is not known passes. What is known to be wrong does not while a graph is recorded, which goes
-    through calls that were made before; a compiler is not told.
+    through calls that were made before.
     """
     found: dict[tuple[Any, ...], bool] = {}
 
+    @constant
     @wraps(trial)
     def right(*what: Any) -> bool:
-        if torch.compiler.is_compiling():
-            return True
         if what not in found:
             if not triable(next(x for x in what if isinstance(x, torch.device))):
                 return True
-            found[what] = trial(*what)
+            with running():
+                found[what] = trial(*what)
         return found[what]
 
     return right  # type: ignore[return-value]
