@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from miras import AssociativeMemory
 from miras.biases import L2, Dot
 from miras.engine.plan import plan
-from miras.kernels import Dims, choose, matrix, residuals, split, trust
+from miras.kernels import Dims, Kernel, choose, matrix, residuals, split, trust
 from miras.kernels import _split as segments
 from miras.kernels._launches import Tiles
 from miras.testing.laws import tensors
@@ -173,6 +173,22 @@ def test_a_wrong_variant_leaves_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(trust, "tried", lambda kernel, *_, w=wrong: kernel not in w)
         where = torch.device("cuda"), torch.bfloat16
         assert trust.trusted(split.CHUNKS, drawn("l2").spec, Dims(16, 16), *where) == wanted
+
+
+@pytest.mark.parametrize("cards", [0, 132])
+def test_what_is_not_cut_is_not_tried(monkeypatch: pytest.MonkeyPatch, cards: int) -> None:
+    from miras.engine import run
+
+    asked: list[Kernel] = []
+
+    def trusted(kernel: Kernel, *_: Any) -> None:  # so that PyTorch computes this
+        asked.append(kernel)
+
+    monkeypatch.setattr(segments, "processors", lambda device: cards)
+    monkeypatch.setattr(run, "trusted", trusted)
+    p = drawn("l2", length=4096, heads=1, batch=1)
+    cast(p, torch.float32, DEVICE).run("kernel")
+    assert asked == [split.CHUNKS if cards else matrix.CHUNKS]
 
 
 def test_who_is_cut() -> None:

@@ -56,8 +56,10 @@ def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: 
         y, after = run(spec, shapes, around, state, x.to(next(iter(state.memory.values())).dtype))
         return y.to(x.v.dtype), after
 
-    dims = Dims(x.q.shape[-1], x.v.shape[-1])
-    kernel = trusted(plan.kernel, spec, dims, x.q.device, x.q.dtype) if fused.outside_functorch() else None
+    dims, kernel = Dims(x.q.shape[-1], x.v.shape[-1]), plan.kernel
+    if kernel.whole and kernel.differs and not kernel.differs(spec, shapes, x):
+        kernel = kernel.whole  # the other need not be tried
+    kernel = trusted(kernel, spec, dims, x.q.device, x.q.dtype) if fused.outside_functorch() else None
     if kernel is None:
         return rest(state, x)
     if x.length == 1 and not torch.is_grad_enabled():

@@ -29,15 +29,20 @@ def supports(claimed: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> 
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """In as many segments as are worth it; what is over, and what is too short, token after token."""
-    count, length = cut(spec, shapes, x, solve) if known(*x.q.shape) else (1, x.length)
-    if count == 1:
+    if not differs(spec, shapes, x, solve):
         return matrix.stretch(spec, shapes, state, x, solve)
+    count, length = cut(spec, shapes, x, solve)
     if count * length == x.length:
         return _segments(spec, shapes, state, x, solve, count)
     body, tail = x.split([count * length, x.length - count * length])
     first, state = _segments(spec, shapes, state, body, solve, count)
     last, state = matrix.stretch(spec, shapes, state, tail, solve)
     return torch.cat([first, last], 2), state
+
+
+def differs(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> bool:
+    """Whether there is more than one segment."""
+    return known(*x.q.shape) and cut(spec, shapes, x, solve)[0] > 1
 
 
 def known(*sizes: int) -> bool:
@@ -84,7 +89,8 @@ def _beside(x: Tensor, count: int) -> Tensor:
 def _kernel(whole: Kernel, solve: bool) -> Kernel:
     run = partial(matrix.run, solve=solve, stretch=stretch)
     claim = partial(supports, whole.supports)
-    return replace(whole, name=f"{whole.name}, split", supports=claim, run=run, whole=whole, proven=True)
+    name, cuts = f"{whole.name}, split", partial(differs, solve=solve)
+    return replace(whole, name=name, supports=claim, run=run, whole=whole, differs=cuts, proven=True)
 
 
 CHUNKS, TOKENS = _kernel(matrix.CHUNKS, False), _kernel(matrix.TOKENS, True)

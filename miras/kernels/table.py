@@ -45,6 +45,7 @@ class Kernel:
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
         whole: the kernel of the table that computes the same, if this one is only faster at some sizes.
+        differs: with ``whole``, whether this one does anything else for such inputs, ``(spec, shapes, inputs)``.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
     """
 
@@ -55,6 +56,7 @@ class Kernel:
     one: Run
     whole_chunks: bool = True
     whole: Kernel | None = None
+    differs: Callable[[MirasSpec, Shapes, Inputs], bool] | None = None
     proven: bool = False
 
 
