@@ -265,6 +265,24 @@ def test_any_phase_and_length(name: str) -> None:
     agree(replace(p.slice(5, 60), state=state.detach()), torch.float32)
 
 
+@pytest.mark.parametrize("name", ["titans", "bounded", "huber per channel", "gd"])
+@pytest.mark.parametrize("length", [7, 41])
+def test_a_last_chunk_that_is_not_whole(monkeypatch: pytest.MonkeyPatch, name: str, length: int) -> None:
+    """Is computed by the kernel, and goes on where it stopped."""
+    p = problem(SPECS[name], length=52, d_key=16, d_value=16, batch=2, heads=1)
+    first, rest = p.slice(0, length), p.slice(length, 52)
+    _y, state = moved(first, torch.float32).run("kernel")
+    with monkeypatch.context() as alone:
+        alone.setattr("miras.engine.run.factored", None)  # what PyTorch would take
+        agree(first, torch.float32)
+    _, wanted = first.run("reference")
+    assert state.phase == wanted.phase == (length % 16,) * 2
+    for n, t in wanted.tensors().items():
+        if n != "phase":
+            assert relative(state.tensors()[n].double(), t) <= TOLERANCE["kernel"][torch.float32], n
+    agree(replace(rest, state=wanted.detach()), torch.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -356,6 +374,14 @@ def test_bfloat16(name: str, width: int) -> None:
 def test_short_chunks_in_bfloat16(name: str) -> None:
     spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=16)
     p = problem(spec, length=128, d_key=64, d_value=64)
+    agree(replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]}), torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["titans", "bounded"])
+def test_a_last_chunk_in_bfloat16(name: str) -> None:
+    spec = replace(SPECS[name], architecture=replace(SPECS[name].architecture, expansion=4), chunk_size=64)
+    p = problem(spec, length=133, d_key=64, d_value=64)
     agree(replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]}), torch.bfloat16)
 
 

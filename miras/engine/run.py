@@ -65,28 +65,30 @@ def _kernel(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: 
     if x.length == 1 and not torch.is_grad_enabled():
         return kernel.one(spec, shapes, state, x)
     go = partial(kernel.run, spec, shapes)
-    return _whole_chunks(spec, state, x, go, rest) if kernel.whole_chunks else go(state, x)
+    if not kernel.whole_chunks:
+        return go(state, x)
+    return _whole_chunks(spec, state, x, rest, go, partial(kernel.tail, spec, shapes) if kernel.tail else rest)
 
 
 def _fused(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """Whole chunks by the written-out pass, the rest factored."""
-    around = replace(plan, path="factored")
-    return _whole_chunks(spec, state, x, partial(fused.run, spec, shapes), partial(run, spec, shapes, around))
+    rest = partial(run, spec, shapes, replace(plan, path="factored"))
+    return _whole_chunks(spec, state, x, rest, partial(fused.run, spec, shapes), rest)
 
 
 Stretch = Callable[[MemoryState, Inputs], tuple[Tensor, MemoryState]]
 
 
 def _whole_chunks(
-    spec: MirasSpec, state: MemoryState, x: Inputs, chunks: Stretch, rest: Stretch
+    spec: MirasSpec, state: MemoryState, x: Inputs, before: Stretch, chunks: Stretch, after: Stretch
 ) -> tuple[Tensor, MemoryState]:
-    """Whole chunks on one path, what comes before the first and after the last on another."""
+    """Whole chunks on one path, what comes before the first and after the last on others."""
     head = min(-state.phase[0] % spec.chunk_size, x.length)
     body = (x.length - head) // spec.chunk_size * spec.chunk_size
     if body == x.length:
         return chunks(state, x)
     outputs: list[Tensor] = []
-    for part, go in zip(x.split([head, body, x.length - head - body]), (rest, chunks, rest), strict=True):
+    for part, go in zip(x.split([head, body, x.length - head - body]), (before, chunks, after), strict=True):
         if part.length:
             y, state = go(state, part)
             outputs.append(y)

@@ -6,6 +6,7 @@ Shapes: B batch, H heads, T tokens in N chunks of C, J = 1 + K memory and slots,
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from miras.architectures import MLP
@@ -67,6 +68,26 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return chunks(spec, shapes, state, x, readers(spec, x))
 
 
+def tail(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """Fewer tokens than a chunk, from a boundary: a chunk whose other tokens read and write nothing."""
+    more = spec.chunk_size - x.length
+    rows, pairs, into, mix = readers(spec, x)
+    rows, into = (F.pad(t[..., : x.length], (0, more)) for t in (rows, into))
+    pairs = F.pad(pairs[..., : x.length, : x.length], (0, more, 0, more))
+    y, after = chunks(spec, shapes, state, _longer(spec, x, more), [rows, pairs, into, mix])
+    return y[:, :, : x.length], after._replace(anchor=state.anchor, phase=(x.length,) * state.batch)
+
+
+def _longer(spec: MirasSpec, x: Inputs, more: int) -> Inputs:
+    """With tokens of zeros; thresholds are one there, since some residuals divide by them."""
+
+    def each(t: Tensor, value: float = 0.0) -> Tensor:
+        return F.pad(t, (*(0, 0) * (t.dim() - 3), 0, more), value=value)
+
+    gates = {g: each(t, 1.0 if g in spec.bias.gates else 0.0) for g, t in x.pair.items()}
+    return Inputs(each(x.q), each(x.k), each(x.v), {g: each(t) for g, t in x.token.items()}, gates)
+
+
 def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]:
     """Rows, pairs, into and mix of all chunks, or of blocks of that size."""
     seen = matrix.readers(spec, algorithm_gates(spec, x), x, size or spec.chunk_size, solve=False)
@@ -113,4 +134,4 @@ def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return step.perceptron(spec, shapes, state, x)
 
 
-KERNEL = Kernel("perceptron", supports, fits, run, one, proven=True)
+KERNEL = Kernel("perceptron", supports, fits, run, one, tail=tail, proven=True)

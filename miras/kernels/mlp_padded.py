@@ -69,6 +69,15 @@ def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return _in_between(kernel.one, spec, shapes, state, x)
 
 
+def tail(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """Fewer tokens than a chunk, from a boundary."""
+    kernel = _inner(spec, shapes, x.pairs)
+    assert kernel is not None
+    if kernel.tail is None:
+        return in_pytorch(spec, shapes, state, x)
+    return _in_between(kernel.tail, spec, shapes, state, x)
+
+
 def _in_between(go: Run, spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """What is computed with everything padded, but for the shapes."""
     y, after = go(spec, shapes, _resized(state, _padded(shapes)), _wide(spec, x))
@@ -121,4 +130,4 @@ def _resize(t: Tensor, sizes: tuple[int, ...], value: float = 0.0) -> Tensor:
     return F.pad(t, [n for pair in ends for n in pair], value=value)
 
 
-KERNEL = Kernel("perceptron, padded", supports, fits, run, one, proven=True)
+KERNEL = Kernel("perceptron, padded", supports, fits, run, one, tail=tail, proven=True)

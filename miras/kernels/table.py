@@ -44,6 +44,7 @@ class Kernel:
         one: the same for a single token in any phase, when nothing is differentiated.
         whole_chunks: whether ``run`` wants a whole number of chunks from a boundary; what is left over goes through
             a PyTorch path. Otherwise it takes any tokens in any phase.
+        tail: then, the same for fewer tokens than a chunk from a boundary, if there is more than that path for them.
         whole: the kernel of the table that computes the same, if this one is only faster at some sizes.
         differs: with ``whole``, whether this one does anything else for such inputs, ``(spec, shapes, inputs)``.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for.
@@ -55,6 +56,7 @@ class Kernel:
     run: Run
     one: Run
     whole_chunks: bool = True
+    tail: Run | None = None
     whole: Kernel | None = None
     differs: Callable[[MirasSpec, Shapes, Inputs], bool] | None = None
     proven: bool = False
