@@ -27,6 +27,8 @@ TITANS = MirasSpec.make(
 )
 BOUNDED = replace(TITANS, architecture=MLP(expansion=2), step_bound=1.0)
 LQ = Lq(norm="mean", link_at="chunk")
+PLAIN = MLP(expansion=4, norm=False)  # a norm divides by how little averages differ
+MEMORA = replace(TITANS, architecture=PLAIN, retention="kl", algorithm="gd", read="anchor", step_bound=4.0)
 SPECS = {
     "titans": (TITANS, 12, 12),
     "bounded": (BOUNDED, 24, 24),
@@ -37,6 +39,8 @@ SPECS = {
     "values alone": (replace(TITANS, architecture=MLP(norm=False, residual=False, expansion=2)), 16, 24),
     "yaad": (replace(BOUNDED, bias=Yaad()), 12, 12),
     "moneta": (replace(BOUNDED, bias=Lp(), retention=LQ, algorithm="gd"), 12, 12),
+    "memora": (MEMORA, 24, 24),
+    "memora, keys alone": (replace(MEMORA, architecture=replace(PLAIN, residual=False)), 24, 16),
     "biases": (replace(BOUNDED, architecture=MLP(expansion=2, bias=True)), 12, 12),
     "ttt": (zoo.spec("ttt_mlp"), 12, 12),
 }
@@ -103,9 +107,9 @@ def test_activations_keep_zeros(name: str) -> None:
     assert ACTIVATIONS[name].value(torch.zeros(1)) == 0  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", ["titans_lmm", "yaad", "moneta", "ttt_mlp"])
+@pytest.mark.parametrize("name", ["titans_lmm", "yaad", "moneta", "memora", "ttt_mlp"])
 def test_computes_published_memories(name: str) -> None:
-    spec = zoo.spec(name)
+    spec = zoo.spec(name, read="anchor") if name == "memora" else zoo.spec(name)
     where = torch.device("cuda"), torch.float32 if interpreted() else torch.bfloat16
     width = 24 if interpreted() else 48
     arguments = spec, AssociativeMemory(spec).shapes(width, width), 1, Dims(width, width), where
@@ -117,7 +121,7 @@ def test_computes_published_memories(name: str) -> None:
     [
         (TITANS, 64, "needs no padding"),
         (TITANS, 96, "over 64 x 64"),
-        (zoo.spec("memora", read="anchor"), 48, "weight to padding"),
+        (zoo.spec("memora", read="anchor", architecture={"expansion": 1}), 40, "weight to padding"),
         (zoo.spec("yaad", bias={"norm": "rms"}), 48, "a norm other than l2"),
         (replace(TITANS, bias=Own()), 48, "triton_residual"),
         (zoo.spec("ttt_mlp", architecture={"affine": True}), 48, "no kernel that takes padded heads"),

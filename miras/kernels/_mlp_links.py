@@ -15,6 +15,7 @@ import triton.language as tl
 
 NORMALISER = tl.constexpr(1)
 SOFTMAX = tl.constexpr(2)
+NOTHING = tl.constexpr(-1e30)  # the logit of a weight of zero
 
 
 @triton.jit
@@ -67,8 +68,11 @@ def norm(told, weight, O: tl.constexpr, TILES: tl.constexpr, L: tl.constexpr):
 
 
 @triton.jit
-def link(a1, a2, told, O: tl.constexpr, TILES: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
-    """After the meeting: accumulators as they are committed, weights, and the norms (one where there is none)."""
+def link(a1, a2, told, O: tl.constexpr, TILES: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, WIDTH: tl.constexpr):
+    """After the meeting: accumulators as they are committed, weights, and the norms (one where there is none).
+
+    Of a softmax, inputs that are padding have no weight, and outputs that are, from ``WIDTH`` on, even ones: nothing is kept of them.
+    """
     n1, n2 = 1.0, 1.0
     if LINK == NORMALISER:
         n1, n2 = norm(told, L[2], O, TILES, L), norm(told + 2, L[3], O, TILES, L)
@@ -83,9 +87,13 @@ def link(a1, a2, told, O: tl.constexpr, TILES: tl.constexpr, LINK: tl.constexpr,
             scale = tl.exp(tl.load(told + tile * 2 * O + at, cache_modifier=".cg") - top)
             mass += tl.load(told + tile * 2 * O + O + at, cache_modifier=".cg") * scale
         a2 -= (top + tl.log(mass))[:, None]
+        if L[2] < a1.shape[0]:
+            a1 = tl.where(tl.arange(0, a1.shape[0])[:, None] < L[2], a1, NOTHING)
         top = tl.max(a1, 0)
         a1 -= (top + tl.log(tl.sum(tl.exp(a1 - top[None, :]), 0)))[None, :]
         w1, w2 = L[0] * tl.exp(a1), L[1] * tl.exp(a2)
+        if WIDTH < O:
+            w2 = tl.where(at[:, None] < WIDTH, w2, L[1] / L[3])
     return a1, a2, w1, w2, n1, n2
 
 
@@ -107,10 +115,18 @@ def whole(w, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr):
 
 
 @triton.jit
-def shared(x, product, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, CENTRED: tl.constexpr = False):
-    """The product of rows ``x`` with weights, from that with what is kept of them; ``CENTRED`` rows sum to zero, but for rounding."""
+def shared(
+    x, product, i: tl.constexpr, LINK: tl.constexpr, L: tl.constexpr, CENTRED: tl.constexpr = False, WIDTH: tl.constexpr = 0
+):  # fmt: skip
+    """The product of rows ``x`` with weights, from that with what is kept of them.
+
+    ``CENTRED`` rows sum to zero, but for rounding; columns from ``WIDTH`` on, if it is given, are padding.
+    """
     if LINK == SOFTMAX and not CENTRED:
-        product += (L[i] / L[2 + i]) * tl.sum(x.to(tl.float32), 1)[:, None]
+        alike = (L[i] / L[2 + i]) * tl.sum(x.to(tl.float32), 1)[:, None]
+        if WIDTH and product.shape[1] > WIDTH:
+            alike = tl.where(tl.arange(0, product.shape[1])[None, :] < WIDTH, alike, 0.0)
+        product += alike
     return product
 
 

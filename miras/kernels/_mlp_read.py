@@ -75,7 +75,7 @@ def read(
             if SLOT:
                 y0 = dot((hr * row1).to(DT), tl.trans(tl.load(seen2 + F * O + at2)), y0)
         else:
-            y0 = shared(hr, dot(hrd, tl.trans(w2), y0), 1, LINK, L)
+            y0 = shared(hr, dot(hrd, tl.trans(w2), y0), 1, LINK, L, WIDTH=WIDTH)
             if SLOT:
                 y1 = dot(hrd, tl.trans(tl.load(seen2 + F * O + at2)), y1)
     y = y0

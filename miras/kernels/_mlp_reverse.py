@@ -151,7 +151,7 @@ def reverse(
             if SLOT:
                 part += (row1 * s2[:, None]) * dot(hh, tl.trans(f2d))
             a2 = tl.load(seen2 + (local - n % BLOCKS) * J * F * O + at2)
-            part = shared(du1 * bend, dot(d_pulled, tl.trans(a2), part), 1, LINK, L)
+            part = shared(du1 * bend, dot(d_pulled, tl.trans(a2), part), 1, LINK, L, WIDTH=WIDTH)
             tl.store(parts + tile * C * O + co, part)
         arrive(arrivals)
         met += TILES

@@ -68,7 +68,7 @@ def scan(
             arrive(arrivals)
             met += TILES
             wait(arrivals, met)
-            a1, a2, l1, l2, n1, n2 = link(a1, a2, meet + b * TILES * 2 * O, O, TILES, LINK, L)
+            a1, a2, l1, l2, n1, n2 = link(a1, a2, meet + b * TILES * 2 * O, O, TILES, LINK, L, WIDTH)
             a1d, a2d = apart(l1, 0, LINK, L).to(DT), apart(l2, 1, LINK, L).to(DT)
             if tile == 0:
                 tl.store(sizes + local * 2, n1)
@@ -86,7 +86,7 @@ def scan(
         if O > HALF:
             store_products(parts + tile * C * O, (hd,), (seen2 + (local - n % BLOCKS) * J * F * O,), rf, C, O, F, 1)
         else:
-            tl.store(parts + tile * C * O + co, shared(h, dot(hd, tl.trans(a2d)), 1, LINK, L))
+            tl.store(parts + tile * C * O + co, shared(h, dot(hd, tl.trans(a2d)), 1, LINK, L, WIDTH=WIDTH))
         if BOUND:
             tl.store(norms + tile * C + rc, tl.sum(h * h, 1))
         arrive(arrivals)

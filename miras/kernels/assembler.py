@@ -41,7 +41,7 @@ def installed() -> Path | None:
 @constant  # it asks a program
 def sound() -> bool:
     """Whether the assembler in use is one that is trusted; there is none where Triton interprets."""
-    return not interpreted() and release(os.environ.get("TRITON_PTXAS_PATH")) >= SOUND
+    return not interpreted() and release(os.environ.get("TRITON_PTXAS_PATH") or None) >= SOUND
 
 
 @lru_cache

@@ -73,12 +73,18 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
             seen[0][..., 1, :] = 0
     y, state = mlp.chunks(spec, shapes, state, x, seen, _link(spec.retention, shapes))
     if not spec.retention.link_is_identity:
-        memory = {
-            n: spec.retention.commit(a, context(n, shapes[n], state.memory, state.extra, None, tokens=False))
-            for n, a in state.memory.items()
-        }
+        memory = {n: _committed(spec, shapes, state, n) for n in state.memory}
         state = state._replace(memory=memory, anchor=memory)
     return _together(y, size, lag) if lag else y, state
+
+
+def _committed(spec: MirasSpec, shapes: Shapes, state: MemoryState, name: str) -> Tensor:
+    """An accumulator at the end of a chunk, which may be padded: what is not there takes no part."""
+    a, (i, o) = state.memory[name], shapes[name].shape
+    there = spec.retention.commit(
+        a[..., :i, :o], context(name, shapes[name], state.memory, state.extra, None, tokens=False)
+    )
+    return F.pad(there, (0, a.shape[-1] - o, 0, a.shape[-2] - i))
 
 
 def _link(retention: Retention, shapes: Shapes) -> str:

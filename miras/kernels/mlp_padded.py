@@ -2,7 +2,7 @@
 
 Zeros in queries, keys, values and weights stay zeros: activations keep them, where prediction and value are zero there is no error,
 and squared norms do not see them. Only means count channels: the layer norm is told how many there are (``WIDTH``), as is the norm of
-a link; a softmax would give weight to what is not there. Gradients are those of padding and slicing.
+a link, and a softmax, which would give weight to what is not there. Gradients are those of padding and slicing.
 
 Shapes: B batch, H heads, T tokens, I, F and O key, hidden and value width.
 """
@@ -41,8 +41,8 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"a head of {i} x {o} is over {max(mlp.SIZES)} x {max(mlp.SIZES)}"
     if i in mlp.SIZES and o in mlp.SIZES:
         return f"a head of {i} x {o} needs no padding"
-    if isinstance(spec.retention, KLDecay):
-        return f"retention {spec.retention.name!r} would give weight to padding"
+    if isinstance(spec.retention, KLDecay) and shapes["w_1"].shape[1] % COLUMNS:
+        return f"retention {spec.retention.name!r} would give weight to padding of the hidden width"
     if spec.bias.triton_residual is not None:
         return f"bias {spec.bias.name!r} has a triton_residual of its own, which may see padding"
     return residuals.supported(spec.bias)
