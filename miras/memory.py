@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from miras.associative import AssociativeMemory, all_finite, checkable
+from miras.associative import AssociativeMemory
 from miras.convolution import unit
 from miras.engine.plan import Path
 from miras.explain import Explanation, explain
 from miras.gates import GateProjection
+from miras.inputs import all_finite, checkable
 from miras.kernels import around as kernels
 from miras.packing import side_by_side
 from miras.spec import MirasSpec

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from miras import AssociativeMemory, MirasSpec
-from miras.associative import _inputs
 from miras.engine import picard
 from miras.engine.plan import plan
 from miras.engine.run import pieces
 from miras.engine.segment import Segment
+from miras.inputs import laid_out
 from miras.testing import problem
 from miras.testing.laws import every_path_is_the_reference, splits_anywhere
 
@@ -70,7 +70,7 @@ def test_sweeps_end_early_when_steps_are_small_and_never_late() -> None:
     counts = []
     for lr in (1e-4, 0.5):
         gates = drawn.gates | {"lr": torch.full_like(drawn.gates["lr"], lr)}
-        x = _inputs(spec, drawn.q, drawn.k, drawn.v, gates)
+        x = laid_out(spec, drawn.q, drawn.k, drawn.v, gates)
         (piece,) = pieces(spec, plan(spec, shapes, path="picard"), drawn.state, x)
         picard.block(Segment(spec, shapes, drawn.state, *piece), 1e-8, counts)
     assert counts[0] < counts[1] <= 24

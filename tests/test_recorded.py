@@ -19,7 +19,7 @@ from titans.train.passes import Objective, replayed
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pass_takes_nothing_from_the_host(name: str, monkeypatch: pytest.MonkeyPatch):
     """Neither tensors made of Python's numbers nor decisions by a tensor's: what is recorded as a graph can do neither."""
-    monkeypatch.setattr("miras.associative.checkable", lambda x: False)  # as of tensors on a device
+    monkeypatch.setattr("miras.inputs.checkable", lambda x: False)  # as of tensors on a device
     monkeypatch.setattr("miras.memory.checkable", lambda x: False)
     args = Namespace(dim=32, depth=2, heads=2, length=64, lr=1e-3, batch=2)
     objective = Objective(TitansLM(replace(built(name, args).build(256), window=32, segment=32)))

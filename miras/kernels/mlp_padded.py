@@ -9,7 +9,7 @@ Shapes: B batch, H heads, T tokens, I, F and O key, hidden and value width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -55,27 +55,29 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    kernel = _inner(spec, shapes, x.pairs)
-    assert kernel is not None
-    return _in_between(kernel.run, spec, shapes, state, x)
-
-
-def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
-    """A single token; inner kernels that have nothing for it see no padding."""
-    kernel = _inner(spec, shapes, x.pairs)
-    assert kernel is not None
-    if kernel.one is in_pytorch:
-        return in_pytorch(spec, shapes, state, x)
-    return _in_between(kernel.one, spec, shapes, state, x)
+    return _by(lambda kernel: kernel.run, spec, shapes, state, x)
 
 
 def tail(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """Fewer tokens than a chunk, from a boundary."""
+    return _by(lambda kernel: kernel.tail, spec, shapes, state, x)
+
+
+def one(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
+    """A single token."""
+    return _by(lambda kernel: kernel.one, spec, shapes, state, x)
+
+
+def _by(
+    part: Callable[[Kernel], Run | None], spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs
+) -> tuple[Tensor, MemoryState]:
+    """By the inner kernel; where it has nothing for this, PyTorch sees no padding."""
     kernel = _inner(spec, shapes, x.pairs)
     assert kernel is not None
-    if kernel.tail is None:
+    go = part(kernel)
+    if go is None or go is in_pytorch:
         return in_pytorch(spec, shapes, state, x)
-    return _in_between(kernel.tail, spec, shapes, state, x)
+    return _in_between(go, spec, shapes, state, x)
 
 
 def _in_between(go: Run, spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:

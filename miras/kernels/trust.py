@@ -156,7 +156,8 @@ def _numbers(spec: MirasSpec, dims: Dims, heads: int, length: int, device: torch
 
 def _run(kernel: Kernel | None, spec: MirasSpec, dims: Dims, leaves: list[Tensor]) -> list[Tensor]:
     """Outputs and gradients by the kernel, or by the path around it."""
-    from miras.associative import AssociativeMemory, inputs  # which imports this package
+    from miras.associative import AssociativeMemory  # which imports this package
+    from miras.inputs import inputs
 
     leaves = [x.detach().requires_grad_() for x in leaves]
     memory = AssociativeMemory(spec)

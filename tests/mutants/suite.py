@@ -12,10 +12,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from miras.associative import AssociativeMemory, inputs
+from miras.associative import AssociativeMemory
 from miras.engine import factored, filters, picard, plan, problem, products, run, weights
 from miras.engine.plan import Path
 from miras.engine.weights import Decayed, PerToken, Plain
+from miras.inputs import inputs
 from miras.kernels import Dims, Kernel
 from miras.testing import TOLERANCE, apply, relative
 from miras.testing.laws import (
