@@ -5,6 +5,7 @@ Shapes: B batch, H heads, T tokens, N pairs a token, P = T N pairs, D channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,11 @@ class Inputs(NamedTuple):
     def to(self, dtype: torch.dtype) -> Inputs:
         """Queries, keys and values in another dtype."""
         return self._replace(q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Every tensor changed alike."""
+        token, pair = ({g: change(t) for g, t in gates.items()} for gates in (self.token, self.pair))
+        return Inputs(change(self.q), change(self.k), change(self.v), token, pair)
 
     def split(self, lengths: list[int]) -> list[Inputs]:
         """Consecutive stretches of tokens with their pairs. One split of each tensor: its gradient is one concatenation."""

@@ -45,9 +45,9 @@ def _together(device: torch.device) -> Generator[None]:
     """
     from triton import AsyncCompileMode  # pyright: ignore[reportMissingTypeStubs]
 
-    def load(kernel: Any) -> None:
+    def loaded(kernel: Any) -> Any:
         with contextlib.suppress(Exception), torch.cuda.device(device):  # one that fails says so where it is started
-            getattr(kernel.result() if hasattr(kernel, "result") else kernel, "run")  # noqa: B009  # which loads it
+            return (kernel.result() if hasattr(kernel, "result") else kernel).run
 
     here = torch.autograd.set_multithreading_enabled(False)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -58,4 +58,4 @@ def _together(device: torch.device) -> Generator[None]:
                 compiled = _compiled.get() or []
             finally:
                 _compiled.reset(before)
-        list(pool.map(load, {id(k): k for k in compiled}.values()))
+        list(pool.map(loaded, {id(k): k for k in compiled}.values()))

@@ -81,11 +81,11 @@ def tail(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tupl
 def _longer(spec: MirasSpec, x: Inputs, more: int) -> Inputs:
     """With tokens of zeros; thresholds are one there, since some residuals divide by them."""
 
-    def each(t: Tensor, value: float = 0.0) -> Tensor:
+    def longer(t: Tensor, value: float = 0.0) -> Tensor:
         return F.pad(t, (*(0, 0) * (t.dim() - 3), 0, more), value=value)
 
-    gates = {g: each(t, 1.0 if g in spec.bias.gates else 0.0) for g, t in x.pair.items()}
-    return Inputs(each(x.q), each(x.k), each(x.v), {g: each(t) for g, t in x.token.items()}, gates)
+    filled = x.map(longer)
+    return filled._replace(pair=filled.pair | {g: longer(x.pair[g], 1.0) for g in spec.bias.gates})
 
 
 def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]:

@@ -8,8 +8,6 @@ Shapes: B batch, H heads, T tokens in N chunks of C.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,7 +63,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     """A whole number of chunks from a boundary."""
     lag, size = spec.anchor_lag, spec.chunk_size
     if lag:
-        x = _over(x, lambda t: _apart(t, size, lag))
+        x = x.map(lambda t: _apart(t, size, lag))
     seen = mlp.readers(spec, x)
     if spec.read == "anchor":
         seen[:2] = [torch.ones_like(seen[0]), torch.zeros_like(seen[1])]
@@ -99,12 +97,6 @@ def _link(retention: Retention, shapes: Shapes) -> str:
         scales = [i if retention.scale == "size" else retention.scale for i, _ in sides]
         return " ".join(map(repr, (SOFTMAX, *scales, *(i for i, _ in sides))))
     return "0"
-
-
-def _over(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """Every tensor of one pair a token changed alike."""
-    token, pair = ({g: change(t) for g, t in gates.items()} for gates in (x.token, x.pair))
-    return Inputs(change(x.q), change(x.k), change(x.v), token, pair)
 
 
 def _apart(t: Tensor, size: int, lag: int) -> Tensor:

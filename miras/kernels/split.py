@@ -29,9 +29,9 @@ def supports(claimed: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> 
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """In as many segments as are worth it; what is over, and what is too short, token after token."""
-    if not differs(spec, shapes, x, solve):
-        return matrix.stretch(spec, shapes, state, x, solve)
     count, length = cut(spec, shapes, x, solve)
+    if count == 1:
+        return matrix.stretch(spec, shapes, state, x, solve)
     if count * length == x.length:
         return _segments(spec, shapes, state, x, solve, count)
     body, tail = x.split([count * length, x.length - count * length])
@@ -42,7 +42,7 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
 
 def differs(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> bool:
     """Whether there is more than one segment."""
-    return known(*x.q.shape) and cut(spec, shapes, x, solve)[0] > 1
+    return cut(spec, shapes, x, solve)[0] > 1
 
 
 def known(*sizes: int) -> bool:
@@ -56,6 +56,8 @@ def known(*sizes: int) -> bool:
 
 def cut(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> tuple[int, int]:
     """Number of segments and tokens of each."""
+    if not known(*x.q.shape):
+        return 1, x.length
     from miras.kernels import _split
     from miras.kernels._launches import Tiles
 
@@ -73,8 +75,7 @@ def _segments(
 ) -> tuple[Tensor, MemoryState]:
     from miras.kernels import _split
 
-    token, pair = ({g: _beside(t, count) for g, t in gates.items()} for gates in (x.token, x.pair))
-    side_by_side = Inputs(_beside(x.q, count), _beside(x.k, count), _beside(x.v, count), token, pair)
+    side_by_side = x.map(lambda t: _beside(t, count))
     given, start = operands(spec, shapes, side_by_side, solve), stacked(shapes, state).contiguous()
     tensors = *given[:4], *given[5:-1]  # no step is bounded where all are affine
     y, end, *_ = _split.split(*tensors, start, count, given.bias, torch.is_grad_enabled())
