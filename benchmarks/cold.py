@@ -1,6 +1,6 @@
 """Seconds of the first forward and backward pass of a shape, with nothing compiled: `python -m benchmarks.cold [--json FILE]`.
 
-Every row runs in a process and with a Triton cache of its own. Importing is not counted; compiling, the numerical
+Every row runs in a process and with caches of its own, Triton's and that of verdicts. Importing is not counted; compiling, the numerical
 self-check of the kernel and the passes themselves are.
 """
 
@@ -48,7 +48,8 @@ def apart(name: str) -> dict[str, float]:
     """The same in a process of its own."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "benchmarks.cold", "--row", name]
-        done = subprocess.run(command, env=os.environ | {"TRITON_CACHE_DIR": cache}, capture_output=True, text=True)
+        empty = {"TRITON_CACHE_DIR": cache, "MIRAS_CACHE": cache}
+        done = subprocess.run(command, env=os.environ | empty, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])

@@ -23,6 +23,8 @@ from miras.kernels import around
 from miras.testing import TOLERANCE
 
 TAPS = 4
+DTYPES = torch.bfloat16, torch.float32, torch.float32
+"""Of the line, its taps and its tail under autocast."""
 RATE = 3e9
 """Bytes a millisecond."""
 
@@ -31,8 +33,8 @@ def gate() -> None:
     """The kernels' largest error, outputs and gradients."""
     where, limit = torch.device("cuda"), TOLERANCE["kernel"][torch.bfloat16]
     for error in (
-        around.heads_error(SHAPE.head_dim, TAPS, True, True, where, torch.bfloat16),
-        around.gated_error(SHAPE.head_dim, where, torch.bfloat16),
+        around.heads_error(SHAPE.head_dim, TAPS, True, True, where, DTYPES),
+        around.gated_error(SHAPE.head_dim, where, (*DTYPES[:2], DTYPES[0])),
     ):
         assert error <= limit, error
 

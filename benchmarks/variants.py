@@ -49,17 +49,18 @@ def perceptron() -> dict[str, Variant]:
     found |= {f"{kernel} 16": changed(kernel, {"BF": 16}) for kernel in ("scan", "reverse")}
     for kernel, tile, most in product(("scan", "reverse"), (32, 64), (128, 168)):  # of which more run at once
         found[f"{kernel} thin {tile} {most}"] = changed(kernel, {"BF": tile, "maxnreg": most})
-    found |= {f"few {n}": lambda n=n: mock.patch.object(_mlp_launch, "PROGRAMS", n) for n in (512, 2048)}
+    found |= {f"few {n}": lambda n=n: mock.patch.multiple(_mlp_launch, PROGRAMS=n, MOST=n) for n in (512, 1024, 2048)}
     found["four warps"] = lambda: mock.patch.object(_mlp_launch, "SHORT", {})
     found["kept only"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1)
     found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
-    found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20)
+    found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20, MOST=1 << 20)
     return found
 
 
 PERCEPTRONS = {
     "momentum": (4, gpu_mlp.SPEC),
     "yaad": (8, zoo.spec("yaad", form="recommended", chunk_size=16)),
+    "yaad, few": (1, zoo.spec("yaad", form="recommended", chunk_size=16)),
     "moneta": (8, zoo.spec("moneta", chunk_size=16)),
 }
 """Rows of a batch and the memory, T4096 H16 D64: that of `benchmarks.gpu_mlp`, and those in chunks of 16 as models have them."""

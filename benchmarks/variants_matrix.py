@@ -10,9 +10,8 @@ from unittest import mock
 CONFIGS = [
     *((64, 4, s) for s in (1, 2, 3, 4)),
     *((64, 8, s) for s in (1, 2, 3, 4)),
-    (128, 4, 1),
-    (128, 8, 1),
-    (128, 8, 2),
+    *((128, 4, s) for s in (1, 2)),
+    *((128, 8, s) for s in (1, 2, 3)),
     *((32, 4, s) for s in (1, 2, 3, 4)),
 ]
 """Value channels of a program, warps, and stages."""

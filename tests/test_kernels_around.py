@@ -22,6 +22,7 @@ from miras.testing import TOLERANCE, relative
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT = TOLERANCE["kernel"][torch.float32]
 SILU_UNIT = True, True
+FLOATS = torch.float32, torch.float32, torch.float32
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +152,9 @@ def wrong(z, SILU: tl.constexpr):
 
 def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     def error() -> float:
-        return around.heads_error(16, 4, *SILU_UNIT, torch.device(DEVICE), torch.float32, 32)
+        return around.heads_error(16, 4, *SILU_UNIT, torch.device(DEVICE), FLOATS, 32)
 
-    assert error() < EXACT and around.gated_error(16, torch.device(DEVICE), torch.float32, 32) < EXACT
+    assert error() < EXACT and around.gated_error(16, torch.device(DEVICE), FLOATS, 32) < EXACT
     if DEVICE == "cpu":  # a device keeps what it compiled
         monkeypatch.setattr(_around_heads, "activated", wrong)
         assert error() > trust.WRONG
@@ -164,7 +165,7 @@ def test_trials_within_inference() -> None:
     device, dtype = torch.device(DEVICE), torch.float32 if DEVICE == "cpu" else torch.bfloat16
     spec = MirasSpec.make(architecture="matrix", bias="huber", chunk_size=4)
     with torch.inference_mode():
-        assert around.gated_error(16, device, torch.float32, 20) < EXACT
+        assert around.gated_error(16, device, FLOATS, 20) < EXACT
         assert trust.error(matrix.CHUNKS, spec, Dims(16, 16), device, dtype, 2) < trust.WRONG
 
 

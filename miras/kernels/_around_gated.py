@@ -14,7 +14,7 @@ def tile(T, H, D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
     return b, h.to(tl.int64), rt, rd, (rt < T)[:, None] & (rd < D)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H"])  # one kernel for all counts of heads
 def gated(
     y, gain, gate, out, sy_b, sy_t, sy_h, sg_b, sg_t, T, H, eps, D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr
 ):  # fmt: skip
@@ -27,7 +27,7 @@ def gated(
     tl.store(out + ((b * T + rt) * H + h)[:, None] * D + rd[None, :], Y.to(out.dtype.element_ty), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "H"])
 def gated_backward(
     y, gain, gate, d_out, dy, d_gain, d_gate, sy_b, sy_t, sy_h, sg_b, sg_t, sd_b, sd_t, T, H, eps,
     D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,

@@ -27,7 +27,7 @@ def inverses(y, shortest):
     return (1.0 / tl.maximum(length, shortest))[:, None], (length >= shortest)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "G", "H", "before"])  # one kernel for all counts of heads
 def heads(
     x, taps, tail, out, sx_b, sx_t, s_tail_b, s_tail_t, T, G, H, before, shortest,
     D: tl.constexpr, W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, UNIT: tl.constexpr,
@@ -71,7 +71,7 @@ def pulled(z, upstream, shortest, SILU: tl.constexpr, UNIT: tl.constexpr):
     return upstream * slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "G", "H", "before"])
 def heads_backward(
     x, taps, tail, d_out, d_last, dx, d_taps, d_tail,
     sx_b, sx_t, s_tail_b, s_tail_t, sd_b, sd_h, sd_t, T, G, H, before, shortest, S,

@@ -33,11 +33,7 @@ class Tiles(NamedTuple):
     I: int
     O: int
     dtype: torch.dtype
-
-    @classmethod
-    def of(cls, q: Tensor, v: Tensor, rows: Tensor) -> Tiles:
-        B, H, T, I = q.shape
-        return cls(B, H, T, rows.shape[-1], rows.shape[2], rows.shape[3], I, v.shape[-1], q.dtype)
+    solve: bool = False  # whether tokens see those before them in their tile
 
     @property
     def programs(self) -> int:
@@ -60,12 +56,23 @@ class Config(NamedTuple):
     stages: int
 
 
-NARROW: dict[tuple[int, int], dict[str, Config]] = {
-    (1, 64): {"scan": Config(32, 4, 3), "reverse": Config(32, 4, 3)},
-    (2, 128): {"scan": Config(32, 4, 2), "states": Config(32, 4, 3), "reverse": Config(32, 4, 2)},
+NARROW: dict[tuple[int, int, bool], dict[str, Config]] = {
+    (1, 64, True): {"scan": Config(32, 4, 3), "reverse": Config(32, 4, 3)},
+    (1, 128, True): {"scan": Config(32, 4, 2), "states": Config(32, 4, 3), "reverse": Config(32, 4, 2)},
+    (2, 128, False): {
+        "scan": Config(32, 4, 2),
+        "states": Config(32, 4, 3),
+        "reverse": Config(32, 4, 2),
+        "carry": Config(32, 4, 3),
+    },
+    (2, 128, True): {"states": Config(32, 4, 3), "reverse": Config(32, 4, 2)},
 }
-"""What an assembler that is right with narrow blocks changes, by memory and slots and by key channels, in tiles of 64 tokens. Measured on
-an H200 with 64 heads, the exact delta rule and Huber with momentum."""
+"""What an assembler that is right with narrow blocks changes, by memory and slots, key channels, and whether tokens see those before
+them, in tiles of 64 tokens. Measured on an H200 with 64 heads, delta rules with and without momentum, and Huber with momentum."""
+
+AHEAD = {(1, 64): 3, (2, 128): 2}
+"""How far loads run ahead where a program has all value channels, by memory and slots and by channels. Measured likewise, TTT-Linear and
+Huber with momentum and a bound."""
 
 
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
@@ -80,11 +87,12 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     if kernel in ("readers", "keys") or (kernel == "writers" and x.I <= 64):
         return Config(64 if wide else min(width, 32), 4, 2)
     if kernel == "writers":
-        return Config(32, 4, 2)
+        return Config(32, 4, 3 if x.I <= 128 else 2)
     if rowwise:
-        return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, 1)
+        stages = AHEAD.get((x.J, x.I), 1) if x.I == x.O else 1
+        return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, stages)
     if power(x.C) == 64 and x.dtype != torch.float32 and assembler.sound():
-        narrow = NARROW.get((x.J, x.I), {}).get(kernel)
+        narrow = NARROW.get((x.J, x.I, x.solve), {}).get(kernel)
         if narrow:
             return narrow
     warps = 4 if x.I <= 64 or (kernel == "carry" and x.I <= 128) else 8
@@ -146,7 +154,8 @@ class Call(NamedTuple):
 
     @property
     def tiles(self) -> Tiles:
-        return Tiles.of(self.q, self.v, self.rows)
+        (B, H, T, I), (m, J, C) = self.q.shape, self.rows.shape[2:5]
+        return Tiles(B, H, T, C, m, J, I, self.v.shape[-1], self.q.dtype, self.slope is not None)
 
     @property
     def flags(self) -> dict[str, Any]:

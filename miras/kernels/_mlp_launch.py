@@ -17,8 +17,9 @@ from miras.kernels import _mlp_links, ahead, assembler, residuals
 from miras.kernels import _mlp_parts as parts
 from miras.kernels._mlp_meetings import LINE
 
-PROGRAMS = 1024
-"""Chunks of all heads whose weights are kept at a time: enough for the parallel kernels, little memory."""
+PROGRAMS, MOST, PART = 512, 1024, 8
+"""Chunks of all heads whose weights are kept at a time: fewest and most, and what part of all chunks in between. Fewer leave
+multiprocessors idle; more take more memory than what else a layer keeps for its backward pass."""
 
 FEWEST = 8
 """Chunks of a head that are kept at a time, however many heads there are, or blocks: a multiple of those of a chunk."""
@@ -59,8 +60,12 @@ WIDE = {
 }
 """Of heads over 64 channels, by what their kernels spill where they are compiled: not measured."""
 
-SHORT = {"read_backward": {16: 1, 32: 1, 64: 2}}
-"""Warps by the width of heads where chunks have 16 tokens: four form products of 16 x 16 several times, each with a last bit of its own."""
+SHORT: dict[str, dict[int, dict[str, int]]] = {
+    "scan": {width: {"BF": TILE} for width in (16, 32, 64)},
+    "read_backward": {16: {"num_warps": 1}, 32: {"num_warps": 1}, 64: {"num_warps": 2}},
+}
+"""What chunks of 16 tokens change, by the width of heads. Programs of a head wait for each other most of the time, so fewer of them are
+better (measured on an H200 with 128 heads of 64). Four warps form products of 16 x 16 several times, each with a last bit of its own."""
 
 OPTIONS = frozenset(("num_warps", "num_stages", "maxnreg"))
 """What a compiler is told beside a kernel's own arguments."""
@@ -154,7 +159,7 @@ class Given(NamedTuple):
         narrow = size == 64 and self.biases is None and self.gains is None and assembler.sound()
         found = LAUNCH[name] | (NARROW.get(name, {}) if narrow else {})
         if size == 16 and name in SHORT:
-            found["num_warps"] = SHORT[name][self.v.shape[-1]]
+            found |= SHORT[name][self.v.shape[-1]]
         return found
 
     def launch(self, how: Recipe, kernel: Any) -> dict[str, Any]:
@@ -191,7 +196,8 @@ class Given(NamedTuple):
     def groups(self) -> list[tuple[int, int, int]]:
         """First chunk, chunks, and chunks of the sequence, of every group."""
         b, n = self.rows.shape[:2]
-        size = min(n, max(1, PROGRAMS // b // FEWEST) * FEWEST)
+        together = min(max(PROGRAMS, b * n // PART), MOST)
+        size = min(n, max(1, together // b // FEWEST) * FEWEST)
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
     def keeps(self) -> bool:

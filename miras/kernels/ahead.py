@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,13 +42,15 @@ def start(kernel: Any, programs: int, arguments: Sequence[Any], options: dict[st
 def _together(device: torch.device) -> Generator[None]:
     """Inside, in this thread, kernels are compiled on all cores and not started; backward passes stay in this thread.
 
-    What starts them, of which Triton compiles one for every signature, is made on all cores as well.
+    What starts them, of which Triton 3.6 compiles one for every signature, is made on all cores as well. It is an extension module, all of
+    one name, and Python takes those of one name for one another where threads load them at once: copies of the kernels load them here, into
+    Triton's cache, and are thrown away; the kernels themselves do so one by one, when they start.
     """
     from triton import AsyncCompileMode  # pyright: ignore[reportMissingTypeStubs]
 
-    def loaded(kernel: Any) -> Any:
+    def loaded(kernel: Any) -> None:
         with contextlib.suppress(Exception), torch.cuda.device(device):  # one that fails says so where it is started
-            return (kernel.result() if hasattr(kernel, "result") else kernel).run
+            _ = copy.copy(kernel.result() if hasattr(kernel, "result") else kernel).run
 
     here = torch.autograd.set_multithreading_enabled(False)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -26,6 +26,9 @@ WIDEST = 256
 TAPS = range(2, 9)
 """Widths of a convolution."""
 
+Dtypes = tuple[torch.dtype, torch.dtype, torch.dtype]
+"""Of three tensors. A trial takes those of the call, so that what it compiles is what the call needs."""
+
 
 def heads(
     line: Tensor,
@@ -49,7 +52,7 @@ def gated(y: Tensor, norm: nn.Module, gate: Tensor) -> Tensor | None:
     """``norm(y) * silu(gate)``, ``[B, T, H D]`` in the dtype of ``gate``, from ``y [B, T, H, D]``; None without a kernel."""
     if not isinstance(norm, nn.RMSNorm) or not _usable(y, y.shape[-1]) or triton_runs(gate.device, gate.dtype):
         return None
-    if not _gated_right(y.shape[-1], y.device, gate.dtype):
+    if not _gated_right(y.shape[-1], y.device, (y.dtype, norm.weight.dtype, gate.dtype)):
         return None
     from miras.kernels import _around_ops
 
@@ -77,7 +80,7 @@ def _heads_fit(line: Tensor, taps: Tensor, tail: Tensor, counts: Sequence[int], 
     width, where = line.shape[-1] // sum(counts), line.device
     if taps.shape[1] not in TAPS or not line.shape[1] or not _usable(line, width):
         return False
-    return _heads_right(width, taps.shape[1], silu, units, where, line.dtype)
+    return _heads_right(width, taps.shape[1], silu, units, where, (line.dtype, taps.dtype, tail.dtype))
 
 
 def _usable(x: Tensor, width: int) -> bool:
@@ -91,46 +94,46 @@ def on_device(x: Tensor) -> bool:
 
 
 @trust.once
-def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.device, dtype: torch.dtype) -> bool:
+def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.device, dtypes: Dtypes) -> bool:
     def trial() -> float:
-        return heads_error(width, taps, silu, units, device, dtype)
+        return heads_error(width, taps, silu, units, device, dtypes)
 
-    where = f"{dtype}, heads of {width}, {taps} taps"
+    where = f"{dtypes}, heads of {width}, {taps} taps"
     worst = verdicts.kept(trial, device, f"heads, {where}, {silu=}, {units=}")
     return trust.accepted(worst, "heads", device, where)
 
 
 @trust.once
-def _gated_right(width: int, device: torch.device, dtype: torch.dtype) -> bool:
-    where = f"{dtype}, heads of {width}"
-    worst = verdicts.kept(lambda: gated_error(width, device, dtype), device, f"norm and gate, {where}")
+def _gated_right(width: int, device: torch.device, dtypes: Dtypes) -> bool:
+    where = f"{dtypes}, heads of {width}"
+    worst = verdicts.kept(lambda: gated_error(width, device, dtypes), device, f"norm and gate, {where}")
     return trust.accepted(worst, "norm and gate", device, where)
 
 
 def heads_error(
-    width: int, taps: int, silu: bool, units: bool, device: torch.device, dtype: torch.dtype, length: int = 160
+    width: int, taps: int, silu: bool, units: bool, device: torch.device, dtypes: Dtypes, length: int = 160
 ) -> float:
-    """The largest relative error of outputs and gradients, against PyTorch in float32."""
+    """The largest relative error of outputs and gradients, against PyTorch in float32; dtypes of line, taps and tail."""
     from miras.kernels import _around_ops
 
     counts = [4, 4, 4]
     line, *state = (2, length, 12 * width), (12 * width, taps), (2, taps - 1, 12 * width)
-    given = [(line, dtype), *((shape, torch.float32) for shape in state)]  # as under autocast
-    return _error(_around_ops.heads, convolution.heads, given, (counts, silu, units, True), device)
+    return _error(_around_ops.heads, convolution.heads, (line, *state), dtypes, (counts, silu, units, True), device)
 
 
-def gated_error(width: int, device: torch.device, dtype: torch.dtype, length: int = 160) -> float:
-    """The largest relative error of outputs and gradients, against PyTorch in float32."""
+def gated_error(width: int, device: torch.device, dtypes: Dtypes, length: int = 160) -> float:
+    """The largest relative error of outputs and gradients, against PyTorch in float32; dtypes of answers, gain and gate."""
     from miras.kernels import _around_ops
 
-    given = [((2, length, 4, width), dtype), ((width,), torch.float32), ((2, length, 4 * width), dtype)]
-    return _error(_around_ops.gated, slow_gated, given, (1e-6,), device)
+    shapes = (2, length, 4, width), (width,), (2, length, 4 * width)
+    return _error(_around_ops.gated, slow_gated, shapes, dtypes, (1e-6,), device)
 
 
 def _error(
     kernel: Callable[..., Any],
     slow: Callable[..., Any],
-    given: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Dtypes,
     how: tuple[Any, ...],
     device: torch.device,
 ) -> float:
@@ -146,6 +149,9 @@ def _error(
 
     with trust.apart(device):
         g = torch.Generator(device).manual_seed(0)
-        numbers = [torch.randn(shape, device=device, generator=g).to(dtype) for shape, dtype in given]
+        numbers = [
+            torch.randn(shape, device=device, generator=g).to(dtype)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        ]
         wanted = run(slow, [x.detach().float() for x in numbers])
         return trust.largest(ahead.rehearsed(lambda: run(kernel, numbers), device), wanted)

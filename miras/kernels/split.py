@@ -64,7 +64,7 @@ def cut(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> tuple[int, i
     size = claims.tile(spec, shapes, solve)
     (batch, heads, tokens, _), (rows, columns) = x.q.shape, next(iter(shapes.values())).shape
     stack = 1 + spec.algorithm.slots
-    tiles = Tiles(batch, heads, tokens, size, tokens // size, stack, rows, columns, x.q.dtype)
+    tiles = Tiles(batch, heads, tokens, size, tokens // size, stack, rows, columns, x.q.dtype, solve)
     scales = residuals.constant(residuals.AFFINE if claims.written_by_algorithm(spec) else residuals.key(spec.bias))
     count = _split.segments(tiles, scales, _split.processors(x.q.device))
     return count, tiles.m // count * size
