@@ -68,9 +68,7 @@ def main() -> None:
     for name, times in found.items():
         print(f"{name:<16} first {times['first']:6.1f} s (bar {BAR:g}), second {times['second']:.3f} s")
     if args.json:
-        import torch
-
-        where = report.machine() | {"device": torch.cuda.get_device_name()}
+        where = report.machine() | report.card()
         report.write(args.json, "First pass on a GPU", "python -m benchmarks.cold", where, rows.cold(found, BAR))
 
 

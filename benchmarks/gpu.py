@@ -91,9 +91,9 @@ ROWS = [
             ours(rate=0.02, chunk_size=c, **TTT),
             fla_ttt_linear(c),
             f"fla TTT-Linear {c}",
-            (1, 1),
+            (0, bar),
         )
-        for c in (16, 64)
+        for c, bar in ((16, 2), (64, 1.5))
     ),
     Row("KDA", GDN, ours(**KDA), fla_kda, "fla KDA"),
     Row("GLA", GDN, ours(bias="dot", algorithm="gd", retention=BY_KEY, chunk_size=64), fla_gla, "fla GLA"),
@@ -205,7 +205,7 @@ def main() -> None:
             print(*breakdown(row.ours, row.shape), sep="\n", flush=True)
         if arguments.json:
             found = rows.gpu([asdict(r) for r in results], {r.name: r.bars for r in ROWS})
-            where = report.machine() | {"device": torch.cuda.get_device_name()} | packages
+            where = report.machine() | report.card() | packages
             wrong = "; ".join(f"{r.row}, {r.side}: {r.error}" for r in results if r.error)
             report.write(arguments.json, "Matrix memories on a GPU", "python -m benchmarks.gpu", where, found, wrong)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +229,7 @@ def main() -> None:
         measure("layer titans-pytorch bfloat16", whole_layer(lambda: titans(None), torch.bfloat16)),
     ]
     if arguments.json:
-        where = report.machine() | {"device": torch.cuda.get_device_name(), "triton": version("triton")}
+        where = report.machine() | report.card()
         shape = f"B{SHAPE.batch} T{SHAPE.length} H{SHAPE.heads} D{SHAPE.head_dim}"
         wrong = "; ".join(f"{row['row']}: {row['error']}" for row in rows if "error" in row)
         found, command = forms.gpu_mlp(rows, shape), "python -m benchmarks.gpu_mlp"

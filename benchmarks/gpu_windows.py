@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def main() -> None:
             row = f"window {window} through FlexAttention, {label}"
             found += rows.comparison("gpu_windows", row, shape, "ms", times, {"blocks": None})
     if arguments.json:
-        where = report.machine() | {"device": torch.cuda.get_device_name(), "triton": version("triton")}
+        where = report.machine() | report.card()
         report.write(arguments.json, "Attention over a window", "python -m benchmarks.gpu_windows", where, found)
 
 

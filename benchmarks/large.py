@@ -125,7 +125,7 @@ def main() -> None:
             times = "  ".join(f"{n} {t[0]:.2f} [{t[1]:.2f} {t[2]:.2f}]" for n, t in found.times.items())
             print(f"{shape!s:<22} {side:<32} {times}  {found.peak_mib:.0f} MiB {found.error}", flush=True)
     if arguments.json:
-        where = report.machine() | {"device": torch.cuda.get_device_name(), "torch": version("torch")}
+        where = report.machine() | report.card()
         found = rows.gpu([asdict(r) for r in results], {})
         report.write(arguments.json, "LaCT's memory on a GPU", "python -m benchmarks.large", where, found)
 

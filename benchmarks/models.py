@@ -155,7 +155,7 @@ def speeds(args: argparse.Namespace, ranks: World) -> None:
 
 def save(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Rows so far, as the documentation reads them."""
-    where = report.machine() | ({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+    where = report.machine() | (report.card() if torch.cuda.is_available() else {})
     wrong = "; ".join(f"{r['model']}, {r['size']}, T{r['length']}: {r['error']}" for r in rows if r["error"])
     how = f"layers {'' if args.compile else 'not '}compiled, passes {'' if args.graph else 'not '}replayed from a graph"
     note = f"bfloat16 under autocast, {'layers computed again in the backward pass, ' * args.recompute}{how}. {wrong}"

@@ -30,6 +30,20 @@ def machine() -> dict[str, Any]:
     }
 
 
+def card() -> dict[str, Any]:
+    """The device, what compiles for it, and the release of CUDA whose assembler that uses."""
+    import torch
+
+    from miras.kernels import assembler
+
+    release = assembler.release(os.environ.get("TRITON_PTXAS_PATH") or None)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "triton": version("triton"),
+        "assembler": f"CUDA {'.'.join(map(str, release))}",
+    }
+
+
 def _installed() -> str:
     """The version of this library, which need not be installed where it is measured."""
     try:

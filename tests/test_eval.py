@@ -37,6 +37,16 @@ def test_pieces_are_the_whole(kind: str, chunk: int):
     assert (right == ((labels >= 0) & (torch.arange(50) % 2 == 1))).all()
 
 
+def test_the_head_keeps_float32_under_autocast():
+    """Where only the head is a product."""
+    model, tokens = build("swa").float(), torch.randint(17, (2, 9), generator=torch.Generator().manual_seed(1))
+    model.layers = model.layers[:0]
+    wide = losses(model, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = losses(model, tokens)
+    assert narrow.dtype == torch.float32 and torch.equal(narrow, wide)
+
+
 def test_memory_does_not_grow_with_length(monkeypatch: pytest.MonkeyPatch):
     """Whatever the length, the model sees pieces of the same size and carries a state of the same size."""
     model, seen = build("mac"), []

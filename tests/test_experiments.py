@@ -8,10 +8,14 @@ import re
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 
+from titans import TitansLM
 from titans.cli import main
+from titans.eval import Interval
 from titans.experiments import (
     EXPERIMENTS,
     MEMORIES,
@@ -19,6 +23,7 @@ from titans.experiments import (
     SCALES,
     Axes,
     Cell,
+    Judge,
     Options,
     Outliers,
     Point,
@@ -83,6 +88,21 @@ def trained() -> Trained:
     data = Data(source='task:{"name": "mqar", "tokens": 32, "pairs": 2}', length=16, batch=2)
     config = Config(steps=5, model=model("lmm", TOY), data=data, records=Records(quiet=True, save_every=1))
     return Trained(panel="p", series="s", x=1, seed=3, config=config, judge=Right(examples=4, lengths=(16, 32)))
+
+
+@dataclass(frozen=True)
+class Narrow(Judge):
+    """Whether products are in bfloat16 while it measures."""
+
+    def measure(self, model: TitansLM, config: Config) -> list[tuple[float | str | None, Interval]]:
+        return [(None, Interval(float(torch.is_autocast_enabled("cpu")), math.nan, math.nan))]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_judged_in_the_precision_of_the_training(tmp_path: Path, precision: Literal["float32", "bfloat16"]):
+    cell = trained()
+    [point] = replace(cell, config=replace(cell.config, precision=precision), judge=Narrow()).run(tmp_path, "cpu")
+    assert point.value == (precision == "bfloat16") and not torch.is_autocast_enabled("cpu")
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from miras.kernels import _mlp_links, ahead, assembler, residuals
 from miras.kernels import _mlp_parts as parts
 from miras.kernels._mlp_meetings import LINE
 
-PROGRAMS, MOST, PART = 512, 1024, 8
+PROGRAMS, MOST, PART = 512, 2048, 8
 """Chunks of all heads whose weights are kept at a time: fewest and most, and what part of all chunks in between. Fewer leave
 multiprocessors idle; more take more memory than what else a layer keeps for its backward pass."""
 

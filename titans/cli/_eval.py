@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -21,6 +21,7 @@ from titans.eval.harness import harness
 from titans.model import TitansLM
 from titans.tasks import Task, named
 from titans.train import Config, pretrained
+from titans.train.passes import computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Eval:
         harness: tasks of EleutherAI's evaluation harness to run instead (needs lm-eval).
         include: a folder with further tasks for it.
         seed: of the examples.
+        precision: of the matrix products but those of the head; none for that of the training.
         device: none for a GPU if there is one.
         out: a JSON file to write the rows to.
     """
@@ -50,6 +52,7 @@ class Eval:
     harness: tuple[str, ...] = ()
     include: Path | None = None
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] | None = None
     device: str | None = None
     out: Path | None = None
 
@@ -75,8 +78,13 @@ def main(arguments: Sequence[str]) -> int:
 def measured(args: Eval) -> list[Row]:
     """The rows."""
     model, checkpoint = pretrained(args.run)
-    model = model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     config = Config.read(checkpoint / "run.json")
+    with computed(args.precision or config.precision, config.model.memory, device):
+        return _rows(model.to(device), config, args)
+
+
+def _rows(model: TitansLM, config: Config, args: Eval) -> list[Row]:
     if args.harness:
         results = harness(model, tokenizer(config.data.tokenizer), args.harness, args.include)
         return [{"task": name, **_plain(row)} for name, row in results.items()]

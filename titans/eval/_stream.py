@@ -32,7 +32,7 @@ def answers(model: TitansLM, tokens: Tensor, labels: Tensor, chunk: int = 2048) 
     for part, x in hidden(model, tokens, chunk):
         asked = labels[:, part] != IGNORED
         if asked.any():
-            said = model.logits(x[asked.to(x.device)]).argmax(-1).cpu()
+            said = _logits(model, x[asked.to(x.device)]).argmax(-1).cpu()
             right[:, part][asked] = said == labels[:, part][asked]
     return right
 
@@ -42,7 +42,13 @@ def losses(model: TitansLM, tokens: Tensor, chunk: int = 2048) -> Tensor:
     """Cross-entropy in nats of every token but the first, ``[B, T - 1]``, each given all before it in its row."""
     target, found = tokens[:, 1:], []
     for part, x in hidden(model, tokens[:, :-1], chunk):
-        logits = model.logits(x)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = _logits(model, x)
         found.append(F.cross_entropy(logits.transpose(1, 2), target[:, part].to(x.device), reduction="none").cpu())
     return torch.cat(found, 1)
+
+
+def _logits(model: TitansLM, x: Tensor) -> Tensor:
+    """In float32 at least, whatever the rest is computed in: likely tokens differ by less than bfloat16 tells apart."""
+    with torch.autocast(x.device.type, enabled=False):
+        logits = model.logits(x.to(model.readout.dtype))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

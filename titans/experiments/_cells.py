@@ -21,6 +21,7 @@ from titans.eval import Interval, accuracy, by_chunk, likelihood
 from titans.model import TitansLM
 from titans.tasks import named
 from titans.train import Config, train
+from titans.train.passes import computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +160,11 @@ class Trained(Cell):
     before: tuple[Config, ...] = ()
 
     def run(self, folder: Path, device: str) -> list[Point]:
-        """Trains, or finishes the training, and measures."""
+        """Trains, or finishes the training, and measures in the same precision."""
         model = self.fit(folder, device).eval()
         config = self._here(self.config, folder, device)
-        return [self.point(found, x) for x, found in self.judge.measure(model, config)]
+        with computed(config.precision, config.model.memory, device):
+            return [self.point(found, x) for x, found in self.judge.measure(model, config)]
 
     def fit(self, folder: Path, device: str) -> TitansLM:
         """The trained model; an interrupted training goes on where it was.

@@ -35,6 +35,14 @@ def products(precision: str, memory: MirasSpec) -> Generator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def computed(precision: str, memory: MirasSpec, device: torch.device | str) -> Generator[None]:
+    """Inside, a model computes as it does while it is trained in that precision, so by the same kernels."""
+    narrow = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+    with products(precision, memory), narrow:
+        yield
+
+
 class Objective(nn.Module):
     """A model and its loss as one forward pass, which is what DDP and FSDP2 wrap."""
 
