@@ -118,7 +118,8 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
 
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    tall = max(3.0, 0.24 * max(len(x) for line in by_panel.values() for x in line.values()))
+    named = [_names(by_panel[name]) for name in panels]
+    tall = max(3.0, 0.24 * max(map(len, named)))
     with plt.rc_context(
         {
             "font.size": 8,
@@ -128,27 +129,33 @@ def plot(folder: Path, title: str, panels: Mapping[str, Axes], by_panel: Mapping
             "svg.fonttype": "none",
         }
     ):
-        figure, grid = plt.subplots(rows, columns, figsize=(3.4 * columns + 1.2, tall * rows), squeeze=False)
+        series = list(dict.fromkeys(s for name in panels for s in by_panel[name]))
+        size = 3.4 * columns + 1.2, tall * rows + (0.15 * -(-len(series) // 4) if len(series) > 1 else 0)
+        figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
         for axis, (name, axes) in zip(grid.flat, panels.items(), strict=False):
-            _draw(axis, name, axes, by_panel[name])
+            _draw(axis, name, axes, by_panel[name], series)
         for axis in grid.flat[len(panels) :]:
             axis.set_visible(False)
         figure.suptitle(title, fontsize=9)
-        figure.tight_layout()
+        if len(series) > 1:
+            drawn = {s: h for a in grid.flat for h, s in zip(*a.get_legend_handles_labels(), strict=True)}
+            figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=4, fontsize=6, frameon=False)
         for suffix in ("svg", "png"):
             figure.savefig(folder / f"plot.{suffix}", dpi=200, metadata={"Date": None} if suffix == "svg" else None)
         plt.close(figure)
 
 
-def _draw(axis: Any, name: str, axes: Axes, found: Means) -> None:
-    names = [x for x in dict.fromkeys(x for line in found.values() for x in line) if isinstance(x, str)]
-    for i, (series, line) in enumerate(found.items()):
+def _draw(axis: Any, name: str, axes: Axes, found: Means, every: Sequence[str]) -> None:
+    """One panel; a series looks the same in all of them."""
+    names = _names(found)
+    for number, (series, line) in enumerate(found.items()):
+        i = every.index(series)
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         value = [v.value for v in line.values()]
         bars = [[_half(v.value - v.low) for v in line.values()], [_half(v.high - v.value) for v in line.values()]]
         style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "linewidth": 1, "label": series}
         if names:
-            shift = 0.6 * ((i + 0.5) / len(found) - 0.5)
+            shift = 0.6 * ((number + 0.5) / len(found) - 0.5)
             axis.errorbar(value, [names.index(str(x)) + shift for x in line], xerr=bars, linestyle="none", **style)
         else:
             axis.errorbar(list(line), value, yerr=bars, linestyle=DASHES[i % len(DASHES)], **style)
@@ -162,8 +169,11 @@ def _draw(axis: Any, name: str, axes: Axes, found: Means) -> None:
         axis.set_xscale("log", base=2)
     if "y" in axes.log:
         (axis.set_xscale if names else axis.set_yscale)("log")
-    if len(found) > 1:
-        axis.legend(fontsize=6, frameon=False)
+
+
+def _names(found: Means) -> list[str]:
+    """Places that are names, for which a panel has rows."""
+    return [x for x in dict.fromkeys(x for line in found.values() for x in line) if isinstance(x, str)]
 
 
 def _half(x: float) -> float:
