@@ -126,7 +126,7 @@ def matrix(
     """
     from miras.kernels import _launches, _pull, _reverse, _scan, residuals
 
-    x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16)
+    x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16, solve)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or bound or normed
@@ -142,12 +142,12 @@ def matrix(
     again = {"READ": False, "CHECK": False, "SAVE": True, "RESIDUAL": found.residual}
     for name, function, kernel, more in (
         ("forward", _scan.scan, "scan", forward),
-        ("states", _scan.scan, "scan", again),
+        ("states", _scan.scan, "states", again),
         ("reverse", _reverse.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
-        _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "reverse"), kernel)
+        _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "states", "reverse"), kernel)
         constants = {
             n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
         }
@@ -184,9 +184,9 @@ def carry(d: int, bias: str, slots: int, solve: bool) -> Resources:
     """What segments of a long sequence do to a matrix of d x d under a bias of that key."""
     from miras.kernels import _carry, _launches, residuals
 
-    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16)
+    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16, solve)
     found, scales, slope = residuals.recall(bias), residuals.constant(bias), bias == residuals.AFFINE
-    _, shared = _launches.shared_arguments(x, False, "scan")
+    _, shared = _launches.shared_arguments(x, False, "carry")
     columns = 1 if scales else -(-x.J * d // shared["BV"])
     flags = {"SOLVE": solve, "GATE": int(slope), "CONSTANT": scales, "MAPS": not scales, "NP": columns}
     constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants}

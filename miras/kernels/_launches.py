@@ -71,8 +71,8 @@ NARROW: dict[tuple[int, int, bool], dict[str, Config]] = {
 them, in tiles of 64 tokens. Measured on an H200 with 64 heads, delta rules with and without momentum, and Huber with momentum."""
 
 AHEAD = {(1, 64): 3, (2, 128): 2}
-"""How far loads run ahead where a program has all value channels, by memory and slots and by channels. Measured likewise, TTT-Linear and
-Huber with momentum and a bound."""
+"""How far loads run ahead under such an assembler where a program has all value channels, by memory and slots and by channels. Measured
+likewise, TTT-Linear and Huber with momentum and a bound."""
 
 
 def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
@@ -84,17 +84,17 @@ def config(x: Tiles, rowwise: bool, kernel: str) -> Config:
     narrower ones were seen to read outside of shared memory on Hopper, in kernels that loop over tiles.
     """
     width, wide = power(x.O), max(power(x.C), power(x.I)) >= 64
+    sound = x.dtype != torch.float32 and assembler.sound()
     if kernel in ("readers", "keys") or (kernel == "writers" and x.I <= 64):
         return Config(64 if wide else min(width, 32), 4, 2)
     if kernel == "writers":
-        return Config(32, 4, 3 if x.I <= 128 else 2)
+        return Config(32, 4, 3 if sound and x.I <= 128 else 2)
     if rowwise:
-        stages = AHEAD.get((x.J, x.I), 1) if x.I == x.O else 1
+        stages = AHEAD.get((x.J, x.I), 1) if sound and x.I == x.O else 1
         return Config(max(width, 64) if wide else width, 8 if width * power(x.I) > 64 * 64 else 4, stages)
-    if power(x.C) == 64 and x.dtype != torch.float32 and assembler.sound():
-        narrow = NARROW.get((x.J, x.I, x.solve), {}).get(kernel)
-        if narrow:
-            return narrow
+    narrow = NARROW.get((x.J, x.I, x.solve), {}).get(kernel) if sound and power(x.C) == 64 else None
+    if narrow:
+        return narrow
     warps = 4 if x.I <= 64 or (kernel == "carry" and x.I <= 128) else 8
     stages = 3 if kernel == "scan" and x.J == 1 and x.I <= 64 else 2 if x.I <= 128 else 1
     return Config(64 if wide else min(width, 32), warps, stages)
