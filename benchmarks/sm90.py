@@ -98,6 +98,8 @@ def compile(
 def _type(name: str) -> str:
     if name in HALF or name in HALF_GRADIENTS:
         return "*bf16"
+    if name == "tickets":
+        return "*i32"
     if re.fullmatch(r"s\w_[bht]|[HTCIO]|NT|STRETCHES|SEGMENTS|OWN|COUNT|BHT", name):
         return "i32"
     return "*fp32"
@@ -112,13 +114,24 @@ BESIDE = {
 }
 """Arguments that kernels have for a vector beside the matrix, for the error of the last tile, and for keys taken off values."""
 
+MEETING = {n: ("squares", "tickets", "told") for n in ("forward", "reverse")} | {"states": ("squares",)}
+"""Those of kernels whose programs add up the squares of errors."""
+
 
 FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", "d_key_pairs")}
 """Types of what propagators are formed from."""
 
 
 def matrix(
-    d: int, bias: Any, slots: int, bound: bool, solve: bool, chunk: int = 64, normed: bool = False, decay: bool = True
+    d: int,
+    bias: Any,
+    slots: int,
+    bound: bool,
+    solve: bool,
+    chunk: int = 64,
+    normed: bool = False,
+    decay: bool = True,
+    meet: bool = False,
 ) -> list[Resources]:
     """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded.
 
@@ -129,9 +142,9 @@ def matrix(
     x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16, solve)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
-    rowwise = found.rowwise or bound or normed
+    rowwise = found.rowwise or (bound and not meet) or normed
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
-    title += "" if decay else " no decay"
+    title += ("" if decay else " no decay") + (" met" if meet else "")
     form = 0 if slots else 3 if normed else 1 if decay else 2  # see `miras.kernels._formed`
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
@@ -160,7 +173,7 @@ def matrix(
                 "SHIFTED": True,
             }
             constants |= {n: c for n, c in more.items() if n in function.arg_names}
-        constants["FORM"] = form
+        constants |= {"FORM": form} | ({"MEET": meet} if "MEET" in function.arg_names else {})
         missing = {n: None for n in absent if n in function.arg_names}
         if name == "states":
             missing |= {"o": None, "end": None, "checkpoints": None}
@@ -169,7 +182,9 @@ def matrix(
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
         types = {n: _type(n) for n in function.arg_names} | (FORMED if form else {})
-        given = tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n))
+        given = (
+            tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n)) + MEETING.get(name, ()) * meet
+        )
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
@@ -217,6 +232,10 @@ def main() -> None:
         cases = [(Huber(), False, False, True), (Huber(), True, False, True), (L2(), False, True, True)]
         for bias, bound, solve, decay in cases + ([] if slots else [(L2(), False, True, False)]):
             for row in matrix(d, bias, slots, bound, solve, decay=decay):
+                print(row, flush=True)
+                found.append(row)
+        if d > 64:  # in more than one program
+            for row in matrix(d, Huber(), slots, True, False, meet=True)[:3]:
                 print(row, flush=True)
                 found.append(row)
     for chunk, slots, bound in ((16, 0, False), (64, 0, False), (64, 1, False), (64, 0, True)):

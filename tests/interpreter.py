@@ -22,10 +22,11 @@ def install() -> None:
 class Together(interpreter.GridExecutor):
     """One program after the other, unless they draw tickets."""
 
-    def __init__(self, fn: Callable[..., None], arg_names: list[str], grid: Any, *rest: Any) -> None:
-        if "tickets" in arg_names:
-            fn, grid = _threads(fn, grid[0]), (1,)
-        super().__init__(fn, arg_names, grid, *rest)
+    def __call__(self, *arguments: Any, **more: Any) -> None:
+        given = dict(zip(self.arg_names, arguments, strict=False)) | more
+        if given.get("tickets") is not None:
+            self.fn, self.grid = _threads(self.fn, self.grid[0]), (1,)
+        super().__call__(*arguments, **more)
 
 
 def _one_at_a_time(rewrite: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -121,6 +121,11 @@ def shared_arguments(x: Tiles, rowwise: bool, kernel: str) -> tuple[int, dict[st
     }
 
 
+def _whole(call: Call, found: Residual, more: Mapping[str, Any]) -> bool:
+    """Whether a program has all value channels: for their norm, unless programs meet to add up theirs."""
+    return found.rowwise or (call.inverse is not None and "MEET" not in more)
+
+
 def strides(*tensors: Tensor | None) -> list[int]:
     return [s for t in tensors for s in ((0, 0, 0) if t is None or t.dim() < 4 else t.stride()[:3])]
 
@@ -217,7 +222,7 @@ def forward(
     x = call.tiles
     o, end = call.q.new_empty(x.B, x.T, x.H, x.O).transpose(1, 2), torch.empty_like(start)
     stored = start.new_empty(x.B, x.H, -(-x.m // EVERY) if keep else 0, x.J, x.I, x.O)
-    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "scan")
+    blocks, shared = shared_arguments(x, _whole(call, found, more), "scan")
     count = EVERY if keep else x.m
     launch(
         _scan.scan, x.programs * blocks, *call.scanned, solved, start, o, end, stored, None, None, None, None,
@@ -230,7 +235,7 @@ def forward(
 def again(call: Call, solved: Tensor, stored: Tensor, found: Residual, **more: Any) -> Scratch:
     """The states before all tiles, predictions and errors, from the stored stacks."""
     x, scratch = call.tiles, Scratch(call)
-    blocks, shared = shared_arguments(x, found.rowwise or call.inverse is not None, "states")
+    blocks, shared = shared_arguments(x, _whole(call, found, more), "states")
     segments = -(-x.m // EVERY)
     launch(
         _scan.scan, x.programs * blocks * segments, *call.scanned, solved, stored, None, None, None,
@@ -257,7 +262,7 @@ def reverse(
     """Gradients of states and predictions, into the scratch memory, and of what no other kernel sees."""
     x, flags = call.tiles, call.flags
     bound, kind = flags["BOUND"], flags["GATE"]
-    blocks, shared = shared_arguments(x, found.rowwise or bound, "reverse")
+    blocks, shared = shared_arguments(x, _whole(call, found, more), "reverse")
     token = call.lr.shape
     gates = (blocks, *token) if kind == 1 else (1, *token, x.O) if kind == 2 else (1, 0)
     d_gate, d_lr, d_inverse = (call.lr.new_empty(n) for n in (gates, *[token if bound else (0,)] * 2))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.kernels import _bounded, residuals
 from miras.kernels import _launches as launches
-from miras.kernels import residuals
 from miras.kernels._launches import EVERY, Call, rowed
 from miras.kernels.operator import Differentiable, Operator
 
@@ -33,7 +33,7 @@ def _matrix(
     start: Tensor,
     bias: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Tiles of a matrix memory; see `miras.kernels._scan`.
 
     Args:
@@ -55,16 +55,18 @@ def _matrix(
         keep: whether backward will follow.
 
     Returns:
-        Outputs ``[B, H, T, O]``, the stack at the end, stored states and solved systems.
+        Outputs ``[B, H, T, O]``, the stack at the end; stored states, solved systems, and squares of errors summed (`_bounded.sums`).
     """
     call = Call.of(q, k, v, lr, inverse, gate, slope, rows, pairs, into, mix, key_rows, key_pairs)
     solved = launches.solve(call)
-    o, end, stored = launches.forward(call, solved, start, residuals.recall(bias), keep)
-    return o, end, stored, solved
+    found = residuals.recall(bias)
+    squares = _bounded.sums(call, found)
+    o, end, stored = launches.forward(call, solved, start, found, keep, **_bounded.together(call, "scan", squares))
+    return o, end, stored, solved, squares
 
 
 def _blank(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, start, _, keep = arguments
+    *tensors, start, bias, keep = arguments
     call = Call.of(*tensors)
     x = call.tiles
     return (
@@ -72,6 +74,7 @@ def _blank(*arguments: Any) -> tuple[Tensor, ...]:
         torch.empty_like(start),
         start.new_empty(x.B, x.H, -(-x.m // EVERY) if keep else 0, x.J, x.I, x.O),
         call.q.new_empty(x.B, x.H, x.m if call.slope is not None else 0, x.C, x.C),
+        _bounded.sums(call, residuals.recall(bias)),
     )
 
 
@@ -91,6 +94,7 @@ def _matrix_backward(
     key_pairs: Tensor | None,
     stored: Tensor,
     solved: Tensor,
+    squares: Tensor,
     d_o: Tensor,
     d_end: Tensor,
     bias: str,
@@ -101,8 +105,8 @@ def _matrix_backward(
         residuals.recall(bias),
     )
     d_o = rowed(d_o)
-    scratch = launches.again(call, solved, stored, found)
-    back = launches.reverse(call, solved, scratch, d_o, d_end, found)
+    scratch = launches.again(call, solved, stored, found, **_bounded.alone(squares))
+    back = launches.reverse(call, solved, scratch, d_o, d_end, found, **_bounded.together(call, "reverse", squares))
     d = launches.pull(call, scratch, d_o)
     d_lr = d.rate if inverse is None else back.lr
     vectors = [d.q, d.k, back.v, d_lr, back.inverse, back.gate, d.slope]
@@ -110,7 +114,7 @@ def _matrix_backward(
 
 
 def _blank_gradients(*arguments: Any) -> list[Tensor]:
-    tensors, d_end = arguments[:13], arguments[16]
+    tensors, d_end = arguments[:13], arguments[17]
     return [arguments[3].new_empty(0) if t is None else t.new_empty(t.shape) for t in (*tensors, d_end)]
 
 

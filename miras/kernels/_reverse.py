@@ -4,12 +4,14 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
+from miras.kernels._mlp_meetings import enter
 from miras.kernels._mlp_parts import error, error_vjp
 from miras.kernels._scan import (
     load_stack,
     load_tile,
     load_transposed,
     load_vectors,
+    met,
     next_vectors,
     product,
     store_stack,
@@ -29,11 +31,15 @@ def reverse(
     VJP: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
     d_vectors=None, d_vector_states=None, d_vector_start=None, d_last=None, RESIDUAL: tl.constexpr = None,
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
-    SHIFTED: tl.constexpr = False,
+    SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
 ):  # fmt: skip
     """Gradients of the state from the last chunk to the first, and of the errors on the way."""
-    pid = tl.program_id(0).to(tl.int64)
-    j0, i = pid % NV, pid // NV
+    if MEET:
+        i, j0, arrivals = enter(tickets, NV)
+        told += i * 2 * NV * C
+    else:
+        pid = tl.program_id(0).to(tl.int64)
+        j0, i = pid % NV, pid // NV
     b, h = i // H, i % H
     rc, ri, rv = tl.arange(0, BC), tl.arange(0, BI), j0 * BV + tl.arange(0, BV)
     keep_i, keep_v = ri < I, rv < O
@@ -72,15 +78,20 @@ def reverse(
             dD = dU * bounded[:, None]
             Kf = K.to(tl.float32)
             inv = tl.load(inverse + token + rc, mask=keep, other=0.0)
-            kk, dd = tl.sum(Kf * Kf, 1), tl.sum(D * D, 1)
+            kk, along = tl.sum(Kf * Kf, 1), tl.sum(dU * D, 1)
+            if MEET:
+                dd, mine = tl.load(squares + token + rc, mask=keep, other=0.0), keep & (j0 == 0)
+                along = met(along, told, arrivals, step, j0, C, NV, BC)
+            else:
+                dd, mine = tl.sum(D * D, 1), keep
             norm = tl.sqrt(kk * dd + 1e-30)
             shrink = 1 + norm * rate * inv
-            shrink = tl.sum(dU * D, 1) / (shrink * shrink)
-            tl.store(d_lr + token + rc, shrink, mask=keep)
+            shrink = along / (shrink * shrink)
+            tl.store(d_lr + token + rc, shrink, mask=mine)
             shrink = shrink * rate * rate
-            tl.store(d_inverse + token + rc, -shrink * norm, mask=keep)
+            tl.store(d_inverse + token + rc, -shrink * norm, mask=mine)
             d_norm = -shrink * inv / norm
-            tl.store(d_norms + token + rc, d_norm * dd, mask=keep)
+            tl.store(d_norms + token + rc, d_norm * dd, mask=mine)
             dD += (d_norm * kk)[:, None] * D
         else:
             dD = dU * rate[:, None]

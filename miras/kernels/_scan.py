@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
+from miras.kernels._mlp_meetings import add_up, arrive, enter, wait
 from miras.kernels._mlp_parts import error
 
 
@@ -101,11 +102,22 @@ def next_vectors(coefficients, mix, at, rc, C, keep, x, stack, J: tl.constexpr, 
 
 
 @triton.jit
-def rate_of(lr, inverse, K, D):
+def rate_of(lr, inverse, K, squares):
     """The learning rate under the bound of the step's norm, as `miras.engine.segment.weigh`."""
     K = K.to(tl.float32)
-    norm = tl.sqrt(tl.sum(K * K, 1) * tl.sum(D * D, 1) + 1e-30)
+    norm = tl.sqrt(tl.sum(K * K, 1) * squares + 1e-30)
     return lr / (1 + norm * lr * inverse)
+
+
+@triton.jit
+def met(x, told, arrivals, step, j0, C, NV: tl.constexpr, BC: tl.constexpr):
+    """The sum of vectors of a tile's tokens over all programs of a head; ``told`` has room for those of two tiles."""
+    rc = tl.arange(0, BC)
+    told += (step % 2) * NV * C
+    tl.store(told + j0 * C + rc, x, mask=rc < C)
+    arrive(arrivals)
+    wait(arrivals, NV * (step + 1))
+    return add_up(told, rc, C, rc < C, NV)
 
 
 @triton.jit
@@ -120,15 +132,21 @@ def scan(
     PRECISION: tl.constexpr, DT: tl.constexpr,
     vectors=None, vector_end=None, vector_checkpoints=None, vector_states=None, last=None,
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
-    SHIFTED: tl.constexpr = False,
+    SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
     SAVE writes what backward needs instead: then every one of SEGMENTS programs does one stretch, from its checkpoint.
-    LAST writes the error of the last tile. SHIFTED takes keys off values.
+    LAST writes the error of the last tile. SHIFTED takes keys off values. With MEET the programs of a head add up the squares of
+    errors, which READ leaves and SAVE finds in ``squares``.
     """
-    pid = tl.program_id(0).to(tl.int64)
-    j0, segment, i = pid % NV, (pid // NV) % SEGMENTS, pid // (NV * SEGMENTS)
+    if MEET and READ:
+        i, j0, arrivals = enter(tickets, NV)
+        segment = i * 0
+        told += i * 2 * NV * C
+    else:
+        pid = tl.program_id(0).to(tl.int64)
+        j0, segment, i = pid % NV, (pid // NV) % SEGMENTS, pid // (NV * SEGMENTS)
     b, h = i // H, i % H
     rc, ri, rv = tl.arange(0, BC), tl.arange(0, BI), j0 * BV + tl.arange(0, BV)
     keep_i, keep_v = ri < I, rv < O
@@ -178,14 +196,21 @@ def scan(
                 there = keep[:, None] & (keep_v & (n == NT - 1))[None, :]
                 tl.store(last + i * C * O + rc[:, None] * O + rv[None, :], D, mask=there)
             if BOUND:
-                rate = rate_of(rate, tl.load(inverse + token + rc, mask=keep, other=0.0), K, D)
+                if MEET and READ:
+                    square = met(tl.sum(D * D, 1), told, arrivals, n, j0, C, NV, BC)
+                    tl.store(squares + token + rc, square, mask=keep & (j0 == 0))
+                elif MEET:
+                    square = tl.load(squares + token + rc, mask=keep, other=0.0)
+                else:
+                    square = tl.sum(D * D, 1)
+                rate = rate_of(rate, tl.load(inverse + token + rc, mask=keep, other=0.0), K, square)
             U = D * rate[:, None]
             if SAVE:
                 store_stack(states + at * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)
                 store_tile(errors + token * O, rc, O, rv, keep, keep_v, D, FULL)
                 store_tile(predictions + token * O, rc, O, rv, keep, keep_v, P, FULL)
                 if BOUND:
-                    tl.store(rates + token + rc, rate, mask=keep)
+                    tl.store(rates + token + rc, rate, mask=keep & (j0 == 0) if MEET else keep)
                 if VECTOR:
                     store_vectors(vector_states + at * J * O, O, rv, keep_v, beside, J)
             if READ:
