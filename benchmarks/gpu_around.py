@@ -33,7 +33,7 @@ def gate() -> None:
     """The kernels' largest error, outputs and gradients."""
     where, limit = torch.device("cuda"), TOLERANCE["kernel"][torch.bfloat16]
     for error in (
-        around.heads_error(SHAPE.head_dim, TAPS, True, True, where, DTYPES),
+        around.heads_error(SHAPE.head_dim, TAPS, (True, True, True), where, DTYPES),
         around.gated_error(SHAPE.head_dim, where, (*DTYPES[:2], DTYPES[0])),
     ):
         assert error <= limit, error

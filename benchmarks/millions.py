@@ -20,7 +20,8 @@ from titans.eval import wilson
 from titans.loss import IGNORED
 from titans.model import TitansLM
 from titans.tasks import Task, task
-from titans.train import pretrained, train
+from titans.train import Config, pretrained, train
+from titans.train.passes import computed
 
 LOOKS = 16
 """How often memory is measured on the way."""
@@ -48,8 +49,13 @@ class Reading:
 @torch.no_grad()
 def read(run: Path, asked: Task, rows: int, chunk: int, device: str) -> Reading:
     """Reads test examples to their end."""
-    model, _ = pretrained(run)
-    model = model.to(device).eval()
+    model, checkpoint = pretrained(run)
+    config = Config.read(checkpoint / "run.json")
+    with computed(config.precision, config.model.memory, device):
+        return _reading(model.to(device).eval(), asked, rows, chunk, device)
+
+
+def _reading(model: TitansLM, asked: Task, rows: int, chunk: int, device: str) -> Reading:
     tokens, _, labels = inputs(asked.batch(range(rows), split="test"))
     length, cache = tokens.shape[1], None
     right = torch.ones(rows, dtype=torch.bool)

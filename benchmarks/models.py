@@ -29,10 +29,9 @@ from titans.model import TitansLM
 from titans.train import System
 from titans.train.parallel import World, world
 from titans.train.passes import Objective, Recorded, products
+from titans.train.records import peak
 
 NAMES = ("transformer", "gated_deltanet", "lmm", "mac", "yaad", "moneta", "memora")
-RATE = 989e12
-"""Dense bfloat16 operations a second of an H100, from its data sheet."""
 
 
 @dataclass
@@ -97,7 +96,8 @@ def measure(name: str, size: str, length: int, ranks: World, args: argparse.Name
             times.append(time.perf_counter() - begin)
         found.first_step, rates = times[0], [ranks.size * x.numel() / t for t in times[2:]]
         found.tokens_per_second, found.slowest, found.fastest = statistics.median(rates), min(rates), max(rates)
-        found.mfu = 6 * (weights - model.embedding.weight.numel()) * found.tokens_per_second / (ranks.size * RATE)
+        rate = ranks.size * (peak(ranks.device) or float("nan"))
+        found.mfu = 6 * (weights - model.embedding.weight.numel()) * found.tokens_per_second / rate
         found.gib = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     except Exception as error:  # the other rows are worth having
         found.error = f"{type(error).__name__}: {error}"[:300]

@@ -36,9 +36,11 @@ def perceptron() -> dict[str, Variant]:
 
     def changed(kernel: str, how: dict[str, int]) -> Variant:
         launches = {kernel: _mlp_launch.LAUNCH[kernel] | how}
+        none = {kernel: dict.fromkeys((16, 32, 64), {})} if kernel in _mlp_launch.SHORT else {}
         return variants_matrix.both(
             lambda: mock.patch.dict(_mlp_launch.LAUNCH, launches),
             lambda: mock.patch.dict(_mlp_launch.NARROW, {kernel: {}}),
+            lambda: mock.patch.dict(_mlp_launch.SHORT, none),
         )
 
     found: dict[str, Variant] = {}
@@ -50,10 +52,7 @@ def perceptron() -> dict[str, Variant]:
     for kernel, tile, most in product(("scan", "reverse"), (32, 64), (128, 168)):  # of which more run at once
         found[f"{kernel} thin {tile} {most}"] = changed(kernel, {"BF": tile, "maxnreg": most})
     found |= {f"few {n}": lambda n=n: mock.patch.multiple(_mlp_launch, PROGRAMS=n, MOST=n) for n in (512, 1024, 2048)}
-    found["four warps"] = lambda: mock.patch.object(_mlp_launch, "SHORT", {})
-    found["kept only"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1)
-    found["kept last"] = lambda: mock.patch.object(_mlp_launch, "KEPT", 1000)
-    found["kept all"] = lambda: mock.patch.multiple(_mlp_launch, KEPT=1, PROGRAMS=1 << 20, MOST=1 << 20)
+    found["four warps"] = changed("read_backward", {"num_warps": 4})
     return found
 
 

@@ -129,7 +129,7 @@ class AssociativeMemory:
         shapes = self.shapes(q.shape[-1], v.shape[-1])
         if state is None:
             state = self._blank(q, v, rows, pairs, dtype)
-        wanted = _template(self.spec, shapes, state, q, v, pairs, dtype, rows)
+        wanted = _template(self.spec, shapes, q, v, pairs, dtype, rows)
         state.check_like(wanted)
         if any(phase >= self.spec.chunk_size for phase in state.phase):
             raise ValueError(
@@ -165,7 +165,13 @@ class AssociativeMemory:
         with _full_precision(q.device):
             x = inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates, dtype)
             shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
-            loss = losses(self.spec, shapes, frozen, state, micro_steps(self.spec, x))
+            x, groups = micro_steps(self.spec, x), ragged.by_phase(state)
+            found = [
+                losses(self.spec, shapes, frozen, state.select(rows), x.map(lambda t, rows=rows: t[rows]))
+                for rows in groups
+            ]
+        order = [row for rows in groups for row in rows]
+        loss = torch.cat(found)[sorted(range(len(order)), key=order.__getitem__)]
         return loss.unflatten(2, (q.shape[1], -1)).sum(-1).transpose(1, 2)
 
     def read(self, state: MemoryState, q: Tensor, d_value: int) -> Tensor:
@@ -229,7 +235,6 @@ def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[o
 def _template(
     spec: MirasSpec,
     shapes: dict[str, FastWeight],
-    state: MemoryState,
     q: Tensor,
     v: Tensor,
     pairs: int,

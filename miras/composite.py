@@ -66,7 +66,8 @@ class Composite(AssociativeMemory):
         if cu_seqlens is not None:
             raise ValueError("several memories take packed documents as rows of a batch, with a mask")
         batch, length = q.shape[:2]
-        tensors = {g: torch.as_tensor(x, dtype=q.dtype, device=q.device) for g, x in gates.items()}
+        wide = torch.promote_types(q.dtype, torch.float32)
+        tensors = {g: torch.as_tensor(x, dtype=wide, device=q.device) for g, x in gates.items()}
         tensors = {g: (x if x.dim() else x.view(1, 1, 1)) for g, x in tensors.items()}
         tensors = {g: x.expand(batch, length, *x.shape[2:]) for g, x in tensors.items()}
         if mask is None and len(set(state.phase)) == 1 and length:

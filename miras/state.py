@@ -80,9 +80,10 @@ class MemoryState(NamedTuple):
         )
 
     def tensors(self) -> Weights:
-        """Flat tensors for safetensors; `from_tensors` reads them back."""
+        """Flat tensors for safetensors, none of which shares its memory with another; `from_tensors` reads them back."""
+        whole = torch.contiguous_format
         parts = {"memory": self.memory, "slots": self.slots, "anchor": self.anchor, "extra": self.extra}
-        flat = {f"{part}/{n}": x.contiguous() for part, weights in parts.items() for n, x in weights.items()}
+        flat = {f"{p}/{n}": x.clone(memory_format=whole) for p, weights in parts.items() for n, x in weights.items()}
         return flat | {"phase": torch.tensor(self.phase)}
 
     @classmethod
@@ -94,6 +95,10 @@ class MemoryState(NamedTuple):
         for key, x in flat.items():
             if key != "phase":
                 part, _, name = key.partition("/")
+                if part not in parts:
+                    raise ValueError(
+                        f"these are not the tensors of a MemoryState: {key!r} is of none of {sorted(parts)}"
+                    )
                 parts[part][name] = x
         phase = tuple(int(p) for p in flat["phase"])
         return cls(parts["memory"], parts["slots"], parts["anchor"], phase, parts["extra"])

@@ -154,6 +154,10 @@ def state_of(**fields: Any) -> MemoryState:
         lambda: layer.initial_state(B).reset([0], layer.initial_state(3)),
         "the state has 2 rows where 3 are needed",
     ),
+    foreign=(
+        lambda: MemoryState.from_tensors({"weights/w": q, "phase": torch.zeros(1)}),
+        r"'weights/w' is of none of \['anchor', 'extra', 'memory', 'slots'\]",
+    ),
     tensors=(lambda: MemoryState.from_tensors({"w": q}), r"not the tensors of a MemoryState: no 'phase' among \['w'\]"),
 )
 def test_states(call: Call, says: str):

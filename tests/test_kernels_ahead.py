@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from miras.kernels import ahead
+from miras.kernels import _mlp_launch, ahead, table
 
 
 class Kernel:
@@ -64,3 +64,32 @@ def test_what_fails_leaves_nothing_behind() -> None:
     kernel = Kernel()
     ahead.start(kernel, 1, [], {})
     assert kernel.asked[0][0] == "started"
+
+
+def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of perceptrons too, whatever device is the current one."""
+    entered: list[Any] = []
+
+    class Device:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    class Recipe:
+        def launch(self, how: Any, kernel: Any) -> dict[str, Any]:
+            return {"num_warps": 4}
+
+    class Elsewhere(torch.Tensor):
+        is_cuda, device = True, torch.device("cuda:1")  # type: ignore[assignment]
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    kernel, given = Kernel(), Elsewhere()
+    given_to_all: Any = Recipe()
+    _mlp_launch.launch(kernel, 3, given_to_all, given_to_all, given)
+    table.launch(kernel, 3, given)
+    assert entered == [torch.device("cuda:1")] * 2 and [how for how, *_ in kernel.asked] == ["started"] * 2

@@ -152,7 +152,7 @@ def wrong(z, SILU: tl.constexpr):
 
 def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     def error() -> float:
-        return around.heads_error(16, 4, *SILU_UNIT, torch.device(DEVICE), FLOATS, 32)
+        return around.heads_error(16, 4, (*SILU_UNIT, True), torch.device(DEVICE), FLOATS, 32)
 
     assert error() < EXACT and around.gated_error(16, torch.device(DEVICE), FLOATS, 32) < EXACT
     if DEVICE == "cpu":  # a device keeps what it compiled

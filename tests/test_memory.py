@@ -252,6 +252,18 @@ def test_surprise_goes_on_from_a_state():
     )
 
 
+def test_surprise_of_rows_in_different_phases():
+    """Each row as if it were alone."""
+    memory, x = layer(), tokens()
+    mask = torch.ones(B, 5, dtype=torch.bool)
+    mask[1, :3] = False
+    _, state = memory(x[:, :5], mask=mask)
+    assert len(set(state.phase)) > 1
+    seen = memory.inspect(x[:, 5:], state)["surprise"]
+    alone = [memory.inspect(x[r : r + 1, 5:], state.select([r]))["surprise"] for r in range(B)]
+    same({"surprise": seen}, {"surprise": torch.cat(alone)}, 1e-12)
+
+
 @kinds
 def test_explain_names_the_path_and_why_not_a_faster_one(kind: str):
     explanation = layer(kind).explain()
@@ -290,6 +302,16 @@ def test_state_is_a_value(kind: str, tmp_path: Path):
     same({"y": y}, {"y": torch.cat([wanted[:1], memory(x[1:2, 5:])[0], wanted[2:]])}, 1e-12)
     both = MemoryState.cat([state.select([0]), state.select([1, 2])])
     assert torch.equal(memory(x[:, 5:], both)[0], wanted)
+
+
+@kinds
+def test_every_state_is_a_file(kind: str, tmp_path: Path):
+    """Also where the anchor is the memory."""
+    memory, x = layer(kind), tokens()
+    for state in (memory.initial_state(B), memory(x[:, : memory.spec.chunk_size])[1]):
+        save_file(state.detach().tensors(), tmp_path / "state.safetensors")
+        loaded = MemoryState.from_tensors(load_file(tmp_path / "state.safetensors"))
+        assert torch.equal(memory(x, loaded)[0], memory(x, state)[0])
 
 
 def test_all_rows_finished():

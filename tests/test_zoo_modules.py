@@ -175,6 +175,25 @@ def test_a_layer_explains_its_main_memory(name: str):
     assert "path" in str(layer.explain())
 
 
+def test_gates_of_composites_stay_wide(monkeypatch: pytest.MonkeyPatch):
+    """Operands in bfloat16 do not round a decay."""
+    core: Any = CORES["trellis"]
+    seen: dict[str, torch.dtype] = {}
+    run = type(core).run
+
+    def spy(self: Any, q: Tensor, k: Tensor, v: Tensor, gates: dict[str, Tensor], state: Any) -> Any:
+        seen.update({n: g.dtype for n, g in gates.items()})
+        return run(self, q, k, v, gates, state)
+
+    monkeypatch.setattr(type(core), "run", spy)
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (normal(g, BATCH, 4, HEADS, width).detach().bfloat16() for width in (WIDTH, WIDTH, coded(core)))
+    lr = torch.full((BATCH, 4, HEADS), 0.1)
+    start = {n: w.detach().float() for n, w in raw_start(core, g).items()}
+    core(q, k, v, {"lr": lr, "log_decay": -0.01 * lr}, core.initial_state(start, BATCH, WIDTH, coded(core)))
+    assert seen == {"lr": torch.float32, "log_decay": torch.float32}
+
+
 def test_composites_say_what_they_need():
     core = CORES["tnt"]
     assert isinstance(core, Composite)

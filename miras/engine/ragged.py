@@ -58,6 +58,14 @@ def run(
     return y, MemoryState.cat(after).select(back)
 
 
+def by_phase(state: MemoryState) -> list[list[int]]:
+    """Rows that are in the same phase, together."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, phase in enumerate(state.phase):
+        groups[phase].append(row)
+    return list(groups.values())
+
+
 def _take(x: Inputs, row: Tensor, position: Tensor) -> Inputs:
     """Rows and positions of every tensor, ``[R, H, L, ...]``."""
     n = x.pairs

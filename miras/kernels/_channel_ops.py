@@ -12,17 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.kernels import _channel_chain, _channel_pairs
+from miras.kernels._compact import precision
 from miras.kernels._launches import Tiles, power, shared_arguments
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch
 
 BLOCK = 16
 """Tokens of a program of `miras.kernels._channel_pairs`."""
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Of products of what is float32 inside a kernel: no worse than that of the operands it comes from."""
-    return "ieee" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
 
 
 def pair_options(q: Tensor, k: Tensor | None, early: bool, keys_early: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def lean(size: int, kind: int, dtype: torch.dtype) -> bool:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of products inside a kernel, for pairs of that dtype."""
+    """Of products of what is float32 inside a kernel: no worse than that of the operands or pairs it comes from."""
     return "ieee" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
 
 

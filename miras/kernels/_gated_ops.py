@@ -46,7 +46,7 @@ def _perceptron(
     gate: Tensor | None,
     recipe: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Chunks of a gated perceptron; the tensors are those of `Given`.
 
     Args:
@@ -54,8 +54,8 @@ def _perceptron(
         keep: whether backward will follow.
 
     Returns:
-        Answers ``[b, T, O]``; for backward, the same before the norm, the stacks before every group, down transposed, and
-        what the scan left of the last group, if that is kept; the stacks at the end.
+        Answers ``[b, T, O]``; for backward, the same before the norm, the stacks before every group, down transposed; the
+        stacks at the end.
     """
     x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate)
     how = recall(recipe)
@@ -75,8 +75,7 @@ def _perceptron(
             read, len(q) * group[1], how, x,
             q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, seen.rates, out if len(out) else None, answer, *group,
         )  # fmt: skip
-    states = list(seen) if keep and x.keeps() else []
-    return answer, out, kept[0], kept[1], states, ends[0], ends[1].mT.contiguous()
+    return answer, out, kept[0], kept[1], ends[0], ends[1].mT.contiguous()
 
 
 def _blank(*arguments: Any) -> tuple[Any, ...]:
@@ -84,8 +83,7 @@ def _blank(*arguments: Any) -> tuple[Any, ...]:
     x = Given(*tensors)
     out = x.w1.new_empty(x.v.shape if keep and recall(recipe).norm else 0)
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
-    states = list(Seen.of(x)) if keep and x.keeps() else []
-    return torch.empty_like(x.v), out, *kept, states, torch.empty_like(x.w1), torch.empty_like(x.w2)
+    return torch.empty_like(x.v), out, *kept, torch.empty_like(x.w1), torch.empty_like(x.w2)
 
 
 def _perceptron_backward(
@@ -104,7 +102,6 @@ def _perceptron_backward(
     out: Tensor,
     kept1: Tensor,
     kept2: Tensor,
-    states: list[Tensor],
     d_answer: Tensor,
     d_end1: Tensor,
     d_end2: Tensor,
@@ -117,7 +114,7 @@ def _perceptron_backward(
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
     near, d_out = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v)
-    seen = Seen(*states) if states else Seen.of(x)
+    seen = Seen.of(x)
     group, c, f = seen.o.shape[1], pairs.shape[-1], w1.shape[-1]
     h, hr, d_h = (q.new_empty(b, group, c, f) for _ in range(3))
     bend, turn, u1, d_u1, d_zr, d_z = (q.new_empty(b, group, 2, c, f) for _ in range(6))
@@ -127,9 +124,7 @@ def _perceptron_backward(
     wide = [h, hr, d_h, bend, turn, u1, d_u1, d_zr, d_u2, d_rates, sent]
     scratch = q.new_empty(b, group, 4, c, c)
     for i, chunks in reversed(list(enumerate(x.groups()))):
-        if i + 1 < len(x.groups()) or not states:
-            seen = Seen.of(x) if states and i + 2 == len(x.groups()) else seen  # what was kept stays as it is
-            _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, chunks)
+        _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], seen, chunks)
         launch(
             read_backward, b * chunks[1], how, x,
             q, k, lr, rows, pairs, before, d_answer, seen.w1, seen.w2, seen.u2, seen.rates,
@@ -162,7 +157,7 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, recipe, _ = inputs
     ctx.set_materialize_grads(False)  # of all that is kept, which has none
-    ctx.save_for_backward(*tensors, *output[1:4], *output[4])
+    ctx.save_for_backward(*tensors, *output[1:4])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
 
@@ -171,7 +166,7 @@ def _backward(pull: Any, ctx: Any, d_answer: Tensor | None, *d: Tensor | None) -
     saved = ctx.saved_tensors
     x = Given(*saved[:12])
     given = [or_zeros(g, t, x) for g, t in zip((d_answer, *d[-2:]), (x.v, x.w1, x.w2), strict=True)]
-    grads = pull(*saved[:15], list(saved[15:]), *given, ctx.recipe)
+    grads = pull(*saved, *given, ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 

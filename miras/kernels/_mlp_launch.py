@@ -13,7 +13,7 @@ from torch import Tensor
 from miras.architectures import MLP, GatedMLP
 from miras.biases import AttentionalBias
 from miras.engine.weights import LIMIT
-from miras.kernels import _mlp_links, ahead, assembler, residuals
+from miras.kernels import _mlp_links, assembler, residuals, table
 from miras.kernels import _mlp_parts as parts
 from miras.kernels._mlp_meetings import LINE
 
@@ -23,10 +23,6 @@ multiprocessors idle; more take more memory than what else a layer keeps for its
 
 FEWEST = 8
 """Chunks of a head that are kept at a time, however many heads there are, or blocks: a multiple of those of a chunk."""
-
-KEPT = 0
-"""Groups up to which the states of the last are kept for backward, which else runs the scan again. None: what is kept is the weights
-of every chunk of a group, in every layer at once, and saves 3% of the time, 14% if all groups are kept (``benchmarks/NOTES.md``)."""
 
 TILE = 64
 """Hidden width of a program; half of it for float32, whose products take no tensor cores."""
@@ -65,7 +61,8 @@ SHORT: dict[str, dict[int, dict[str, int]]] = {
     "read_backward": {16: {"num_warps": 1}, 32: {"num_warps": 1}, 64: {"num_warps": 2}},
 }
 """What chunks of 16 tokens change, by the width of heads. Programs of a head wait for each other most of the time, so fewer of them are
-better (measured on an H200 with 128 heads of 64). Four warps form products of 16 x 16 several times, each with a last bit of its own."""
+better (measured on an H200 with 128 heads of 64). In `read_backward` four warps form products of 16 x 16 several times, each with a
+last bit of its own."""
 
 OPTIONS = frozenset(("num_warps", "num_stages", "maxnreg"))
 """What a compiler is told beside a kernel's own arguments."""
@@ -200,10 +197,6 @@ class Given(NamedTuple):
         size = min(n, max(1, together // b // FEWEST) * FEWEST)
         return [(first, min(size, n - first), n) for first in range(0, n, size)]
 
-    def keeps(self) -> bool:
-        """Whether backward finds what the scan left of the last group."""
-        return len(self.groups()) <= KEPT
-
     def room(self, kernel: Any, how: Recipe) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Room for what tiles tell each other: sums over the hidden width, over rows, of a link or a gain; and tickets."""
         b, c, tiles = self.q.shape[0], self.rows.shape[-1], self.tiles(kernel)
@@ -253,15 +246,6 @@ class Linked(NamedTuple):
         return Linked(torch.empty_like(seen.squares) if how.link.kind == NORMALISER else None, sizes)
 
 
-def packed(x: Given, *states: Tensor | None) -> list[Tensor]:
-    """What the scan left, as an operator returns it: an empty tensor for one that is None."""
-    return [x.w1.new_empty(0) if t is None else t for t in states]
-
-
-def unpacked(states: list[Tensor]) -> list[Tensor | None]:
-    return [t if len(t) else None for t in states]
-
-
 def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
     """The gradient of an output of that shape, which may be asked nothing of, or not be there."""
     return d if d is not None else x.w1.new_zeros(0) if like is None else torch.zeros_like(like)
@@ -269,4 +253,4 @@ def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
 
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
     """Runs that many programs of a kernel."""
-    ahead.start(kernel, programs, arguments, x.launch(how, kernel))
+    table.launch(kernel, programs, *arguments, **x.launch(how, kernel))

@@ -1,8 +1,7 @@
 """The perceptron of two matrices as two operators that compilers see as one node each.
 
 Forward scans the chunks and answers their queries group by group, and keeps the weights before every group. Backward takes
-the groups from the last to the first: the scan again, if its states were not kept, the reads backward, the writes backward
-in sequence, the rest.
+the groups from the last to the first: the scan again, the reads backward, the writes backward in sequence, the rest.
 
 Shapes as in `miras.engine.fused`: b batch times heads, T tokens in N chunks of C, J memory and slots, I, F and O widths.
 """
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from miras.kernels import _mlp_answers
-from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, or_zeros, packed, recall, unpacked
+from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, or_zeros, recall
 from miras.kernels._mlp_read import read
 from miras.kernels._mlp_read_backward import query_backward, read_backward
 from miras.kernels._mlp_reverse import reverse
@@ -69,7 +68,7 @@ def _perceptron(
     gains: Tensor | None,
     recipe: str,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor], Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Chunks of a perceptron; the tensors are those of `Given`.
 
     Args:
@@ -78,8 +77,7 @@ def _perceptron(
 
     Returns:
         Answers ``[b, T, O]``; for backward, the same before the norm and the stacks before every group, second
-        matrices transposed, the fast biases ``[groups, b, J, F + O]`` and the gains, and what the scan left of the last
-        group, if that is kept; stacks, biases and gains at the end.
+        matrices transposed, the fast biases ``[groups, b, J, F + O]`` and the gains; stacks, biases and gains at the end.
     """
     x = Given(q, k, v, lr, inverse, rows, pairs, into, mix, w1, w2, gate, biases, gains)
     how = recall(recipe)
@@ -106,8 +104,7 @@ def _perceptron(
         )  # fmt: skip
         if gains is not None:
             _mlp_answers.read(x, how, out, answer, seen, _mlp_answers.Span(*group))
-    states = packed(x, *seen, *linked) if keep and x.keeps() else []
-    return answer, out, kept[0], kept[1], kept_b, kept_g, states, ends[0], ends[1].mT.contiguous(), end_b, end_g
+    return answer, out, kept[0], kept[1], kept_b, kept_g, ends[0], ends[1].mT.contiguous(), end_b, end_g
 
 
 def _shape_of_out(x: Given, how: Recipe, keep: bool) -> tuple[int, ...]:
@@ -131,12 +128,11 @@ def _line(kept: Tensor, end: Tensor, vectors: Tensor | None) -> list[Tensor | No
 def _blank(*arguments: Any) -> tuple[Any, ...]:
     *tensors, recipe, keep = arguments
     x, how = Given(*tensors), recall(recipe)
-    out, (seen, linked) = x.w1.new_empty(_shape_of_out(x, how, keep)), _room_of_a_group(x, how)
+    out = x.w1.new_empty(_shape_of_out(x, how, keep))
     kept = [w.new_empty(w.shape[0], len(x.groups()), *w.shape[1:]) for w in (x.w1, x.w2.mT)]
     (kept_b, end_b), (kept_g, end_g) = _room(x, x.biases), _room(x, x.gains)
     ends = [torch.empty_like(w) for w in (x.w1, x.w2)]
-    states = packed(x, *seen, *linked) if keep and x.keeps() else []
-    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, states, *ends, end_b, end_g
+    return torch.empty_like(x.v), out, *kept, kept_b, kept_g, *ends, end_b, end_g
 
 
 def _perceptron_backward(
@@ -159,7 +155,6 @@ def _perceptron_backward(
     kept2: Tensor,
     kept_b: Tensor,
     kept_g: Tensor,
-    states: list[Tensor],
     d_answer: Tensor,
     d_end1: Tensor,
     d_end2: Tensor,
@@ -174,8 +169,7 @@ def _perceptron_backward(
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
     near, d_out = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v)
-    found = unpacked(states)
-    seen, linked = (Seen(*found[:-2]), Linked(*found[-2:])) if found else _room_of_a_group(x, how)  # pyright: ignore[reportArgumentType]
+    seen, linked = _room_of_a_group(x, how)
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
     d_b = None if biases is None else d_end_b.clone(memory_format=torch.contiguous_format)
@@ -190,10 +184,7 @@ def _perceptron_backward(
     for i, group in reversed(list(enumerate(x.groups()))):
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]
-        if i + 1 < len(x.groups()) or not found:
-            if found and i + 2 == len(x.groups()):
-                seen, linked = _room_of_a_group(x, how)  # what was kept stays as it is
-            _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
+        _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
         rates = _rates(seen, linked)
         span = _mlp_answers.Span(*group)
         if gains is not None:
@@ -233,7 +224,7 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, recipe, _ = inputs
     ctx.set_materialize_grads(False)  # of all that is kept, which has none
-    ctx.save_for_backward(*tensors, *output[1:6], *output[6])
+    ctx.save_for_backward(*tensors, *output[1:6])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
 
@@ -242,7 +233,7 @@ def _backward(pull: Any, ctx: Any, d_answer: Tensor | None, *d: Tensor | None) -
     saved = ctx.saved_tensors
     x = Given(*saved[:14])
     given = [or_zeros(g, t, x) for g, t in zip((d_answer, *d[-4:]), (x.v, x.w1, x.w2, x.biases, x.gains), strict=True)]
-    grads = pull(*saved[:19], list(saved[19:]), *given, ctx.recipe)
+    grads = pull(*saved, *given, ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.kernels import _value_chain, _value_mix
-from miras.kernels._channel_ops import BLOCK, chain_options, precision
+from miras.kernels._channel_ops import BLOCK, chain_options
+from miras.kernels._compact import precision
 from miras.kernels._launches import power
 from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import launch

@@ -52,9 +52,8 @@ def _together(device: torch.device) -> Generator[None]:
         with contextlib.suppress(Exception), torch.cuda.device(device):  # one that fails says so where it is started
             _ = copy.copy(kernel.result() if hasattr(kernel, "result") else kernel).run
 
-    here = torch.autograd.set_multithreading_enabled(False)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        with AsyncCompileMode(pool, ignore_errors=True), here:
+        with AsyncCompileMode(pool, ignore_errors=True), torch.autograd.set_multithreading_enabled(False):
             before = _compiled.set([])
             try:
                 yield

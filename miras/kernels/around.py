@@ -29,6 +29,9 @@ TAPS = range(2, 9)
 Dtypes = tuple[torch.dtype, torch.dtype, torch.dtype]
 """Of three tensors. A trial takes those of the call, so that what it compiles is what the call needs."""
 
+How = tuple[bool, bool, bool]
+"""Whether heads are activated, whether queries and keys get length one, and whether those are as narrow as the line."""
+
 
 def heads(
     line: Tensor,
@@ -41,11 +44,12 @@ def heads(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """`miras.convolution.heads`, by a kernel where there is one."""
-    if taps is None or tail is None or mask is not None or not _heads_fit(line, taps, tail, counts, silu, units):
+    how = silu, units, narrow
+    if taps is None or tail is None or mask is not None or not _heads_fit(line, taps, tail, counts, how):
         return convolution.heads(line, taps, tail, counts, silu, units, narrow, mask)
     from miras.kernels import _around_ops
 
-    return _around_ops.heads(line, taps, tail, list(counts), silu, units, narrow)
+    return _around_ops.heads(line, taps, tail, list(counts), *how)
 
 
 def gated(y: Tensor, norm: nn.Module, gate: Tensor) -> Tensor | None:
@@ -76,11 +80,11 @@ def slow_gated(y: Tensor, gain: Tensor, gate: Tensor, eps: float) -> Tensor:
     return (y.flatten(2) * F.silu(gate)).to(gate.dtype)
 
 
-def _heads_fit(line: Tensor, taps: Tensor, tail: Tensor, counts: Sequence[int], silu: bool, units: bool) -> bool:
+def _heads_fit(line: Tensor, taps: Tensor, tail: Tensor, counts: Sequence[int], how: How) -> bool:
     width, where = line.shape[-1] // sum(counts), line.device
     if taps.shape[1] not in TAPS or not line.shape[1] or not _usable(line, width):
         return False
-    return _heads_right(width, taps.shape[1], silu, units, where, (line.dtype, taps.dtype, tail.dtype))
+    return _heads_right(width, taps.shape[1], how, where, (line.dtype, taps.dtype, tail.dtype))
 
 
 def _usable(x: Tensor, width: int) -> bool:
@@ -94,12 +98,12 @@ def on_device(x: Tensor) -> bool:
 
 
 @trust.once
-def _heads_right(width: int, taps: int, silu: bool, units: bool, device: torch.device, dtypes: Dtypes) -> bool:
+def _heads_right(width: int, taps: int, how: How, device: torch.device, dtypes: Dtypes) -> bool:
     def trial() -> float:
-        return heads_error(width, taps, silu, units, device, dtypes)
+        return heads_error(width, taps, how, device, dtypes)
 
     where = f"{dtypes}, heads of {width}, {taps} taps"
-    worst = verdicts.kept(trial, device, f"heads, {where}, {silu=}, {units=}")
+    worst = verdicts.kept(trial, device, f"heads, {where}, {how}")
     return trust.accepted(worst, "heads", device, where)
 
 
@@ -110,15 +114,13 @@ def _gated_right(width: int, device: torch.device, dtypes: Dtypes) -> bool:
     return trust.accepted(worst, "norm and gate", device, where)
 
 
-def heads_error(
-    width: int, taps: int, silu: bool, units: bool, device: torch.device, dtypes: Dtypes, length: int = 160
-) -> float:
+def heads_error(width: int, taps: int, how: How, device: torch.device, dtypes: Dtypes, length: int = 160) -> float:
     """The largest relative error of outputs and gradients, against PyTorch in float32; dtypes of line, taps and tail."""
     from miras.kernels import _around_ops
 
     counts = [4, 4, 4]
     line, *state = (2, length, 12 * width), (12 * width, taps), (2, taps - 1, 12 * width)
-    return _error(_around_ops.heads, convolution.heads, (line, *state), dtypes, (counts, silu, units, True), device)
+    return _error(_around_ops.heads, convolution.heads, (line, *state), dtypes, (counts, *how), device)
 
 
 def gated_error(width: int, device: torch.device, dtypes: Dtypes, length: int = 160) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
@@ -55,9 +54,11 @@ def folder() -> Path:
 
 
 def _machine(device: torch.device) -> dict[str, str]:
+    import triton  # pyright: ignore[reportMissingTypeStubs]
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
-    return {"device": name, "triton": importlib.metadata.version("triton"), "assembler": _assembler(), **versions}
+    return {"device": name, "triton": triton.__version__, "assembler": _assembler(), **versions}
 
 
 def _assembler() -> str:
