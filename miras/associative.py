@@ -159,12 +159,16 @@ class AssociativeMemory:
         self, q: Tensor, k: Tensor, v: Tensor, gates: Mapping[str, Tensor | float], state: MemoryState
     ) -> Tensor:
         """The inner loss of every token at its anchor, before it is written: ``[B, T, H]`` (summed over pairs)."""
-        planned = self.plan(q.shape[-1], v.shape[-1], k.shape[3] if k.dim() == 5 else 1)
-        path: Path = "materialised" if "factored" in planned.refused else "factored"
+        check(self.spec, q, k, v, None, None)
+        pairs = k.shape[3] if k.dim() == 5 else 1
+        shapes = self.shapes(q.shape[-1], v.shape[-1])
         dtype = next(iter(state.memory.values())).dtype
+        state.check_like(_template(self.spec, shapes, q, v, pairs, dtype, q.shape[0]))
+        planned = self.plan(q.shape[-1], v.shape[-1], pairs)
+        path: Path = "materialised" if "factored" in planned.refused else "factored"
         with _full_precision(q.device):
             x = inputs(self.spec, q.to(dtype), k.to(dtype), v.to(dtype), gates, dtype)
-            shapes, frozen = self.shapes(q.shape[-1], v.shape[-1]), Plan(path, self.spec.chunk_size)
+            frozen = Plan(path, self.spec.chunk_size)
             x, groups = micro_steps(self.spec, x), ragged.by_phase(state)
             found = [
                 losses(self.spec, shapes, frozen, state.select(rows), x.map(lambda t, rows=rows: t[rows]))

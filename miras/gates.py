@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 Per = Literal["head", "key", "value"]
 Measure = Literal["head", "key", "value", "entry", "weight"]
 """What a gate is measured out to; only a decay can be one per entry of a matrix, only a rate one per fast weight."""
+
+
+RANGES = {"sigmoid": (0, 1), "log_sigmoid": (0, 1), "softplus": (0, math.inf), "identity": (-math.inf, math.inf)}
+"""Between what a gate may start, or the exponential of one that is a log."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,20 @@ class Gate:
     init: float
     per: Measure = "head"
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.squash not in RANGES or self.per not in get_args(Measure):
+            raise ValueError(
+                f"a gate needs a squash of {', '.join(RANGES)} and to be per {', '.join(get_args(Measure))}; "
+                f"got {self.squash!r} and {self.per!r}"
+            )
+        low, high = RANGES[self.squash]
+        start = self.init / self.scale if self.squash == "sigmoid" and self.scale else self.init
+        if not (low < start < high and self.scale):
+            raise ValueError(
+                f"a {self.squash} gate starts between {low:g} and {high:g}{' times scale' * (self.squash == 'sigmoid')}, "
+                f"both excluded; got init={self.init} and scale={self.scale}"
+            )
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The gate from a real projection that is zero at initialisation."""

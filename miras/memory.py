@@ -5,7 +5,9 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follo
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +24,14 @@ from miras.gates import GateProjection
 from miras.inputs import all_finite, checkable
 from miras.kernels import around as kernels
 from miras.packing import side_by_side
+from miras.registry import hint
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 from miras.surroundings import Surroundings
 from miras.ties import Tokens, given, projected, through
+
+OWN = ("heads", "head_dim", "spec", "around", "path", "tolerance")
+"""What a layer is told beside the fields of its spec."""
 
 
 class Memory(nn.Module):
@@ -66,10 +72,10 @@ class Memory(nn.Module):
         if head_dim is None and dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: pass head_dim")
         self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
-        self.spec = (
-            MirasSpec(**fields) if spec is None else MirasSpec.from_dict(spec.to_dict() | fields) if fields else spec
-        )
+        self.spec = _spec(spec, fields)
         around = around or Surroundings()
+        if not isinstance(around, Surroundings):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"around must be Surroundings(...), got {type(around).__name__}")
         if self.spec.algorithm.steps > around.pairs:
             around = replace(around, pairs=self.spec.algorithm.steps)
         self.around = around
@@ -325,6 +331,21 @@ def with_tail(state: MemoryState, tail: Tensor) -> MemoryState:
 def without_tail(state: MemoryState) -> MemoryState:
     """The state of the pure memory inside a layer's."""
     return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
+
+
+def _spec(spec: MirasSpec | None, fields: Mapping[str, Any]) -> MirasSpec:
+    """The spec, or the default one, with some fields changed."""
+    known = [field.name for field in dataclasses.fields(MirasSpec)]
+    for name in fields:
+        if name not in known:
+            have = ", ".join(known)
+            raise ValueError(f"neither Memory nor a spec has {name!r}{hint(name, (*known, *OWN))} (a spec has: {have})")
+    if spec is None:
+        return MirasSpec(**fields)
+    if not isinstance(spec, MirasSpec):  # pyright: ignore[reportUnnecessaryIsInstance]
+        got = type(spec).__name__
+        raise ValueError(f"spec must be a MirasSpec, got {got}; MirasSpec.from_dict makes one of a mapping")
+    return replace(spec, **fields)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -13,6 +13,13 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 
+class UnknownName(KeyError, ValueError):
+    """A name that nothing has: a wrong argument, also where a mapping is asked."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NameClash(ValueError):
     """Two components want one name, and a spec in JSON would mean either."""
 
@@ -85,7 +92,7 @@ class Registry(Generic[T]):
         if name not in self._items:
             self._load()
         if name not in self._items:
-            raise KeyError(f"no {self.axis} named {name!r}{hint(name, self._items)} (have: {', '.join(self)})")
+            raise UnknownName(f"no {self.axis} named {name!r}{hint(name, self._items)} (have: {', '.join(self)})")
         return self._items[name]
 
     def build(self, what: str | Mapping[str, Any] | T) -> T:

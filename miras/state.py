@@ -53,19 +53,17 @@ class MemoryState(NamedTuple):
         """A copy that shares no storage."""
         return self.map(Tensor.clone)
 
-    def select(self, rows: Sequence[int]) -> MemoryState:
+    def select(self, rows: Sequence[int] | Tensor) -> MemoryState:
         """Rows of the batch, in that order and with repetitions: beam search, or dropping finished sequences."""
-        for row in rows:
-            if not 0 <= row < self.batch:
-                raise ValueError(f"row {row} is not in a state of {self.batch} rows")
+        rows = self._numbers(rows)
         phase = tuple(self.phase[row] for row in rows)
         return self._index(torch.tensor(list(rows), dtype=torch.long))._replace(phase=phase)
 
-    def reset(self, rows: Sequence[int], fresh: MemoryState) -> MemoryState:
+    def reset(self, rows: Sequence[int] | Tensor, fresh: MemoryState) -> MemoryState:
         """The state with some rows replaced by those of ``fresh``, a state of the same memory and batch."""
         self.check_like(fresh)
         take = torch.zeros(self.batch, dtype=torch.bool)
-        take[list(rows)] = True
+        take[self._numbers(rows)] = True
 
         def merge(old: Weights, new: Weights) -> Weights:
             return {n: torch.where(_as(take, x), new[n], x) for n, x in old.items()}
@@ -146,12 +144,26 @@ class MemoryState(NamedTuple):
                         f"the state's {part}[{name!r}] is {x.dtype}; this memory keeps {wanted[name].dtype}"
                     )
 
+    def _numbers(self, rows: Sequence[int] | Tensor) -> list[int]:
+        """Numbers of rows that are there."""
+        numbers = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        for row in numbers:
+            if isinstance(row, bool) or not 0 <= row < self.batch:
+                raise ValueError(
+                    f"row {row} is not in a state of {self.batch} rows; of a mask pass mask.nonzero()[:, 0]"
+                )
+        return numbers
+
     def _index(self, rows: Tensor) -> MemoryState:
         return self.map(lambda x: x.index_select(0, rows.to(x.device)))
 
     @staticmethod
     def cat(states: Sequence[MemoryState]) -> MemoryState:
         """States of the same memory, one after another in the batch."""
+        if not states:
+            raise ValueError("there is no state to go on from: pass at least one")
+        for other in states[1:]:
+            states[0].select([]).check_like(other.select([]))
 
         def join(part: str) -> Weights:
             return {n: torch.cat([getattr(s, part)[n] for s in states]) for n in getattr(states[0], part)}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from miras import AssociativeMemory, Memory, MemoryState, MirasSpec, Surroundings
+from miras.gates import Gate
+from miras.retentions import Context, Retention
 from miras.spec import SCHEMA
 
 B, T, H, D = 2, 5, 4, 8
@@ -150,6 +152,18 @@ def state_of(**fields: Any) -> MemoryState:
         "the state is of another .*conv",
     ),
     row=(lambda: layer.initial_state(B).select([5]), "row 5 is not in a state of 2 rows"),
+    reset_row=(lambda: layer.initial_state(B).reset([-1], layer.initial_state(B)), "row -1 is not in a state of 2"),
+    rows_of_a_mask=(
+        lambda: layer.initial_state(B).select(torch.tensor([True, False])),
+        r"row True is not .*; of a mask pass mask.nonzero\(\)",
+    ),
+    none_to_join=(lambda: MemoryState.cat([]), "there is no state to go on from"),
+    join=(lambda: MemoryState.cat([state_of(), state_of(algorithm="momentum")]), "its slots holds"),
+    surprise=(lambda: core.surprise(q[:1], k[:1], v[:1], gates, state_of()), "the state has 2 rows where 1 are needed"),
+    surprise_of_lengths=(
+        lambda: core.surprise(q, k[:, :3], v[:, :3], gates, state_of()),
+        r"k has batch, tokens and heads \(2, 3, 4\); q has \(2, 5, 4\)",
+    ),
     reset=(
         lambda: layer.initial_state(B).reset([0], layer.initial_state(3)),
         "the state has 2 rows where 3 are needed",
@@ -173,6 +187,9 @@ def test_states(call: Call, says: str):
     step=(lambda: layer.step(x), r"step takes one token, \[B, 32\], got \(2, 5, 32\); call the memory"),
     heads=(lambda: Memory(32, heads=5), "dim 32 does not divide into 5 heads: pass head_dim"),
     no_heads=(lambda: Memory(32, heads=0), "dim, heads and head_dim must be at least 1, got 32, 0"),
+    unknown=(lambda: Memory(32, head=2), "neither Memory nor a spec has 'head'; did you mean 'heads'"),
+    spec=(lambda: Memory(32, spec={"bias": "l2"}), "spec must be a MirasSpec, got dict; MirasSpec.from_dict"),  # type: ignore
+    around=(lambda: Memory(32, around={"conv": 4}), r"around must be Surroundings\(...\), got dict"),  # type: ignore
     convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be a width of at least 1, or 0"),
 )
 def test_layers(call: Call, says: str):
@@ -203,8 +220,42 @@ def test_specs(call: Call, says: str):
     refuses(call, says)
 
 
-def test_unknown_name():
-    refuses(lambda: Memory(32, bias="hubr"), r"no bias named 'hubr'; did you mean 'huber'\? \(have: ", KeyError)
+@pytest.mark.parametrize("kind", [KeyError, ValueError])
+def test_unknown_name(kind: type[Exception]):
+    refuses(lambda: Memory(32, bias="hubr"), r"^no bias named 'hubr'; did you mean 'huber'\? \(have: ", kind)
+
+
+@cases(
+    squash=(lambda: Gate("sgmoid", 0.5), "a squash of sigmoid, .*; got 'sgmoid' and 'head'"),  # type: ignore
+    per=(lambda: Gate("sigmoid", 0.5, per="channel"), "per head, key, .*; got 'sigmoid' and 'channel'"),  # type: ignore
+    sigmoid=(
+        lambda: Gate("sigmoid", 1.0),
+        "a sigmoid gate starts between 0 and 1 times scale, both excluded; got init=1.0",
+    ),
+    decay=(
+        lambda: Gate("log_sigmoid", -0.1),
+        "a log_sigmoid gate starts between 0 and 1, both excluded; got init=-0.1",
+    ),
+    softplus=(lambda: Gate("softplus", 0.0), "a softplus gate starts between 0 and inf"),
+)
+def test_declared_gates(call: Call, says: str):
+    refuses(call, says)
+
+
+@cases(
+    link=(
+        lambda: type("Halved", (Retention,), {"link": halved}),
+        "Halved has a link of its own, .*: set link_is_identity = False",
+    ),
+    pull=(lambda: type("Turned", (Retention,), {"pull": halved}), "Turned has a pull of its own, .*: set pulls = True"),
+)
+def test_retentions_claim_what_they_have(call: Call, says: str):
+    """A link that nothing would call is a mistake of whoever wrote it."""
+    refuses(call, says, TypeError)
+
+
+def halved(self: Retention, memory: Tensor, context: Context) -> Tensor:
+    return memory / 2
 
 
 @pytest.mark.parametrize("start", ["cold", "warm"])

@@ -105,6 +105,19 @@ def test_judged_in_the_precision_of_the_training(tmp_path: Path, precision: Lite
     assert point.value == (precision == "bfloat16") and not torch.is_autocast_enabled("cpu")
 
 
+def test_a_stopped_cell_has_not_failed(tmp_path: Path):
+    """Nor does the next one begin: the sweep was told to end."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Stopped(Counted):
+        def run(self, folder: Path, device: str) -> list[Point]:
+            raise InterruptedError("stopped by SIGTERM")
+
+    with pytest.raises(InterruptedError, match="SIGTERM"):
+        run([Stopped(panel="p", series="s", x="a", seed=0), *CELLS], tmp_path, ["cpu"], lambda text: None)
+    assert not list(tmp_path.glob("*.error")) and not (tmp_path / "runs").exists()
+
+
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Killed after three of five steps, it takes the two that are missing, and measures what it would have measured."""
     expected = run([trained()], tmp_path / "whole", ["cpu"], lambda text: None).points
@@ -126,7 +139,7 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_stopped_training_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A signal ends it in good order, after which it must not pass for one that is done."""
+    """A signal ends it in good order, and the run of cells with it; it must not pass for one that is done."""
     update = Trainer._update
 
     def stopped(self: Trainer, batch, stopping: bool):
@@ -135,9 +148,10 @@ def test_a_stopped_training_is_not_judged(tmp_path: Path, monkeypatch: pytest.Mo
         return update(self, batch, stopping or self.step == 2)
 
     monkeypatch.setattr(Trainer, "_update", stopped)
-    outcome = run([trained()], tmp_path, ["cpu"], lambda text: None)
+    with pytest.raises(InterruptedError, match="stopped by SIGTERM after step 3 of 5"):
+        run([trained(), *CELLS], tmp_path, ["cpu"], lambda text: None)
     monkeypatch.undo()
-    assert not outcome.points and "stopped by SIGTERM after step 3 of 5" in outcome.failed[0][1]
+    assert not list(tmp_path.glob("*.json")) and not (tmp_path / "runs").exists()
     assert len(run([trained()], tmp_path, ["cpu"], lambda text: None).points) == 2
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from miras import MirasSpec
-from miras.registry import hint
+from miras.registry import UnknownName, hint
 from zoo import delta, hebbian, others, second_order, test_time_training, titans_miras
 from zoo._entry import Entry, Form
 
@@ -28,7 +28,7 @@ class _Catalogue(dict[str, Entry]):
     """Entries by name, which says what is probably meant by one that is unknown."""
 
     def __missing__(self, name: str) -> Entry:
-        raise KeyError(f"no memory named {name!r} in the zoo{hint(name, self)} (have: {', '.join(self)})")
+        raise UnknownName(f"no memory named {name!r} in the zoo{hint(name, self)} (have: {', '.join(self)})")
 
 
 ENTRIES: Mapping[str, Entry] = _Catalogue({e.name: e for family in FAMILIES.values() for e in family})

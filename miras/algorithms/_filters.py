@@ -158,6 +158,7 @@ class AggMo(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "betas", tuple(self.betas))
         if not self.betas:
             raise ValueError("betas must hold at least one momentum")
         for beta in self.betas:
@@ -195,6 +196,7 @@ class FIR(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "taps", tuple(self.taps))
         if len(self.taps) < 2:
             raise ValueError(f"taps must hold at least two weights (one is gd), got {self.taps}")
 

@@ -52,6 +52,16 @@ class Retention(Component, ABC):
     accumulates_threshold: ClassVar[bool] = False
     """Claims that thresholds add up along a chunk, decayed like the memory, until the commit."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for names, claim, without in ((("link", "commit"), "link_is_identity", True), (("pull",), "pulls", False)):
+            for name in names:
+                if getattr(cls, claim) is without and getattr(cls, name) is not getattr(Retention, name):
+                    raise TypeError(
+                        f"{cls.__name__} has a {name} of its own, which nothing would call while it claims "
+                        f"{claim} = {without}: set {claim} = {not without} in the class"
+                    )
+
     @property
     def gates(self) -> Mapping[str, Gate]:
         """The gates this retention wants; ``log_decay`` is the log of the fraction kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"miras sweep: {error}", file=sys.stderr)
         return 2
+    except InterruptedError as stopped:
+        print(f"miras sweep: {stopped}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     print((out / "table.md").read_text())
     print(f"{out / 'plot.svg'}, {out / 'points.csv'}")
     return 1 if outcome.failed else 0

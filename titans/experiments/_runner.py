@@ -110,6 +110,8 @@ def _work(cell: Cell, folder: Path, device: str) -> str | None:
     started = time.time()
     try:
         points = cell.run(folder / cell.key, device)
+    except InterruptedError:  # told to stop, not failed: it goes on from there the next time
+        raise
     except Exception as error:  # a model that diverges must not take the others along
         said = f"{type(error).__name__}: {error}"
         (folder / f"{cell.key}.error").write_text(f"{said}\n\n{traceback.format_exc()}")
