@@ -27,7 +27,7 @@ class Data:
         source: ``stdlib``; files or a glob of text; ``jsonl:``, ``enwik8:``, ``wikitext:`` or ``hf:`` in front of where
             it is (see `titans.data.collection`); a folder of token shards; ``task:`` in front of a name or of JSON such as
             ``{"name": "mqar", "pairs": 8}`` (see `titans.tasks`).
-        valid: another source for evaluation; None for the held-out part of ``source``.
+        valid: another source for evaluation; None for the held-out part of ``source``, which token shards do not have.
         tokenizer: ``bytes``, or the path of a ``tokenizer.json``.
         order: ``shuffled`` rows; ``stream``, where every row continues the one before and memories are carried along
             (truncated backpropagation through time); ``packed`` documents, with memories that end with them.
@@ -66,9 +66,17 @@ def open_source(data: Data, split: str = "train") -> Source:
 
 
 def shards(data: Data, split: str = "train") -> Shards:
-    """The tokens of a split; they are written the first time and found afterwards, unless the text has changed."""
+    """The tokens of a split; they are written the first time and found afterwards, unless the text has changed.
+
+    Raises:
+        ValueError: for a source that is not there, and for the held-out part of token shards: they are one split already.
+    """
     name = data.valid if split == "valid" and data.valid else data.source
     if (Path(name) / "manifest.json").is_file():
+        if split == "valid" and not data.valid:
+            raise ValueError(
+                f"{name} holds token shards, which are not split; name a source for evaluation: data.valid"
+            )
         return Shards(Path(name))
     text, tokens = collection(name, split), tokenizer(data.tokenizer)
     if data.valid:  # then neither of the two is to be split
