@@ -30,6 +30,7 @@ from titans.train import (
     Optimizer,
     Records,
     Schedule,
+    Shelf,
     System,
     load,
     pretrained,
@@ -188,11 +189,15 @@ def damage(path: Path, how: str) -> str:
     if how == "no manifest":
         (path / "manifest.json").unlink()
         return "is incomplete: it has no manifest.json"
+    if how == "unreadable":
+        file.unlink()
+        file.symlink_to(file.name)  # as of a disk that fails: there, and not to be read
+        return "cannot be read: "
     (path / "manifest.json").write_text("{")
     return "is corrupt: its manifest cannot be read"
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut off", "no manifest", "no JSON"])
+@pytest.mark.parametrize("how", ["flipped", "cut off", "no manifest", "no JSON", "unreadable"])
 def test_damaged_checkpoints_are_skipped(whole: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str):
     config = again(whole, tmp_path)
     shutil.copytree(whole.folder, config.folder)
@@ -212,6 +217,19 @@ def test_old_checkpoints_go(whole: Config, tmp_path: Path):
     train(config)
     assert [p.name for p in (Path(config.folder) / "checkpoints").glob("step-*")] == ["step-00000012"]
     assert (Path(config.folder) / "checkpoints" / "latest").read_text() == "step-00000012\n"
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [3, 4]), (2, [1, 2, 3, 4]), (3, [0, 1, 2, 3, 4])])
+def test_what_is_written_stays_and_what_is_damaged_does_not_count(tmp_path: Path, keep: int, left: list[int]):
+    """A run that goes on from an earlier step passes by a later one that is damaged."""
+    for step in (0, 1, 2, 4):
+        Shelf(tmp_path, keep=10).put(step, {"a": torch.ones(3)})
+    for step in (2, 4):
+        damage(tmp_path / f"step-{step:08d}", "cut off")
+    Shelf(tmp_path, keep).put(3, {"a": torch.ones(3)})
+    assert [int(p.name[5:]) for p in sorted(tmp_path.glob("step-*"))] == left
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        Shelf(tmp_path, 0)
 
 
 def test_full_disk(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -254,6 +272,22 @@ def test_trees_come_back(tmp_path: Path):
     assert repr(load(tmp_path / "tree")) == repr(tree)
     with pytest.raises(TypeError, match="a/0 is a set"):
         save(tmp_path / "other", {"a": [{1}]})
+    shared = torch.ones(3)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save(tmp_path / "other", {"a": shared, "b": shared})
+    with pytest.raises(ValueError, match="one place for a tensor; two are a/b"):
+        save(tmp_path / "other", {"a": {"b": torch.ones(3)}, "a/b": torch.zeros(3)})
+    assert [p.name for p in tmp_path.iterdir()] == ["tree"]
+
+
+def test_pointers_that_cannot_be_written_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.publish(tmp_path / "latest", "step-00000001")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
