@@ -21,7 +21,7 @@ import zoo.cli
 from miras import MirasSpec
 from titans.cli import main
 from titans.cli._flags import parse
-from titans.data import Stream, shards
+from titans.data import Data, Stream, shards
 from titans.train import (
     CheckpointError,
     Config,
@@ -392,7 +392,7 @@ def test_configs_come_back(tmp_path: Path):
         ({"data": {"lenght": 3}}, "data has no field 'lenght'; did you mean 'length'"),
         ({"steps": "many"}, "steps must be int, got 'many'"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"schedule": {"shape": "linear"}}, "schedule.shape must be "),
+        ({"schedule": {"shape": "linear"}}, "schedule.shape must be one of 'cosine', 'wsd', 'constant', got 'linear'"),
         ({"model": {"memory": {"bias": "hubr"}}}, "no bias named 'hubr'; did you mean 'huber'"),
         ({"model": 3}, "model must be a mapping"),
     ],
@@ -400,6 +400,31 @@ def test_configs_come_back(tmp_path: Path):
 def test_wrong_configs_say_what_is_wrong(mapping: dict, message: str):
     with pytest.raises((ValueError, KeyError), match=message):
         Config.from_dict(mapping)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"system": System(micro_batch=-1)}, "system.micro_batch must be at least 1, got -1"),
+        ({"records": Records(log_every=0)}, "records.log_every must be at least 1, got 0"),
+        ({"records": Records(save_every=0)}, "records.save_every must be at least 1, got 0"),
+        ({"records": Records(keep=0)}, "records.keep must be at least 1, got 0"),
+        ({"records": Records(judge_every=-1)}, "records.judge_every must be at least 0, got -1"),
+        ({"records": Records(judge_batches=0)}, "records.judge_batches must be at least 1, got 0"),
+        ({"schedule": Schedule(warmup=-2)}, "schedule.warmup must be at least 0, got -2"),
+        ({"schedule": Schedule(floor=-0.5)}, "schedule.floor must be at least 0, got -0.5"),
+        ({"schedule": Schedule(shape="linear")}, "schedule.shape must be one of 'cosine'"),  # type: ignore[arg-type]
+        ({"precision": "bf16"}, "precision must be one of 'float32', 'bfloat16', got 'bf16'"),
+        ({"optimizer": Optimizer(clip=0.0)}, "optimizer.clip must be above 0, or None for no bound, got 0.0"),
+        ({"optimizer": Optimizer(clip=-1.0)}, "optimizer.clip must be above 0"),
+        ({"data": Data(seed=-1)}, "data.seed must be at least 0, got -1"),
+        ({"model": Model(kind=(), depth=2)}, "model.kind must name at least one kind of layer"),
+        ({"model": Model(heads=0)}, "model.heads must be at least 1, got 0"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_at_once(fields: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
 
 
 def test_flags(whole: Config, tmp_path: Path):
