@@ -34,11 +34,13 @@ from titans.train import (
     System,
     load,
     pretrained,
+    records,
     save,
     train,
 )
 from titans.train import checkpoint as checkpoints
 from titans.train.passes import Objective, products
+from titans.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,6 +124,39 @@ def test_what_is_written_down(whole: Config):
     assert rows[0]["bits_per_byte"] == pytest.approx(rows[0]["loss"] / 0.6931472)
     assert rows[-1]["step"] == whole.steps and "valid_bits_per_byte" in rows[-1]
     assert Config.read(Path(whole.folder) / "config.json") == whole
+
+
+def test_a_step_is_judged_once(whole: Config, tmp_path: Path):
+    """Also the last one, and however often a run that is complete is called again."""
+    config = again(whole, tmp_path, records=replace(whole.records, judge_every=4))
+    outcomes = [train(config) for _ in range(3)]
+    rows = [row for row in records.read(Path(config.folder)) if "valid_loss" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert [outcome.valid_loss for outcome in outcomes] == [rows[-1]["valid_loss"]] * 3
+
+
+def test_a_judgement_that_fails_costs_no_step(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(self: Trainer) -> float:
+        raise ZeroDivisionError
+
+    config = again(whole, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "judge", failing)
+        train(config)
+    assert weights(config) == weights(whole)
+    outcome = train(config)  # what is missing is made up for
+    assert outcome.valid_loss == records.read(Path(whole.folder))[-1]["valid_loss"]
+
+
+def test_a_run_on_token_shards_is_not_judged_on_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tiny(tmp_path, steps=2)
+    shards(config.data)
+    [folder] = (tmp_path / "cache").iterdir()
+    data = replace(config.data, source=str(folder))
+    assert train(replace(config, data=data)).valid_loss is None
+    assert "warning: no evaluation on held-out data" in capsys.readouterr().out
+    judged = train(replace(config, data=replace(data, valid=config.data.source), folder=str(tmp_path / "judged")))
+    assert judged.valid_loss is not None
 
 
 # nothing is lost ---------------------------------------------------------------------------------
@@ -311,9 +346,44 @@ def test_nan_stops_with_all_that_is_needed(whole: Config, tmp_path: Path, monkey
     assert str(folder) in str(error.value)
     state = load(folder)
     assert state["step"] == 6 and state["batch"]["tokens"].shape == (4, 17) and len(state["faulty"]) >= 1
+    assert where == "loss" or state["faulty"] == ["norm.weight"]
     monkeypatch.undo()
     train(config)  # from the last checkpoint: the failing step has changed nothing
     assert losses(config) == losses(whole)
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The loss of a step is not finite."""
+    forward, calls = Objective.forward, []
+
+    def poisoned(self, *inputs):
+        loss, cache = forward(self, *inputs)
+        calls.append(loss)
+        return loss * (torch.nan if len(calls) == step + 1 else 1.0), cache
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+
+
+def test_what_failed_is_written_down_with_the_memories_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tiny(tmp_path, order="stream", steps=6, batch=2)
+    train(replace(config, steps=4, schedule=Schedule(shape="constant", warmup=2), folder=str(tmp_path / "whole")))
+    diverging(monkeypatch, 4)
+    with pytest.raises(Diverged):
+        train(replace(config, schedule=Schedule(shape="constant", warmup=2)))
+    before = load(tmp_path / "whole" / "checkpoints" / "step-00000004")["caches"]
+    failed = load(Path(config.folder) / "failure-step-00000004")
+    assert failed["batch"]["continues"] and failed["caches"].keys() == before.keys()
+    assert all(torch.equal(x, before[name]) for name, x in failed["caches"].items())
+
+
+def test_a_full_disk_does_not_hide_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(tensors, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    diverging(monkeypatch, 1)
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(Diverged, match=r"step 1: the loss is nan .* is lost: .* No space left on device"):
+        train(tiny(tmp_path))
 
 
 def test_another_config_is_refused(whole: Config):
