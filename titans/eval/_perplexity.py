@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titans.eval._interval import Interval
+from titans.eval._interval import Interval, quantile
 from titans.eval._stream import losses
 from titans.model import TitansLM
 
@@ -32,9 +32,10 @@ class Likelihood:
 
     @property
     def bits_per_byte(self) -> Interval:
-        """With the 95% interval of the mean over segments (NaN if there is one)."""
+        """With Student's 95% interval of the mean over segments (NaN if there is one)."""
         bits = self.nats.double() / (math.log(2) * self.bytes_per_token)
-        half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else math.nan
+        n = len(bits)
+        half = quantile(n - 1) * float(bits.std()) / math.sqrt(n) if n > 1 else math.nan
         return Interval(float(bits.mean()), float(bits.mean()) - half, float(bits.mean()) + half)
 
     @property
