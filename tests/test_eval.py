@@ -186,6 +186,11 @@ def test_errors_say_what_to_pass():
         accuracy(build(), task("passkey"), [512])
     with pytest.raises(ValueError, match="more than length=50"):
         likelihood(build(), torch.arange(20), length=50)
+    for name, value in (("length", 0), ("segments", 0), ("rows", 0), ("chunk", -1)):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+            likelihood(build(), torch.arange(20) % 17, **{"length": 5, name: value})
+    with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
+        accuracy(build("memory", vocabulary=6), task("state_tracking"), [10], examples=0)
     with pytest.raises(ValueError, match="2 of 1"):
         wilson(2, 1)
     with pytest.raises(ValueError, match="at least one run"):

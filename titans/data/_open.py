@@ -69,7 +69,7 @@ def shards(data: Data, split: str = "train") -> Shards:
     """The tokens of a split; they are written the first time and found afterwards, unless the text has changed.
 
     Raises:
-        ValueError: for a source that is not there, and for the held-out part of token shards: they are one split already.
+        ValueError: for a source that is not there, and for the held-out part of token shards, which are one split.
     """
     name = data.valid if split == "valid" and data.valid else data.source
     if (Path(name) / "manifest.json").is_file():

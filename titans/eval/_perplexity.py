@@ -79,10 +79,13 @@ def likelihood(
         >>> round(found.bits_per_byte.value, 2), len(found.nats)
         (2.0, 19)
     """
+    for name, value in (("length", length), ("segments", segments), ("rows", rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     fit = (len(tokens) - 1) // length
     if tokens.dim() != 1 or fit < 1:
         raise ValueError(f"tokens must be one text of more than length={length} tokens, got {tuple(tokens.shape)}")
-    chosen = torch.linspace(0, fit - 1, min(segments or fit, fit)).long() * length
+    chosen = torch.linspace(0, fit - 1, min(segments or fit, fit), dtype=torch.float64).long() * length
     means, total = [], torch.zeros(length)
     for begins in chosen.split(rows):
         found = losses(model, torch.stack([tokens[b : b + length + 1] for b in begins.tolist()]).long(), chunk)

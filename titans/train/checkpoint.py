@@ -47,7 +47,8 @@ def save(folder: Path, tree: Tree, texts: Mapping[str, str] | None = None) -> No
         CheckpointError: if it cannot be written, as when the disk is full.
         RuntimeError: for tensors that share memory.
         TypeError: for values of other types.
-        ValueError: for two tensors whose places in the tree read the same. Nothing is left behind in any of these cases.
+        ValueError: for two tensors whose places in the tree read the same.
+        Nothing is left behind in any of these cases.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
