@@ -295,6 +295,18 @@ def test_tokenizers_from_files(tmp_path: Path, documents: list[bytes]):
         tokenizer("gpt2")
 
 
+def test_vocabularies_with_gaps_and_documents_without_tokens(tmp_path: Path):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 9}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizer(str(tmp_path / "tokenizer.json"))
+    assert loaded.vocabulary == 10 and loaded.end is None
+    write(tmp_path / "s", [b" ", b"a b a", b" ", b"b b", b"a a a a", b" "], loaded)
+    batch = Packed(Shards(tmp_path / "s"), 2, 4).batch(0)
+    assert bool((batch["cu_seqlens"].diff() > 0).all())
+
+
 def test_tokens_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\0".join([b"some words"] * 40))
@@ -306,6 +318,13 @@ def test_tokens_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(shards(data)) > size
     moved = Data(source=str(folders[0]), length=4)
     assert len(shards(moved)) == size
+
+
+def test_another_task_may_be_the_held_out_part():
+    data = Data(source="task:mqar", valid='task:{"name": "mqar", "pairs": 2}', length=64, batch=2)
+    batches = [open_source(d, "valid").batch(0)["labels"] for d in (data, replace(data, source=data.valid, valid=None))]
+    assert torch.equal(*batches)
+    assert not torch.equal(batches[0], open_source(replace(data, valid=None), "valid").batch(0)["labels"])
 
 
 def test_shards_are_not_split(tmp_path: Path):

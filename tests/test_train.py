@@ -159,6 +159,14 @@ def test_a_run_on_token_shards_is_not_judged_on_them(tmp_path: Path, capsys: pyt
     assert judged.valid_loss is not None
 
 
+def test_held_out_tokens_that_the_model_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Are said to be so before the first step, instead of failing after the last one."""
+    config = tiny(tmp_path, steps=2)
+    data = replace(config.data, source="task:state_tracking", valid=config.data.source, length=8)
+    assert train(replace(config, data=data)).valid_loss is None
+    assert "no evaluation on held-out data: it has 256 tokens, the model 6; pass" in capsys.readouterr().out
+
+
 # nothing is lost ---------------------------------------------------------------------------------
 
 

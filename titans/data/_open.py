@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,9 +59,10 @@ FACTORIES: dict[str, Callable[[Data, str], Source]] = {"task": _task}
 
 def open_source(data: Data, split: str = "train") -> Source:
     """The batches of a split, ``train`` or ``valid``."""
-    kind = data.source.partition(":")[0]
+    name = _name(data, split)
+    kind = name.partition(":")[0]
     if kind in FACTORIES:
-        return FACTORIES[kind](data, split)
+        return FACTORIES[kind](replace(data, source=name), split)
     return ORDERS[data.order](shards(data, split), data.batch, data.length, data.seed)
 
 
@@ -71,7 +72,7 @@ def shards(data: Data, split: str = "train") -> Shards:
     Raises:
         ValueError: for a source that is not there, and for the held-out part of token shards, which are one split.
     """
-    name = data.valid if split == "valid" and data.valid else data.source
+    name = _name(data, split)
     if (Path(name) / "manifest.json").is_file():
         if split == "valid" and not data.valid:
             raise ValueError(
@@ -87,3 +88,7 @@ def shards(data: Data, split: str = "train") -> Shards:
     if not (folder / "manifest.json").is_file():
         write(folder, split_of(text, split), tokens)
     return Shards(folder)
+
+
+def _name(data: Data, split: str) -> str:
+    return data.valid if split == "valid" and data.valid else data.source

@@ -91,6 +91,8 @@ def _fill(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         tokens = tokenizer.encode(document)
         if tokenizer.end is not None:
             tokens = np.append(tokens, np.array(tokenizer.end, tokens.dtype))
+        if not len(tokens):  # it would begin where the next one does
+            continue
         starts.append(writer.tokens)
         writer.add(tokens)
         total += len(document) + (tokenizer.end is not None)

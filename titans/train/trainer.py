@@ -289,6 +289,10 @@ class Trainer:
         source = open_source(self.config.data)
         try:
             valid = open_source(self.config.data, "valid")
+            if valid.vocabulary > source.vocabulary:
+                raise ValueError(
+                    f"it has {valid.vocabulary} tokens, the model {source.vocabulary}; pass another --data.valid"
+                )
         except ValueError as error:
             valid = None
             if self.ranks.is_first:
