@@ -265,6 +265,10 @@ def test_what_datasets_loads(monkeypatch: pytest.MonkeyPatch):
     module.load_dataset = lambda name, config: {"test": rows}  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"hf:owner/name has no split 'train' \(has: test\)"):
         read("hf:owner/name", "valid")
+    module.load_dataset = lambda name, config: {"train": [{"text": "one"}, {"text": None}]}  # type: ignore[attr-defined]
+    for name, message in (("hf:owner/name", "row 1 of .* 'text'"), ("hf:owner/name#body", "row 0 of .* 'body'")):
+        with pytest.raises(ValueError, match=message):
+            read(name)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="hf: needs the package datasets"):
         read("hf:owner/name")

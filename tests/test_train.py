@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -561,3 +562,34 @@ def test_records_go_to_tensorboard(whole: Config, tmp_path: Path):
     pytest.importorskip("tensorboard")
     train(again(whole, tmp_path, steps=2, records=replace(whole.records, tensorboard=True)))
     assert list((tmp_path / "again" / "tensorboard").iterdir())
+
+
+def test_records_are_sent_to_the_end(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is sent to is closed, so that no row waits in it, and the next run in this process is another one."""
+    sent: list[str] = []
+
+    class Sink:
+        def __init__(self, *folder: str):
+            self.add_scalar = self.log = lambda *row, **step: sent.append("row")
+            self.close = self.finish = lambda: sent.append("end")
+
+    board, weights_and_biases = ModuleType("torch.utils.tensorboard"), ModuleType("wandb")
+    board.SummaryWriter = Sink  # type: ignore[attr-defined]
+    weights_and_biases.init = lambda **options: Sink()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setitem(sys.modules, "wandb", weights_and_biases)
+    for sink in ({"tensorboard": True}, {"wandb": "project"}):
+        sent.clear()
+        train(replace(whole, steps=2, folder=str(tmp_path / next(iter(sink))), records=replace(whole.records, **sink)))
+        assert len(sent) > 2 and sent.count("end") == 1 and sent[-1] == "end"
+
+
+def test_models_of_ones_own_are_not_built(whole: Config, tmp_path: Path):
+    """One that no config describes has no ``config.json`` in its checkpoints."""
+    config = again(whole, tmp_path, steps=1)
+    train(config)
+    checkpoint = pretrained(config.folder)[1]
+    tree = load(checkpoint)
+    save(checkpoint, tree, {"run.json": (checkpoint / "run.json").read_text()})
+    with pytest.raises(ValueError, match=r"a model of your own, which no config describes: load its weights with"):
+        pretrained(config.folder)

@@ -147,7 +147,15 @@ def _datasets(where: str, split: str) -> Collection:
         )
     is_split = "validation" in table  # a split of another name, such as test, holds nothing out of train
     rows = table["validation" if is_split and split == "valid" else "train"]
-    return Collection((), lambda: (row[field or "text"].encode() for row in rows), is_split)
+
+    def read() -> Iterator[bytes]:
+        for number, row in enumerate(rows):
+            try:
+                yield row[field or "text"].encode()
+            except (KeyError, AttributeError) as error:
+                raise ValueError(f"row {number} of hf:{where} has no text in {field or 'text'!r}: {error}") from error
+
+    return Collection((), read, is_split)
 
 
 KINDS: dict[str, Callable[[str, str], Collection]] = {
