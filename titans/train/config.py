@@ -171,7 +171,7 @@ class Records:
         save_every: steps between checkpoints.
         keep: checkpoints that stay, at least 1.
         judge_every: steps between evaluations on the held-out part; 0 for one at the end.
-        judge_batches: batches of an evaluation.
+        judge_batches: batches of an evaluation; a step that has been judged is not judged again.
         tensorboard: whether to write TensorBoard events.
         wandb: project of Weights & Biases to report to; None for none.
         quiet: whether to print nothing but warnings.
