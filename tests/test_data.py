@@ -6,6 +6,7 @@ import lzma
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +87,20 @@ def test_two_that_write_the_same_do_not_meet(documents: list[bytes], tmp_path: P
     write(tmp_path / "s", slowly(), Bytes(), shard=100)
     assert len(Shards(tmp_path / "s")) == sum(len(d) + 1 for d in documents)
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_texts_that_break_off_leave_nothing(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"body": "two"}\n')
+    data = Data(source=f"jsonl:{tmp_path / 'rows.jsonl'}", cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2 has no text"):
+        shards(data)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_others_may_read_shards_as_any_new_folder(documents: list[bytes], tmp_path: Path):
+    write(tmp_path / "s", documents, Bytes())
+    (tmp_path / "any").mkdir()
+    assert (tmp_path / "s").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 # orders ------------------------------------------------------------------------------------------
@@ -243,6 +258,17 @@ def test_what_datasets_loads(monkeypatch: pytest.MonkeyPatch):
     module.load_dataset = lambda name, config: {"train": rows, "validation": rows[:1]}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
     assert [len(read("hf:owner/name:config#body", split)) for split in ("train", "valid")] == [3, 1]
+    many = [{"text": str(n)} for n in range(50)]
+    module.load_dataset = lambda name, config: {"train": many, "test": rows}  # type: ignore[attr-defined]
+    train, valid = (read("hf:owner/name", split) for split in ("train", "valid"))
+    assert len(valid) == 4 and sorted(map(int, train + valid)) == list(range(50))
+    module.load_dataset = lambda name, config: {"test": rows}  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"hf:owner/name has no split 'train' \(has: test\)"):
+        read("hf:owner/name", "valid")
+    module.load_dataset = lambda name, config: {"train": [{"text": "one"}, {"text": None}]}  # type: ignore[attr-defined]
+    for name, message in (("hf:owner/name", "row 1 of .* 'text'"), ("hf:owner/name#body", "row 0 of .* 'body'")):
+        with pytest.raises(ValueError, match=message):
+            read(name)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="hf: needs the package datasets"):
         read("hf:owner/name")
@@ -273,6 +299,18 @@ def test_tokenizers_from_files(tmp_path: Path, documents: list[bytes]):
         tokenizer("gpt2")
 
 
+def test_vocabularies_with_gaps_and_documents_without_tokens(tmp_path: Path):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 9}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizer(str(tmp_path / "tokenizer.json"))
+    assert loaded.vocabulary == 10 and loaded.end is None
+    write(tmp_path / "s", [b" ", b"a b a", b" ", b"b b", b"a a a a", b" "], loaded)
+    batch = Packed(Shards(tmp_path / "s"), 2, 4).batch(0)
+    assert bool((batch["cu_seqlens"].diff() > 0).all())
+
+
 def test_tokens_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\0".join([b"some words"] * 40))
@@ -284,3 +322,22 @@ def test_tokens_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(shards(data)) > size
     moved = Data(source=str(folders[0]), length=4)
     assert len(shards(moved)) == size
+
+
+def test_another_task_may_be_the_held_out_part():
+    data = Data(source="task:mqar", valid='task:{"name": "mqar", "pairs": 2}', length=64, batch=2)
+    batches = [open_source(d, "valid").batch(0)["labels"] for d in (data, replace(data, source=data.valid, valid=None))]
+    assert torch.equal(*batches)
+    assert not torch.equal(batches[0], open_source(replace(data, valid=None), "valid").batch(0)["labels"])
+
+
+def test_shards_are_not_split(tmp_path: Path):
+    """A run is not judged on what it learns from."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\0".join([b"some words"] * 40))
+    train, valid = (shards(Data(source=str(path), cache=str(tmp_path / split)), split) for split in ("train", "valid"))
+    made = [next((tmp_path / split).iterdir()) for split in ("train", "valid")]
+    data = Data(source=str(made[0]))
+    with pytest.raises(ValueError, match=r"holds token shards, which are not split; name .* data\.valid"):
+        shards(data, "valid")
+    assert len(shards(replace(data, valid=str(made[1])), "valid")) == len(valid) < len(train)

@@ -10,7 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from titans import TitansConfig, TitansLM
-from titans.eval import accuracy, answers, by_chunk, growing, likelihood, losses, over_seeds, wilson, with_chunk
+from titans.eval import (
+    Likelihood,
+    accuracy,
+    answers,
+    by_chunk,
+    growing,
+    likelihood,
+    losses,
+    over_seeds,
+    wilson,
+    with_chunk,
+)
+from titans.eval._interval import quantile
 from titans.loss import IGNORED
 from titans.tasks import task
 
@@ -116,6 +128,29 @@ def test_student_interval_covers():
     assert math.isnan(over_seeds([1.0]).low)
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 12, 20, 33, 100, 1000])
+def test_quantiles_are_those_of_student(freedom: int):
+    """The density between them, by Simpson's rule, is 95%."""
+    end = quantile(freedom)
+    x = np.linspace(0, end, 20_001)
+    weights = np.full(len(x), 2.0)
+    weights[1::2], weights[[0, -1]] = 4.0, 1.0
+    log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    density = np.exp(log - (freedom + 1) / 2 * np.log1p(x * x / freedom))
+    inside = 2 * float((weights * density).sum()) * (x[1] - x[0]) / 3
+    assert abs(inside - 0.95) / (2 * density[-1]) < 1e-3  # the error of the quantile, to first order
+
+
+def test_few_segments_have_the_interval_of_few_runs():
+    nats = [1.0, 2.0, 4.0]
+    found = Likelihood(torch.tensor(nats), torch.ones(1), 1 / math.log(2)).bits_per_byte
+    assert found == pytest.approx(over_seeds(nats))
+    many = np.random.default_rng(0).standard_normal(12).tolist()
+    assert over_seeds(many).high - over_seeds(many).value == pytest.approx(
+        2.201 * np.std(many, ddof=1) / 12**0.5, rel=2e-4
+    )
+
+
 def test_bits_of_an_even_model_are_those_of_its_vocabulary():
     model = build("memory", vocabulary=16)
     with torch.no_grad():
@@ -151,5 +186,12 @@ def test_errors_say_what_to_pass():
         accuracy(build(), task("passkey"), [512])
     with pytest.raises(ValueError, match="more than length=50"):
         likelihood(build(), torch.arange(20), length=50)
+    for name, value in (("length", 0), ("segments", 0), ("rows", 0), ("chunk", -1)):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+            likelihood(build(), torch.arange(20) % 17, **{"length": 5, name: value})
+    with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
+        accuracy(build("memory", vocabulary=6), task("state_tracking"), [10], examples=0)
     with pytest.raises(ValueError, match="2 of 1"):
         wilson(2, 1)
+    with pytest.raises(ValueError, match="at least one run"):
+        over_seeds([])

@@ -263,6 +263,10 @@ def test_eval_measures_a_run(tmp_path: Path, capsys):
     train(replace(config, folder=str(tmp_path / "text"), data=text))
     assert main(["eval", str(tmp_path / "text"), "--lengths", "16", "64", "--examples", "3", "--device", "cpu"]) == 0
     assert "bits_per_byte" in capsys.readouterr().out
+    (tmp_path / "other.txt").write_text("x" * 1600)
+    asked = ["eval", str(tmp_path / "text"), "--data", str(tmp_path / "other.txt"), "--device", "cpu"]
+    assert main([*asked, "--examples", "1000"]) == 0
+    assert "of 100\n" in capsys.readouterr().out  # all of the text that was named
     assert main(["eval", str(tmp_path / "nothing")]) == 2
     assert "neither a run" in capsys.readouterr().err
 

@@ -87,12 +87,22 @@ def test_muon_moves_hidden_matrices_only():
     assert len(adamw.param_groups[0]["params"]) == 4
 
 
+def test_groups_take_the_options_of_what_moves_them():
+    changes = {"up.weight": {"momentum": 0.5}, "embedding.*": {"betas": [0.5, 0.9]}}
+    muon, adamw = optimizers(Network(), Optimizer(name="muon", groups=changes))
+    assert {group["momentum"] for group in muon.param_groups} == {0.5, 0.95}
+    assert [0.5, 0.9] in [group["betas"] for group in adamw.param_groups]
+    with pytest.raises(ValueError, match="AdamW has no option 'momentum'"):
+        optimizers(Network(), Optimizer(name="muon", groups={"embedding.*": {"momentum": 0.5}}))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"name": "adamv"}, "no optimizer named 'adamv'; did you mean 'adam"),
         ({"name": "SGDW"}, "SGDW of torch_optimizer subtracts lr"),
         ({"options": {"beta": 3}}, "AdamW has no option 'beta'; did you mean 'betas'"),
+        ({"options": {"weight_decay": 0.5}}, "cannot set weight_decay; pass --optimizer.weight-decay"),
         ({"groups": {"*": {"rate": 3}}}, "AdamW has no option 'rate'"),
         ({"groups": {"nothing*": {"lr": 3}}}, "no parameter matches 'nothing"),
         ({"name": "rprop"}, "Rprop has no weight decay; pass --optimizer.weight-decay 0"),

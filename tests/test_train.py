@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ import zoo.cli
 from miras import MirasSpec
 from titans.cli import main
 from titans.cli._flags import parse
-from titans.data import Stream, shards
+from titans.data import Data, Stream, shards
 from titans.train import (
     CheckpointError,
     Config,
@@ -30,14 +31,17 @@ from titans.train import (
     Optimizer,
     Records,
     Schedule,
+    Shelf,
     System,
     load,
     pretrained,
+    records,
     save,
     train,
 )
 from titans.train import checkpoint as checkpoints
 from titans.train.passes import Objective, products
+from titans.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +127,47 @@ def test_what_is_written_down(whole: Config):
     assert Config.read(Path(whole.folder) / "config.json") == whole
 
 
+def test_a_step_is_judged_once(whole: Config, tmp_path: Path):
+    """Also the last one, and however often a run that is complete is called again."""
+    config = again(whole, tmp_path, records=replace(whole.records, judge_every=4))
+    outcomes = [train(config) for _ in range(3)]
+    rows = [row for row in records.read(Path(config.folder)) if "valid_loss" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert [outcome.valid_loss for outcome in outcomes] == [rows[-1]["valid_loss"]] * 3
+
+
+def test_a_judgement_that_fails_costs_no_step(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(self: Trainer) -> float:
+        raise ZeroDivisionError
+
+    config = again(whole, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "judge", failing)
+        train(config)
+    assert weights(config) == weights(whole)
+    outcome = train(config)  # what is missing is made up for
+    assert outcome.valid_loss == records.read(Path(whole.folder))[-1]["valid_loss"]
+
+
+def test_a_run_on_token_shards_is_not_judged_on_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tiny(tmp_path, steps=2)
+    shards(config.data)
+    [folder] = (tmp_path / "cache").iterdir()
+    data = replace(config.data, source=str(folder))
+    assert train(replace(config, data=data)).valid_loss is None
+    assert "warning: no evaluation on held-out data" in capsys.readouterr().out
+    judged = train(replace(config, data=replace(data, valid=config.data.source), folder=str(tmp_path / "judged")))
+    assert judged.valid_loss is not None
+
+
+def test_held_out_tokens_that_the_model_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Are said to be so before the first step, instead of failing after the last one."""
+    config = tiny(tmp_path, steps=2)
+    data = replace(config.data, source="task:state_tracking", valid=config.data.source, length=8)
+    assert train(replace(config, data=data)).valid_loss is None
+    assert "no evaluation on held-out data: it has 256 tokens, the model 6; pass" in capsys.readouterr().out
+
+
 # nothing is lost ---------------------------------------------------------------------------------
 
 
@@ -188,11 +233,15 @@ def damage(path: Path, how: str) -> str:
     if how == "no manifest":
         (path / "manifest.json").unlink()
         return "is incomplete: it has no manifest.json"
+    if how == "unreadable":
+        file.unlink()
+        file.symlink_to(file.name)  # as of a disk that fails: there, and not to be read
+        return "cannot be read: "
     (path / "manifest.json").write_text("{")
     return "is corrupt: its manifest cannot be read"
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut off", "no manifest", "no JSON"])
+@pytest.mark.parametrize("how", ["flipped", "cut off", "no manifest", "no JSON", "unreadable"])
 def test_damaged_checkpoints_are_skipped(whole: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str):
     config = again(whole, tmp_path)
     shutil.copytree(whole.folder, config.folder)
@@ -212,6 +261,19 @@ def test_old_checkpoints_go(whole: Config, tmp_path: Path):
     train(config)
     assert [p.name for p in (Path(config.folder) / "checkpoints").glob("step-*")] == ["step-00000012"]
     assert (Path(config.folder) / "checkpoints" / "latest").read_text() == "step-00000012\n"
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [3, 4]), (2, [1, 2, 3, 4]), (3, [0, 1, 2, 3, 4])])
+def test_what_is_written_stays_and_what_is_damaged_does_not_count(tmp_path: Path, keep: int, left: list[int]):
+    """A run that goes on from an earlier step passes by a later one that is damaged."""
+    for step in (0, 1, 2, 4):
+        Shelf(tmp_path, keep=10).put(step, {"a": torch.ones(3)})
+    for step in (2, 4):
+        damage(tmp_path / f"step-{step:08d}", "cut off")
+    Shelf(tmp_path, keep).put(3, {"a": torch.ones(3)})
+    assert [int(p.name[5:]) for p in sorted(tmp_path.glob("step-*"))] == left
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        Shelf(tmp_path, 0)
 
 
 def test_full_disk(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -254,6 +316,22 @@ def test_trees_come_back(tmp_path: Path):
     assert repr(load(tmp_path / "tree")) == repr(tree)
     with pytest.raises(TypeError, match="a/0 is a set"):
         save(tmp_path / "other", {"a": [{1}]})
+    shared = torch.ones(3)
+    with pytest.raises(RuntimeError, match="share memory"):
+        save(tmp_path / "other", {"a": shared, "b": shared})
+    with pytest.raises(ValueError, match="one place for a tensor; two are a/b"):
+        save(tmp_path / "other", {"a": {"b": torch.ones(3)}, "a/b": torch.zeros(3)})
+    assert [p.name for p in tmp_path.iterdir()] == ["tree"]
+
+
+def test_pointers_that_cannot_be_written_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.publish(tmp_path / "latest", "step-00000001")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -277,9 +355,44 @@ def test_nan_stops_with_all_that_is_needed(whole: Config, tmp_path: Path, monkey
     assert str(folder) in str(error.value)
     state = load(folder)
     assert state["step"] == 6 and state["batch"]["tokens"].shape == (4, 17) and len(state["faulty"]) >= 1
+    assert where == "loss" or state["faulty"] == ["norm.weight"]
     monkeypatch.undo()
     train(config)  # from the last checkpoint: the failing step has changed nothing
     assert losses(config) == losses(whole)
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The loss of a step is not finite."""
+    forward, calls = Objective.forward, []
+
+    def poisoned(self, *inputs):
+        loss, cache = forward(self, *inputs)
+        calls.append(loss)
+        return loss * (torch.nan if len(calls) == step + 1 else 1.0), cache
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+
+
+def test_what_failed_is_written_down_with_the_memories_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tiny(tmp_path, order="stream", steps=6, batch=2)
+    train(replace(config, steps=4, schedule=Schedule(shape="constant", warmup=2), folder=str(tmp_path / "whole")))
+    diverging(monkeypatch, 4)
+    with pytest.raises(Diverged):
+        train(replace(config, schedule=Schedule(shape="constant", warmup=2)))
+    before = load(tmp_path / "whole" / "checkpoints" / "step-00000004")["caches"]
+    failed = load(Path(config.folder) / "failure-step-00000004")
+    assert failed["batch"]["continues"] and failed["caches"].keys() == before.keys()
+    assert all(torch.equal(x, before[name]) for name, x in failed["caches"].items())
+
+
+def test_a_full_disk_does_not_hide_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(tensors, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    diverging(monkeypatch, 1)
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(Diverged, match=r"step 1: the loss is nan .* is lost: .* No space left on device"):
+        train(tiny(tmp_path))
 
 
 def test_another_config_is_refused(whole: Config):
@@ -358,7 +471,7 @@ def test_configs_come_back(tmp_path: Path):
         ({"data": {"lenght": 3}}, "data has no field 'lenght'; did you mean 'length'"),
         ({"steps": "many"}, "steps must be int, got 'many'"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"schedule": {"shape": "linear"}}, "schedule.shape must be "),
+        ({"schedule": {"shape": "linear"}}, "schedule.shape must be one of 'cosine', 'wsd', 'constant', got 'linear'"),
         ({"model": {"memory": {"bias": "hubr"}}}, "no bias named 'hubr'; did you mean 'huber'"),
         ({"model": 3}, "model must be a mapping"),
     ],
@@ -366,6 +479,31 @@ def test_configs_come_back(tmp_path: Path):
 def test_wrong_configs_say_what_is_wrong(mapping: dict, message: str):
     with pytest.raises((ValueError, KeyError), match=message):
         Config.from_dict(mapping)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"system": System(micro_batch=-1)}, "system.micro_batch must be at least 1, got -1"),
+        ({"records": Records(log_every=0)}, "records.log_every must be at least 1, got 0"),
+        ({"records": Records(save_every=0)}, "records.save_every must be at least 1, got 0"),
+        ({"records": Records(keep=0)}, "records.keep must be at least 1, got 0"),
+        ({"records": Records(judge_every=-1)}, "records.judge_every must be at least 0, got -1"),
+        ({"records": Records(judge_batches=0)}, "records.judge_batches must be at least 1, got 0"),
+        ({"schedule": Schedule(warmup=-2)}, "schedule.warmup must be at least 0, got -2"),
+        ({"schedule": Schedule(floor=-0.5)}, "schedule.floor must be at least 0, got -0.5"),
+        ({"schedule": Schedule(shape="linear")}, "schedule.shape must be one of 'cosine'"),  # type: ignore[arg-type]
+        ({"precision": "bf16"}, "precision must be one of 'float32', 'bfloat16', got 'bf16'"),
+        ({"optimizer": Optimizer(clip=0.0)}, "optimizer.clip must be above 0, or None for no bound, got 0.0"),
+        ({"optimizer": Optimizer(clip=-1.0)}, "optimizer.clip must be above 0"),
+        ({"data": Data(seed=-1)}, "data.seed must be at least 0, got -1"),
+        ({"model": Model(kind=(), depth=2)}, "model.kind must name at least one kind of layer"),
+        ({"model": Model(heads=0)}, "model.heads must be at least 1, got 0"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_at_once(fields: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
 
 
 def test_flags(whole: Config, tmp_path: Path):
@@ -424,3 +562,34 @@ def test_records_go_to_tensorboard(whole: Config, tmp_path: Path):
     pytest.importorskip("tensorboard")
     train(again(whole, tmp_path, steps=2, records=replace(whole.records, tensorboard=True)))
     assert list((tmp_path / "again" / "tensorboard").iterdir())
+
+
+def test_records_are_sent_to_the_end(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is sent to is closed, so that no row waits in it, and the next run in this process is another one."""
+    sent: list[str] = []
+
+    class Sink:
+        def __init__(self, *folder: str):
+            self.add_scalar = self.log = lambda *row, **step: sent.append("row")
+            self.close = self.finish = lambda: sent.append("end")
+
+    board, weights_and_biases = ModuleType("torch.utils.tensorboard"), ModuleType("wandb")
+    board.SummaryWriter = Sink  # type: ignore[attr-defined]
+    weights_and_biases.init = lambda **options: Sink()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setitem(sys.modules, "wandb", weights_and_biases)
+    for sink in ({"tensorboard": True}, {"wandb": "project"}):
+        sent.clear()
+        train(replace(whole, steps=2, folder=str(tmp_path / next(iter(sink))), records=replace(whole.records, **sink)))
+        assert len(sent) > 2 and sent.count("end") == 1 and sent[-1] == "end"
+
+
+def test_models_of_ones_own_are_not_built(whole: Config, tmp_path: Path):
+    """One that no config describes has no ``config.json`` in its checkpoints."""
+    config = again(whole, tmp_path, steps=1)
+    train(config)
+    checkpoint = pretrained(config.folder)[1]
+    tree = load(checkpoint)
+    save(checkpoint, tree, {"run.json": (checkpoint / "run.json").read_text()})
+    with pytest.raises(ValueError, match=r"a model of your own, which no config describes: load its weights with"):
+        pretrained(config.folder)

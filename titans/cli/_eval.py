@@ -121,8 +121,7 @@ def _right(model: TitansLM, asked: Task, args: Eval) -> list[Row]:
 
 
 def _bits(model: TitansLM, data: Data, args: Eval) -> list[Row]:
-    chosen = dataclasses.replace(data, source=args.data, valid=None) if args.data else data
-    part = shards(chosen, "valid")
+    part = shards(dataclasses.replace(data, valid=args.data or data.valid), "valid")
     text = torch.from_numpy(part.read(0, len(part)))
     rows: list[Row] = []
     for length in args.lengths or (data.length,):

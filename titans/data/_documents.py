@@ -141,9 +141,21 @@ def _datasets(where: str, split: str) -> Collection:
     name, _, field = where.partition("#")
     path, _, config = name.partition(":")
     table = load_dataset(path, config or None)
-    part = {"train": "train", "valid": "validation"}[split]
-    rows = table[part if part in table else "train"]
-    return Collection((), lambda: (row[field or "text"].encode() for row in rows), part in table and len(table) > 1)
+    if "train" not in table:
+        raise ValueError(
+            f"hf:{where} has no split 'train' (has: {', '.join(table)}); take a configuration that has one"
+        )
+    is_split = "validation" in table  # a split of another name, such as test, holds nothing out of train
+    rows = table["validation" if is_split and split == "valid" else "train"]
+
+    def read() -> Iterator[bytes]:
+        for number, row in enumerate(rows):
+            try:
+                yield row[field or "text"].encode()
+            except (KeyError, AttributeError) as error:
+                raise ValueError(f"row {number} of hf:{where} has no text in {field or 'text'!r}: {error}") from error
+
+    return Collection((), read, is_split)
 
 
 KINDS: dict[str, Callable[[str, str], Collection]] = {

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ class Data:
         source: ``stdlib``; files or a glob of text; ``jsonl:``, ``enwik8:``, ``wikitext:`` or ``hf:`` in front of where
             it is (see `titans.data.collection`); a folder of token shards; ``task:`` in front of a name or of JSON such as
             ``{"name": "mqar", "pairs": 8}`` (see `titans.tasks`).
-        valid: another source for evaluation; None for the held-out part of ``source``.
+        valid: another source for evaluation; None for the held-out part of ``source``, which token shards do not have.
         tokenizer: ``bytes``, or the path of a ``tokenizer.json``.
         order: ``shuffled`` rows; ``stream``, where every row continues the one before and memories are carried along
             (truncated backpropagation through time); ``packed`` documents, with memories that end with them.
@@ -59,16 +59,25 @@ FACTORIES: dict[str, Callable[[Data, str], Source]] = {"task": _task}
 
 def open_source(data: Data, split: str = "train") -> Source:
     """The batches of a split, ``train`` or ``valid``."""
-    kind = data.source.partition(":")[0]
+    name = _name(data, split)
+    kind = name.partition(":")[0]
     if kind in FACTORIES:
-        return FACTORIES[kind](data, split)
+        return FACTORIES[kind](replace(data, source=name), split)
     return ORDERS[data.order](shards(data, split), data.batch, data.length, data.seed)
 
 
 def shards(data: Data, split: str = "train") -> Shards:
-    """The tokens of a split; they are written the first time and found afterwards, unless the text has changed."""
-    name = data.valid if split == "valid" and data.valid else data.source
+    """The tokens of a split; they are written the first time and found afterwards, unless the text has changed.
+
+    Raises:
+        ValueError: for a source that is not there, and for the held-out part of token shards, which are one split.
+    """
+    name = _name(data, split)
     if (Path(name) / "manifest.json").is_file():
+        if split == "valid" and not data.valid:
+            raise ValueError(
+                f"{name} holds token shards, which are not split; name a source for evaluation: data.valid"
+            )
         return Shards(Path(name))
     text, tokens = collection(name, split), tokenizer(data.tokenizer)
     if data.valid:  # then neither of the two is to be split
@@ -79,3 +88,7 @@ def shards(data: Data, split: str = "train") -> Shards:
     if not (folder / "manifest.json").is_file():
         write(folder, split_of(text, split), tokens)
     return Shards(folder)
+
+
+def _name(data: Data, split: str) -> str:
+    return data.valid if split == "valid" and data.valid else data.source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,18 +73,30 @@ def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         shard: tokens in a file.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    writer = _Writer(unfinished, shard)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as private:
+        unfinished = Path(private) / folder.name  # with the permissions of any new folder: others may read it
+        unfinished.mkdir()
+        _fill(unfinished, documents, tokenizer, shard)
+        try:
+            unfinished.rename(folder)
+        except OSError:  # another process was quicker
+            Shards(folder)
+
+
+def _fill(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard: int) -> None:
+    writer = _Writer(folder, shard)
     starts: list[int] = []
     total = 0
     for document in documents:
         tokens = tokenizer.encode(document)
         if tokenizer.end is not None:
             tokens = np.append(tokens, np.array(tokenizer.end, tokens.dtype))
+        if not len(tokens):  # it would begin where the next one does
+            continue
         starts.append(writer.tokens)
         writer.add(tokens)
         total += len(document) + (tokenizer.end is not None)
-    np.array(starts, dtype=np.int64).tofile(unfinished / "documents.i64")
+    np.array(starts, dtype=np.int64).tofile(folder / "documents.i64")
     manifest = {
         "format": FORMAT,
         "tokenizer": tokenizer.name,
@@ -97,12 +108,7 @@ def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         "shard": shard,
         "files": writer.files,
     }
-    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    try:
-        unfinished.rename(folder)
-    except OSError:  # another process was quicker
-        shutil.rmtree(unfinished)
-        Shards(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
 class _Writer:

@@ -16,7 +16,7 @@ class Tokenizer(Protocol):
 
     Attributes:
         name: which one it is, and which version of it.
-        vocabulary: number of tokens.
+        vocabulary: number of tokens; each is less than it.
         end: the token after a document; None if the vocabulary has none.
     """
 
@@ -65,7 +65,7 @@ class FromFile:
         text = path.read_bytes()
         self._inner = Loaded.from_str(text.decode())
         self.name = f"{path.name}-{hashlib.sha256(text).hexdigest()[:12]}"
-        self.vocabulary: int = self._inner.get_vocab_size()
+        self.vocabulary = 1 + max(self._inner.get_vocab().values())  # numbers may be left out between them
         known = [self._inner.token_to_id(token) for token in _ENDS]
         self.end: int | None = next((token for token in known if token is not None), None)
         self._dtype = np.uint16 if self.vocabulary <= 2**16 else np.uint32

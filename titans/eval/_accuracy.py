@@ -78,6 +78,8 @@ def accuracy(
         >>> row.length, row.total
         (10, 500)
     """
+    if examples < 1:
+        raise ValueError(f"examples must be at least 1, got {examples}")
     if task.vocabulary > model.config.vocabulary:
         raise ValueError(
             f"task {task.name!r} has {task.vocabulary} tokens, the model {model.config.vocabulary}: "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titans.eval._interval import Interval
+from titans.eval._interval import Interval, quantile
 from titans.eval._stream import losses
 from titans.model import TitansLM
 
@@ -32,9 +32,10 @@ class Likelihood:
 
     @property
     def bits_per_byte(self) -> Interval:
-        """With the 95% interval of the mean over segments (NaN if there is one)."""
+        """With Student's 95% interval of the mean over segments (NaN if there is one)."""
         bits = self.nats.double() / (math.log(2) * self.bytes_per_token)
-        half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else math.nan
+        n = len(bits)
+        half = quantile(n - 1) * float(bits.std()) / math.sqrt(n) if n > 1 else math.nan
         return Interval(float(bits.mean()), float(bits.mean()) - half, float(bits.mean()) + half)
 
     @property
@@ -78,10 +79,13 @@ def likelihood(
         >>> round(found.bits_per_byte.value, 2), len(found.nats)
         (2.0, 19)
     """
+    for name, value in (("length", length), ("segments", segments), ("rows", rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     fit = (len(tokens) - 1) // length
     if tokens.dim() != 1 or fit < 1:
         raise ValueError(f"tokens must be one text of more than length={length} tokens, got {tuple(tokens.shape)}")
-    chosen = torch.linspace(0, fit - 1, min(segments or fit, fit)).long() * length
+    chosen = torch.linspace(0, fit - 1, min(segments or fit, fit), dtype=torch.float64).long() * length
     means, total = [], torch.zeros(length)
     for begins in chosen.split(rows):
         found = losses(model, torch.stack([tokens[b : b + length + 1] for b in begins.tolist()]).long(), chunk)

@@ -17,6 +17,8 @@ from titans.model import TitansLM
 
 def hidden(model: TitansLM, tokens: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
     """The stream in front of the head of tokens ``[B, T]``, ``chunk`` of them at a time, and where they stand."""
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     cache = None
     device = model.embedding.weight.device
     for begin in range(0, tokens.shape[1], chunk):

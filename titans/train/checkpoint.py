@@ -44,7 +44,11 @@ def save(folder: Path, tree: Tree, texts: Mapping[str, str] | None = None) -> No
         texts: further files by name, such as ``{"config.json": ...}``.
 
     Raises:
-        CheckpointError: if it cannot be written, as when the disk is full; nothing is left behind then.
+        CheckpointError: if it cannot be written, as when the disk is full.
+        RuntimeError: for tensors that share memory.
+        TypeError: for values of other types.
+        ValueError: for two tensors whose places in the tree read the same.
+        Nothing is left behind in any of these cases.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -57,8 +61,9 @@ def save(folder: Path, tree: Tree, texts: Mapping[str, str] | None = None) -> No
         unfinished.rename(folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(f"{folder} could not be written: {error}") from error
+    finally:  # whatever went wrong, also a tensor or a value that cannot be saved
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -89,6 +94,8 @@ def fault(folder: Path) -> str | None:
                 return f"is corrupt: {name} has another checksum than when it was written"
     except FileNotFoundError as error:
         return f"is incomplete: it has no {Path(error.filename).name}"
+    except OSError as error:
+        return f"cannot be read: {error}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return "is corrupt: its manifest cannot be read"
     return None
@@ -110,10 +117,12 @@ class Shelf:
 
     Args:
         folder: where they stand.
-        keep: how many of them stay; older ones are removed after a newer one is safe.
+        keep: how many whole ones stay, at least 1; older ones are removed after a newer one is safe.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, the checkpoint just written, got {keep}")
         self.folder, self.keep = folder, keep
 
     def put(self, step: int, tree: Tree, texts: Mapping[str, str] | None = None) -> Path:
@@ -124,7 +133,7 @@ class Shelf:
             publish(self.folder / "latest", f"{path.name}\n")
         except OSError as error:
             raise CheckpointError(f"the pointer to {path} could not be written: {error}") from error
-        for old in [*self._all()[self.keep :], *self.folder.glob(".step-*")]:
+        for old in [*self._before(path), *self.folder.glob(".step-*")]:
             shutil.rmtree(old)
         return path
 
@@ -141,6 +150,18 @@ class Shelf:
             say(f"skipped checkpoint {path}: it {reason}")
         return None
 
+    def _before(self, path: Path) -> list[Path]:
+        """What is older than ``path`` and the whole ones to keep with it.
+
+        Those of later steps, which a run passes over when it goes on from an earlier one, neither count nor go: it will
+        write them anew.
+        """
+        earlier = (old for old in self._all() if old < path)
+        whole = (old for old in earlier if not fault(old))
+        for _ in range(self.keep - 1):
+            next(whole, None)  # takes it from `earlier` as well
+        return list(earlier)
+
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
@@ -148,9 +169,12 @@ class Shelf:
 def publish(path: Path, text: str) -> None:
     """Writes a text file that is the old or the new one at any moment."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    _sync(unfinished)
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text)
+        _sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     _sync(path.parent)
 
 
@@ -173,6 +197,8 @@ def _write(folder: Path, tree: Tree, texts: Mapping[str, str]) -> None:
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """JSON with the names of tensors, which are put into ``tensors``."""
     if isinstance(value, Tensor):
+        if path in tensors:
+            raise ValueError(f"a checkpoint has one place for a tensor; two are {path}: rename a key")
         tensors[path] = value.detach().cpu().contiguous()
         return {"tensor": path}
     if isinstance(value, Mapping):

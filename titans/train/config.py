@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,25 @@ from miras.registry import hint
 from titans.attention import AttentionSpec
 from titans.config import TitansConfig, preset
 from titans.data import Data
+
+LEAST = {
+    "steps": 1,
+    "model.depth": 1,
+    "model.heads": 1,
+    "data.batch": 1,
+    "data.length": 1,
+    "data.seed": 0,
+    "schedule.warmup": 0,
+    "schedule.decay": 0,
+    "schedule.floor": 0,
+    "system.micro_batch": 1,
+    "records.log_every": 1,
+    "records.save_every": 1,
+    "records.keep": 1,
+    "records.judge_every": 0,
+    "records.judge_batches": 1,
+}
+"""The smallest value of fields of a `Config` that have one, unless they are None."""
 
 T = TypeVar("T")
 Options = dict[str, Any]
@@ -149,9 +169,9 @@ class Records:
     Args:
         log_every: steps between lines in ``metrics.jsonl``.
         save_every: steps between checkpoints.
-        keep: checkpoints that stay.
+        keep: checkpoints that stay, at least 1.
         judge_every: steps between evaluations on the held-out part; 0 for one at the end.
-        judge_batches: batches of an evaluation.
+        judge_batches: batches of an evaluation; a step that has been judged is not judged again.
         tensorboard: whether to write TensorBoard events.
         wandb: project of Weights & Biases to report to; None for none.
         quiet: whether to print nothing but warnings.
@@ -196,11 +216,19 @@ class Config:
     records: Records = Records()
 
     def __post_init__(self) -> None:
-        for where, least in (("steps", 1), ("data.batch", 1), ("data.length", 1), ("records.save_every", 1)):
-            owner, _, name = where.rpartition(".")
-            value = getattr(getattr(self, owner) if owner else self, name)
-            if value < least:
+        for where, least in LEAST.items():
+            value = operator.attrgetter(where)(self)
+            if value is not None and value < least:
                 raise ValueError(f"{where} must be at least {least}, got {value}")
+        for owner, where in ((self, ""), (self.data, "data."), (self.schedule, "schedule."), (self.system, "system.")):
+            for name, kind in typing.get_type_hints(type(owner)).items():
+                if typing.get_origin(kind) is Literal:
+                    _value(kind, getattr(owner, name), f"{where}{name}")
+        clip = self.optimizer.clip
+        if clip is not None and not clip > 0:  # nothing would be learned, or the opposite
+            raise ValueError(f"optimizer.clip must be above 0, or None for no bound, got {clip}")
+        if not self.model.kind:
+            raise ValueError("model.kind must name at least one kind of layer")
 
     def to_dict(self) -> dict[str, Any]:
         """A mapping that JSON and YAML can hold; `from_dict` gives back an equal config."""
@@ -267,7 +295,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _value(inner[0], value, where)
     if origin is Literal:
-        fits = value in inner
+        if value not in inner:
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, inner))}, got {value!r}")
+        fits = True
     elif origin is tuple:
         fits = isinstance(value, (list, tuple))
         value = tuple(_value(inner[0], v, where) for v in value) if fits else value

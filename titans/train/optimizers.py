@@ -109,7 +109,10 @@ def _built(
 ) -> torch.optim.Optimizer:
     accepted = inspect.signature(cls).parameters
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in config.options.items()}
-    for name in [*options, *(n for group in config.groups.values() for n in group)]:
+    if "weight_decay" in options:  # every group has its own, which would win
+        raise ValueError("optimizer.options cannot set weight_decay; pass --optimizer.weight-decay, or groups")
+    mine = [group for pattern, group in config.groups.items() if any(fnmatchcase(name, pattern) for name in named)]
+    for name in [*options, *(n for group in mine for n in group)]:
         if name not in accepted:
             raise ValueError(f"{cls.__name__} has no option {name!r}{hint(name, accepted)}")
     decay = config.weight_decay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Recorder:
     def __init__(self, config: Config, start: int, active: bool, flops: float = 0.0, peak: float | None = None):
         self.active, self.flops, self.peak = active, flops, peak
         self.since = time.perf_counter()
-        self.sinks: list[Any] = []
+        self.sinks: list[tuple[Callable[[int, dict[str, Any]], Any], Callable[[], Any]]] = []  # to write, to close
         if not active:
             return
         run = Path(config.folder)
@@ -101,7 +102,7 @@ class Recorder:
             self.file.flush()
         except OSError as error:  # the disk is full; training does not depend on it
             self.say(f"warning: metrics of step {step} could not be written: {error}")
-        for sink in self.sinks:
+        for sink, _ in self.sinks:
             sink(step, row)
         if self.progress is not None:
             self.progress.update(self.progress.task_ids[0], completed=step, text=_line(row))
@@ -109,9 +110,11 @@ class Recorder:
                 self.say(f"{step:>8}  {_line(row)}")
 
     def close(self) -> None:
-        """Ends the display and the file."""
+        """Ends the display, the file, and what it is sent to, where rows may still wait to be written."""
         if self.active:
             self.file.close()
+            for _, end in self.sinks:
+                end()
             if self.progress is not None:
                 self.progress.stop()
 
@@ -161,7 +164,7 @@ def _tensorboard(run: Path) -> Any:
             if name != "step":
                 writer.add_scalar(name, value, step)
 
-    return sink
+    return sink, writer.close
 
 
 def _wandb(config: Config) -> Any:
@@ -170,4 +173,4 @@ def _wandb(config: Config) -> Any:
     except ImportError:
         raise ValueError("records.wandb needs the package wandb; pip install wandb") from None
     run = wandb.init(project=config.records.wandb, name=config.folder, config=config.to_dict(), resume="allow")
-    return lambda step, row: run.log(row, step=step)
+    return lambda step, row: run.log(row, step=step), run.finish

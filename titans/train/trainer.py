@@ -106,6 +106,7 @@ class Trainer:
         self.record = records.Recorder(config, self.step, ranks.is_first, flops, peak and peak * ranks.size)
         if ranks.is_first:
             publish(self.folder / "config.json", json.dumps(config.to_dict(), indent=1))
+        self.judged = self._judged()
 
     # the loop ------------------------------------------------------------------------------------
 
@@ -127,21 +128,22 @@ class Trainer:
                         return Outcome(self.step, loss, valid, received[0] if received else signal.SIGTERM)
                     if self.step % records_.save_every == 0 and self.step < self.config.steps:
                         self.save()
-            valid = self.judge()
-            self.save(last=True)
-            return Outcome(self.step, loss, valid, None)
+            self.save(last=True)  # before anything else can fail
+            return Outcome(self.step, loss, self.judge(), None)
         finally:
             self.record.close()
 
     def _update(self, batch: Batch, stopping: bool) -> tuple[float, float, bool]:
         """One step of the optimizer: the mean loss, the norm of its gradient, and whether a rank is to stop."""
-        local = self._pass(batch)
-        bound = self.config.optimizer.clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if bound is None else bound)
+        local, after = self._pass(batch, self.caches)
+        total = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         loss, stop = self.ranks.sum(local, float(stopping))
-        norm = whole(norm).item()
+        norm = whole(total).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(batch, loss, norm)
+        self.caches = after
+        if self.config.optimizer.clip is not None:  # only now: clipping by a norm that is NaN makes all gradients so
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.optimizer.clip, total)
         factor = self.config.schedule.factor(self.step, self.config.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -151,10 +153,10 @@ class Trainer:
         self.step += 1
         return loss, norm, stop > 0
 
-    def _pass(self, batch: Batch, backward: bool = True) -> float:
-        """This rank's part of the mean loss; its gradients are accumulated, memories carried on."""
+    def _pass(self, batch: Batch, carried: Caches | None, backward: bool = True) -> tuple[float, Caches | None]:
+        """This rank's part of the mean loss, and the memories to carry on; its gradients are accumulated."""
         total = int((labels(batch) != IGNORED).sum())
-        before = self.caches if batch.get("continues") else None
+        before = carried if batch.get("continues") else None
         after: Caches = []
         losses: list[Tensor] = []
         for number, rows in enumerate(self.parts):
@@ -172,22 +174,25 @@ class Trainer:
             after.append(cache)
         if self.recorded and backward:
             self.ranks.average(self.objective)
-        self.caches = after if "continues" in batch else None
-        return float(torch.stack(losses).sum())
+        return float(torch.stack(losses).sum()), after if "continues" in batch else None
 
     @torch.no_grad()
     def judge(self) -> float | None:
-        """The loss on the held-out part."""
+        """The loss on the held-out part; of one step it is measured once."""
         if self.valid is None:
             return None
-        kept, self.caches = self.caches, None
+        if self.judged[0] == self.step:
+            return self.judged[1]
         batches = [self.valid.batch(n) for n in range(self.config.records.judge_batches)]
         counts = [int((labels(batch) != IGNORED).sum()) for batch in batches]
-        local = sum(self._pass(batch, backward=False) * n for batch, n in zip(batches, counts, strict=True))
-        self.caches = kept
+        local, caches = 0.0, None
+        for batch, count in zip(batches, counts, strict=True):
+            mean, caches = self._pass(batch, caches, backward=False)
+            local += mean * count
         loss = self.ranks.sum(local)[0] / sum(counts)
         bits = records.bits_per_byte(loss, self.valid.bytes_per_token)
         self.record.write(self.step, {"valid_loss": loss, "valid_bits_per_byte": bits})
+        self.judged = self.step, loss
         return loss
 
     def _moved(self, x: Inputs) -> Inputs:
@@ -226,6 +231,13 @@ class Trainer:
         if self.ranks.sum(written) == [1.0]:
             self.saved = self.step
 
+    def _judged(self) -> tuple[int, float]:
+        """The last judgement on record if it is of the step that the run goes on from, and of which step it is."""
+        rows = records.read(self.folder) if self.ranks.is_first else []
+        found = [row["valid_loss"] for row in rows if row["step"] == self.step and "valid_loss" in row]
+        known, loss = self.ranks.sum(float(bool(found)), found[-1] if found else 0.0)
+        return self.step if known else -1, loss
+
     def _state(self) -> dict[str, Any]:
         tree = state.capture(self.ranks, self.model, self.optimizers, self.caches)
         return tree | {"step": self.step, "data": self.data}
@@ -252,12 +264,15 @@ class Trainer:
         rows = batch["ids"].tolist() if "ids" in batch else []
         folder = self.folder / f"failure-step-{self.step:08d}"
         tree = self._state() | {"batch": dict(batch), "loss": loss, "gradient_norm": norm, "faulty": faulty}
+        written = f"The state before the step and its batch are in {folder}"
         if self.ranks.is_first:
-            save(folder, tree, self._texts())
+            try:
+                save(folder, tree, self._texts())
+            except CheckpointError as error:  # which must not hide what went wrong first
+                written = f"The state before the step is lost: {error}"
         return Diverged(
             f"step {self.step}: the loss is {loss} and the norm of its gradient {norm}; rows {rows}; "
-            f"{len(faulty)} gradients are not finite{', such as ' + faulty[0] if faulty else ''}. "
-            f"The state before the step and its batch are in {folder}"
+            f"{len(faulty)} gradients are not finite{', such as ' + faulty[0] if faulty else ''}. {written}"
         )
 
     def _texts(self) -> dict[str, str]:
@@ -274,6 +289,10 @@ class Trainer:
         source = open_source(self.config.data)
         try:
             valid = open_source(self.config.data, "valid")
+            if valid.vocabulary > source.vocabulary:
+                raise ValueError(
+                    f"it has {valid.vocabulary} tokens, the model {source.vocabulary}; pass another --data.valid"
+                )
         except ValueError as error:
             valid = None
             if self.ranks.is_first:
