@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from titans.cache import ModelCache
-from titans.data import IGNORED, Batch, Source, ahead, inputs, labels, open_source, take
+from titans.data import IGNORED, Batch, ahead, inputs, labels, take
 from titans.model import TitansLM
 from titans.train import records, state
 from titans.train.checkpoint import CheckpointError, Shelf, load, publish, save
@@ -26,6 +26,7 @@ from titans.train.optimizers import optimizers
 from titans.train.parallel import World, whole, world
 from titans.train.passes import Inputs, Objective, Recorded, products, replayed
 from titans.train.signals import requests
+from titans.train.sources import sources
 
 Caches = list[ModelCache]
 """What the rows of every micro-batch remember."""
@@ -85,7 +86,7 @@ class Trainer:
         rows = _share(config.data.batch, ranks)
         micro = config.system.micro_batch or len(rows)
         self.parts = [range(start, min(start + micro, rows.stop)) for start in rows[::micro]]
-        self.source, self.valid = self._sources()
+        self.source, self.valid = sources(config.data, ranks)
         torch.manual_seed(config.seed)
         self.model: Any = (model or TitansLM(config.model.build(self.source.vocabulary))).to(ranks.device)
         self.model.checkpointing = config.system.checkpointing
@@ -281,25 +282,6 @@ class Trainer:
         if isinstance(self.model, TitansLM):
             texts["config.json"] = json.dumps(self.model.config.to_dict(), indent=1)
         return texts
-
-    def _sources(self) -> tuple[Source, Source | None]:
-        """Training and held-out data; the first rank writes the tokens, the others find them."""
-        if not self.ranks.is_first:
-            self.ranks.wait()
-        source = open_source(self.config.data)
-        try:
-            valid = open_source(self.config.data, "valid")
-            if valid.vocabulary > source.vocabulary:
-                raise ValueError(
-                    f"it has {valid.vocabulary} tokens, the model {source.vocabulary}; pass another --data.valid"
-                )
-        except ValueError as error:
-            valid = None
-            if self.ranks.is_first:
-                print(f"warning: no evaluation on held-out data: {error}", flush=True)
-        if self.ranks.is_first:
-            self.ranks.wait()
-        return source, valid
 
 
 def _share(batch: int, ranks: World) -> range:
