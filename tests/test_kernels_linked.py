@@ -215,5 +215,5 @@ def test_it_says_which_kernel_runs() -> None:
     spec = drawn("logistic").spec
     plan = AssociativeMemory(spec, "kernel").plan(16, 16, where=where)
     assert plan.kernel is KERNEL and plan.around == "factored"
-    memory = Memory(32, heads=2, retention="tanh", chunk_size=8, read="anchor")
-    assert memory.explain().plan.path == "factored"  # no kernel is chosen without a device
+    memory = Memory(32, heads=2, architecture="matrix", retention="tanh", chunk_size=8, read="anchor")
+    assert memory.explain().plan.refused["kernel"] == f"{KERNEL.name} needs a CUDA device"
