@@ -122,6 +122,10 @@ FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", 
 """Types of what propagators are formed from."""
 
 
+LINKED = {"reverse": ("states",), "writers": ("dq",)}
+"""Arguments that kernels have under a link."""
+
+
 def matrix(
     d: int,
     bias: Any,
@@ -132,20 +136,24 @@ def matrix(
     normed: bool = False,
     decay: bool = True,
     meet: bool = False,
+    retention: Any = None,
 ) -> list[Resources]:
     """All kernels of a matrix memory of d x d, or of one behind a layer norm, which has a vector beside it where no step is bounded.
 
-    With slots they load pairs; without, they form them from a decay, if there is one, or from reader rates behind a norm.
+    Or of one under the link of a retention, read at the anchor. With slots they load pairs; without,
+    they form them from a decay, if there is one, or from reader rates behind a norm.
     """
-    from miras.kernels import _launches, _pull, _reverse, _scan, residuals
+    from miras.kernels import _launches, _pull, _reverse, _scan, links, residuals
 
     x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16, solve)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or (bound and not meet) or normed
     title = f"d={d} {bias.name} slots={slots}{' bound' if bound else ''}{' solve' if solve else ''}{f' normed {chunk}' if normed else ''}"
-    title += ("" if decay else " no decay") + (" met" if meet else "")
-    form = 0 if slots else 3 if normed else 1 if decay else 2  # see `miras.kernels._formed`
+    title += ("" if decay else " no decay") + (" met" if meet else "") + (f" {retention.name}" if retention else "")
+    link = links.recall(links.key(retention)) if retention else None
+    linked = link.forward | link.backward if link else {}
+    form = 0 if slots or link else 3 if normed else 1 if decay else 2  # see `miras.kernels._formed`
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -160,9 +168,11 @@ def matrix(
         ("readers", _pull.readers, "readers", {"KEYS": False}),
         ("writers", _pull.writers, "writers", {}),
     ):
+        if link and name == "readers":
+            continue  # queries read what keys do
         _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "states", "reverse"), kernel)
         constants = {
-            n: c for n, c in (flags | more | shared).items() if n in function.arg_names or n.startswith("num_")
+            n: c for n, c in (flags | more | shared | linked).items() if n in function.arg_names or n.startswith("num_")
         }
         if normed:
             more = {
@@ -182,9 +192,9 @@ def matrix(
         if name == "forward":
             missing |= {"states": None, "errors": None, "predictions": None, "rates": None}
         types = {n: _type(n) for n in function.arg_names} | (FORMED if form else {})
-        given = (
-            tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n)) + MEETING.get(name, ()) * meet
-        )
+        types |= {"states": "*fp32"} if link else {}
+        given = tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n))
+        given += MEETING.get(name, ()) * meet + (LINKED.get(name, ()) if link else ())
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
@@ -221,6 +231,7 @@ def main() -> None:
 
     from miras.biases import L2, Dot, Huber
     from miras.kernels import residuals
+    from miras.retentions import Exponentiated, Logistic, Tanh
 
     print("triton", triton.__version__)
     found: list[Resources] = []
@@ -240,6 +251,12 @@ def main() -> None:
                 found.append(row)
     for chunk, slots, bound in ((16, 0, False), (64, 0, False), (64, 1, False), (64, 0, True)):
         for row in matrix(64, L2(), slots, bound, False, chunk, True):
+            print(row, flush=True)
+            found.append(row)
+    for d, (retention, slots, bound) in itertools.product(
+        arguments.dims, ((Logistic(), 0, True), (Tanh(), 1, False), (Exponentiated(), 1, True))
+    ):
+        for row in matrix(d, Huber(), slots, bound, False, retention=retention):
             print(row, flush=True)
             found.append(row)
     bad = [

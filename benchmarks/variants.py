@@ -36,7 +36,7 @@ def perceptron() -> dict[str, Variant]:
 
     def changed(kernel: str, how: dict[str, int]) -> Variant:
         launches = {kernel: _mlp_launch.LAUNCH[kernel] | how}
-        none = {kernel: dict.fromkeys((16, 32, 64), {})} if kernel in _mlp_launch.SHORT else {}
+        none = {kernel: {width: {} for width in (16, 32, 64)}} if kernel in _mlp_launch.SHORT else {}
         return variants_matrix.both(
             lambda: mock.patch.dict(_mlp_launch.LAUNCH, launches),
             lambda: mock.patch.dict(_mlp_launch.NARROW, {kernel: {}}),

@@ -65,15 +65,15 @@ def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
     path = AssociativeMemory(p.spec).plan(p.q.shape[-1], p.v.shape[-1]).path
     wanted = results(exact, path)
     bad = {
-        n: e for n, e in _errors(results(p, "kernel"), wanted, p, dtype).items() if not e <= TOLERANCE["kernel"][dtype]
+        n: e for n, e in errors(results(p, "kernel"), wanted, p, dtype).items() if not e <= TOLERANCE["kernel"][dtype]
     }
     if bad and dtype != torch.float32:
-        least = rounding.cost(lambda: _errors(results(exact, path, dtype), wanted, p, dtype), dtype)
+        least = rounding.cost(lambda: errors(results(exact, path, dtype), wanted, p, dtype), dtype)
         bad = {n: (e, 2 * least[n]) for n, e in bad.items() if not e <= 2 * least[n]}
     assert not bad, bad
 
 
-def _errors(got: Results, wanted: Results, p: Problem, dtype: torch.dtype) -> dict[str, float]:
+def errors(got: Results, wanted: Results, p: Problem, dtype: torch.dtype) -> dict[str, float]:
     """Relative errors by name, of gradients too, but where rounding crosses kinks."""
     (tensors, gradients), (exact, slopes) = got, wanted
     if dtype != torch.float32 and p.spec.bias.name.startswith(KINKED):

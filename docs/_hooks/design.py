@@ -19,7 +19,7 @@ from _hooks.tables import summary
 from miras import AssociativeMemory, MirasSpec, explain
 from miras.cli._describe import fields
 from miras.engine.plan import plan
-from miras.kernels import Dims, choose
+from miras.kernels import Dims, choose, links
 from miras.kernels.mlp_links import LINKS
 from miras.kernels.residuals import supported
 from miras.retentions import Retention
@@ -132,7 +132,8 @@ def _said(axis: str, name: str) -> Any:
     measures = {(n, gate.per) for n, gate in component.gates.items() if n in ("lr", "log_decay")}
     kernels = supported(component) is None if axis == "bias" else None
     link = type(component) if isinstance(component, LINKS) else None
-    return frozenset(plain.items()), frozenset(measures), kernels, link
+    formed = _open(str(links.supported(component)), {axis: component}) if axis == "retention" else None
+    return frozenset(plain.items()), frozenset(measures), kernels, link, formed
 
 
 def _answer(parts: dict[str, Any], chunk: int, read: Any) -> tuple[dict[str, Any], list[str]]:

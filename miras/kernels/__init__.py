@@ -10,6 +10,7 @@ import torch
 from miras.engine.weights import Shapes
 from miras.kernels import (
     channels,
+    linked,
     matrix,
     mlp,
     mlp_biases,
@@ -44,6 +45,7 @@ KERNELS: tuple[Kernel, ...] = (
     channels.CHUNKS,
     values.TOKENS,
     values.CHUNKS,
+    linked.KERNEL,
 )
 """All kernels, the fastest first."""
 

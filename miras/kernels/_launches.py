@@ -185,10 +185,10 @@ class Call(NamedTuple):
 class Scratch:
     """What backward computes again and the gradients it passes from kernel to kernel."""
 
-    def __init__(self, call: Call):
+    def __init__(self, call: Call, kept: torch.dtype):
         x, q = call.tiles, call.q
         states, tokens = (x.B, x.H, x.m, x.J, x.I, x.O), (x.B, x.H, x.T, x.O)
-        self.states, self.d_states = q.new_empty(states), q.new_empty(states)
+        self.states, self.d_states = q.new_empty(states, dtype=kept), q.new_empty(states)
         self.errors, self.predictions, self.d_predictions = (q.new_empty(tokens) for _ in range(3))
         bound = tokens[:3] if call.inverse is not None else (0,)
         self.rates, self.d_norms = call.lr.new_empty(bound), call.lr.new_empty(bound)
@@ -234,7 +234,7 @@ def forward(
 
 def again(call: Call, solved: Tensor, stored: Tensor, found: Residual, **more: Any) -> Scratch:
     """The states before all tiles, predictions and errors, from the stored stacks."""
-    x, scratch = call.tiles, Scratch(call)
+    x, scratch = call.tiles, Scratch(call, stored.dtype if "LINK" in more else call.q.dtype)
     blocks, shared = shared_arguments(x, _whole(call, found, more), "states")
     segments = -(-x.m // EVERY)
     launch(

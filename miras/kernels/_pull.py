@@ -9,6 +9,7 @@ import triton.language as tl
 
 from miras.kernels._blocks import inverted
 from miras.kernels._formed import formed, store_gradients
+from miras.kernels._links import committed, weights
 from miras.kernels._scan import load_stack, load_tile, load_transposed, product, store_tile
 
 
@@ -106,10 +107,11 @@ def writers(
     BOUND: tl.constexpr, SOLVE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr, DT: tl.constexpr,
     vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False, FORM: tl.constexpr = 0,
     dv=None, SHIFTED: tl.constexpr = False,
+    dq=None, LINK: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
 ):  # fmt: skip
     """Gradients of keys as what is written and (without SOLVE) of what the anchor predicts from them, of into, mix and rate.
 
-    With SOLVE it adds to the gradient that keys already have as readers.
+    With SOLVE it adds to the gradient that keys already have as readers. With LINK queries read what keys do: theirs too.
     """
     at = tl.program_id(0).to(tl.int64)
     i, n = at // NT, at % NT
@@ -122,7 +124,7 @@ def writers(
     K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
     lr = tl.load(rate + token + rc, mask=keep, other=0.0)
     dK, X = tl.zeros([BC, BI], tl.float32), tl.zeros([BC, BC], tl.float32)
-    E = X
+    E, dQ = X, dK
     zero, of_rows = tl.zeros([BC], tl.float32), tl.zeros([BI], tl.float32)
     d_share, d_mixes = (), ()
     for j in tl.static_range(J):
@@ -135,11 +137,18 @@ def writers(
         Y = load_tile(do + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, FULL)
         D = load_tile(errors + token * O, rc, O, rv, keep, keep_v, FULL)
         P = load_tile(d_predictions + token * O, rc, O, rv, keep, keep_v, FULL)
-        X = tl.dot(D, tl.trans(Y), X, input_precision=PRECISION)
+        if LINK is None:
+            X = tl.dot(D, tl.trans(Y), X, input_precision=PRECISION)
         before = load_stack(states + at * J * size, size, ri, O, rv, keep_i, keep_v, J, FULL)
         after = load_stack(d_states + at * J * size, size, ri, O, rv, keep_i, keep_v, J, FULL)
         if SOLVE:
             E = tl.dot(D, tl.trans(P), E, input_precision=PRECISION)
+        elif LINK is not None:
+            if CEILING is not None:
+                before = committed(before, n, CEILING, J)
+            W = weights(before[0], keep_i, keep_v, LINK, LINK_CONSTANTS, FULL).to(DT)
+            dK = tl.dot(P, tl.trans(W), dK, input_precision=PRECISION)
+            dQ = tl.dot(Y, tl.trans(W), dQ, input_precision=PRECISION)
         else:
             dK = tl.dot(P, tl.trans(before[0]), dK, input_precision=PRECISION)
         new_share, new_mixes = (), ()
@@ -159,7 +168,10 @@ def writers(
                     both += tl.where(ri == 0, tl.sum(w * beyond, 0), 0.0)
                 new_mixes = new_mixes + (d_mixes[a * J + j] + both,)
         d_share, d_mixes = new_share, new_mixes
-    d_rate = tl.load(d_rates + token + rc, mask=keep, other=0.0)
+    if LINK is not None:
+        d_rate = zero
+    else:
+        d_rate = tl.load(d_rates + token + rc, mask=keep, other=0.0)
     for a in tl.static_range(J):
         tl.store(d_into + (at * J + a) * C + rc, lr * d_share[a], mask=rc < C)
         d_rate += d_share[a] * tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
@@ -167,9 +179,12 @@ def writers(
             tl.store(d_mix + (at * J + a) * J + j, tl.sum(d_mixes[a * J + j], 0))
     if not BOUND:
         tl.store(d_rates + token + rc, d_rate, mask=keep)
-    Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
-    scores = transposed_scores(X, pairs, at, rc, C, keep, lr, FORM, False, FULL, DT)
-    dK = tl.dot(scores, Q, dK, input_precision=PRECISION)
+    if LINK is not None:
+        store_tile(dq + token * I, rc, I, ri, keep, keep_i, dQ, FULL)
+    else:
+        Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
+        scores = transposed_scores(X, pairs, at, rc, C, keep, lr, FORM, False, FULL, DT)
+        dK = tl.dot(scores, Q, dK, input_precision=PRECISION)
     if SOLVE:
         scores = transposed_scores(E, key_pairs, at, rc, C, keep, lr, FORM, True, FULL, DT)
         dK = tl.dot(scores, K, dK, input_precision=PRECISION)

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
+from miras.kernels._links import committed
 from miras.kernels._mlp_meetings import enter
 from miras.kernels._mlp_parts import error, error_vjp
 from miras.kernels._scan import (
@@ -32,6 +33,7 @@ def reverse(
     d_vectors=None, d_vector_states=None, d_vector_start=None, d_last=None, RESIDUAL: tl.constexpr = None,
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
     SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
+    states=None, LINK_VJP: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
 ):  # fmt: skip
     """Gradients of the state from the last chunk to the first, and of the errors on the way."""
     if MEET:
@@ -56,16 +58,19 @@ def reverse(
         K = load_tile(k + b * sk_b + h * sk_h + n * C * sk_t, rc, sk_t, ri, keep, keep_i, FULL)
         Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
         Y = load_tile(do + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, FULL)
-        # the transpose is loaded and its product formed again: an accumulator must not be transposed
-        if FORM == 0:
-            M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+        if LINK_VJP is not None:  # no token reads another of its chunk
+            dU = tl.zeros([BC, BV], tl.float32)
         else:
-            M = formed(pairs, at, rc, C, keep, FORM, False, True, DT)
-        if VECTOR:
-            M = ((product(K, tl.trans(Q), PRECISION) + 1.0) * M).to(DT)
-        else:
-            M = (product(K, tl.trans(Q), PRECISION) * M).to(DT)
-        dU = -product(M, Y, PRECISION)
+            # the transpose is loaded and its product formed again: an accumulator must not be transposed
+            if FORM == 0:
+                M = load_transposed(pairs + at * C * C, rc, C, keep, FULL)
+            else:
+                M = formed(pairs, at, rc, C, keep, FORM, False, True, DT)
+            if VECTOR:
+                M = ((product(K, tl.trans(Q), PRECISION) + 1.0) * M).to(DT)
+            else:
+                M = (product(K, tl.trans(Q), PRECISION) * M).to(DT)
+            dU = -product(M, Y, PRECISION)
         for a in tl.static_range(J):
             share = tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
             dU += product(K, stack[a].to(DT), PRECISION) * share[:, None]
@@ -132,17 +137,30 @@ def reverse(
                 beside = beside + (after[j],)
         new = ()
         for j in tl.static_range(J):
-            row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
-            W = product(QT, (Yf * row[:, None]).to(DT), PRECISION)
+            if LINK_VJP is None:
+                row = tl.load(rows + (at * J + j) * C + rc, mask=keep, other=0.0)
+                W = product(QT, (Yf * row[:, None]).to(DT), PRECISION)
+            elif j == 0:
+                W = product(QT, Y, PRECISION)
+            else:
+                W = tl.zeros([BI, BV], tl.float32)
             if SOLVE:
                 row = tl.load(key_rows + (at * J + j) * C + rc, mask=keep, other=0.0)
                 W += product(KT, (dP * row[:, None]).to(DT), PRECISION)
             elif j == 0:
                 W += product(KT, dP.to(DT), PRECISION)
+            if LINK_VJP is not None and j == 0:
+                raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
+                begun = (raw,)
+                if CEILING is not None:
+                    begun = committed(begun, n, CEILING, 1)
+                W = LINK_VJP(begun[0], W, LINK_CONSTANTS)
             for a in tl.static_range(J):
                 W += tl.load(mix + (at * J + a) * J + j) * stack[a]
             if LIMIT > 0:
                 W = tl.minimum(tl.maximum(W, -LIMIT), LIMIT)
+            if CEILING is not None and j == 0:
+                W = tl.where((n > 0) & (raw > CEILING), 0.0, W)
             new = new + (W,)
         stack = new
     store_stack(d_start + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)

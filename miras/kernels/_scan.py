@@ -9,7 +9,8 @@ State before a chunk is a stack of J = 1 + K matrices: the memory and the slots 
     S_i <- sum_j mix_ij S_j + k^T (into_i * u)
 
 A vector beside the matrix (VECTOR) is one more row of it, whose key and query are one: scores grow by one. With NORM, its eps,
-``residual`` takes the layer norm of p, and d is pulled through it; then a block holds all value channels.
+``residual`` takes the layer norm of p, and d is pulled through it; then a block holds all value channels. With LINK, A is the link
+of the memory, no memory goes on above CEILING, and queries read A alone.
 
 Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of two that covers what there is.
 """
@@ -18,6 +19,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
+from miras.kernels._links import committed, weights
 from miras.kernels._mlp_meetings import add_up, arrive, enter, wait
 from miras.kernels._mlp_parts import error
 
@@ -133,6 +135,7 @@ def scan(
     vectors=None, vector_end=None, vector_checkpoints=None, vector_states=None, last=None,
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
     SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
+    LINK: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
@@ -178,7 +181,14 @@ def scan(
                 G = tl.load(gate + token + rc, mask=keep, other=0.0)[:, None]
             else:
                 G = 0.0
-            P = product(K, stack[0].to(DT), PRECISION)
+            begun = stack
+            if CEILING is not None:
+                begun = committed(stack, n, CEILING, J)
+            if LINK is not None:
+                A = weights(begun[0], keep_i, keep_v, LINK, LINK_CONSTANTS, FULL).to(DT)
+            else:
+                A = stack[0].to(DT)
+            P = product(K, A, PRECISION)
             if VECTOR:
                 P += beside[0][None, :]
             if SOLVE:
@@ -213,7 +223,11 @@ def scan(
                     tl.store(rates + token + rc, rate, mask=keep & (j0 == 0) if MEET else keep)
                 if VECTOR:
                     store_vectors(vector_states + at * J * O, O, rv, keep_v, beside, J)
-            if READ:
+            if READ and LINK is not None:
+                Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
+                Y = product(Q, A, PRECISION)
+                store_tile(o + b * so_b + h * so_h + n * C * so_t, rc, so_t, rv, keep, keep_v, Y, FULL)
+            elif READ:
                 Q = load_tile(q + b * sq_b + h * sq_h + n * C * sq_t, rc, sq_t, ri, keep, keep_i, FULL)
                 if FORM == 0:
                     M = load_tile(pairs + at * C * C, rc, C, rc, keep, keep, FULL)
@@ -242,7 +256,7 @@ def scan(
                 share = tl.load(into + (at * J + a) * C + rc, mask=keep, other=0.0)
                 W = product(KT, (U * share[:, None]).to(DT), PRECISION)
                 for j in tl.static_range(J):
-                    W += tl.load(mix + (at * J + a) * J + j) * stack[j]
+                    W += tl.load(mix + (at * J + a) * J + j) * begun[j]
                 new = new + (W,)
             stack = new
     if READ:

@@ -16,13 +16,16 @@ ROOM = 2 * 256 * 64
 """Numbers of the stacked state that a program can hold: all key channels, and a block of value channels or all of them."""
 
 
-def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """What both kernels need: one matrix under a linear filter of one gradient a token, gates per head."""
-    algorithm = spec.algorithm
+def one_matrix(spec: MirasSpec, shapes: Shapes) -> str | None:
+    """A memory that is linear in one matrix."""
     if not spec.architecture.is_linear or len(shapes) != 1:
         return f"architecture {spec.architecture.name!r} is not linear in one matrix"
-    if not spec.retention.link_is_identity:
-        return f"retention {spec.retention.name!r} has a link"
+    return None
+
+
+def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """What all kernels of one matrix need: a linear filter of one gradient a token, gates per head."""
+    algorithm = spec.algorithm
     if not algorithm.direction_is_identity or algorithm.lr_is_row or algorithm.window > 1 or pairs > 1:
         return f"algorithm {algorithm.name!r} is not a linear filter of one gradient a token"
     if algorithm.settles:
@@ -92,7 +95,21 @@ def free(spec: MirasSpec) -> bool:
 
 
 def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """Chunks of tokens that share an anchor."""
+    """Chunks of tokens that share an anchor, and read what has accumulated."""
+    if reason := one_matrix(spec, shapes) or _unlinked(spec):
+        return reason
+    if spec.read == "anchor":
+        return "read is 'anchor'"
+    return shared(spec, shapes, pairs)
+
+
+def _unlinked(spec: MirasSpec) -> str | None:
+    retention = spec.retention
+    return None if retention.link_is_identity else f"retention {retention.name!r} has a link"
+
+
+def shared(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
+    """Chunks of one matrix whose tokens share an anchor, whatever they read, and through whatever link."""
     if reason := _linear(spec, shapes, pairs):
         return reason
     if spec.chunk_size > LARGEST:
@@ -101,14 +118,12 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"chunk_size {spec.chunk_size} leaves nothing to do in parallel"
     if spec.retention.gradient_at == "decayed":
         return "the gradient is taken at a decayed state"
-    if spec.read == "anchor":
-        return "read is 'anchor'"
     return tried(spec, shapes, spec.chunk_size, spec.algorithm.slots) or _residual(spec)
 
 
 def tokens(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """The token-by-token recurrence: an affine residual, or one without a prediction at any chunk size."""
-    if reason := _linear(spec, shapes, pairs):
+    if reason := one_matrix(spec, shapes) or _unlinked(spec) or _linear(spec, shapes, pairs):
         return reason
     if reason := tried(spec, shapes, tile(spec, shapes, True), spec.algorithm.slots):
         return reason

@@ -6,9 +6,11 @@ A bias of your own gets the kernels with two ``@triton.jit`` functions; see `mir
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from miras.biases import L1, L2, AttentionalBias, Dot, Huber, HuberNorm, LogCosh, Lp, ValueShift, Yaad
+
+T = TypeVar("T")
 
 
 class Residual(NamedTuple):
@@ -83,16 +85,16 @@ def recall(key: str) -> Residual:
     where, *numbers = key.split(" ")
     constants = tuple(float(number) for number in numbers)
     # of a class that was defined again, as in notebooks, the last
-    bias = next(kind for kind in reversed(_kinds(AttentionalBias)) if kind.triton_key == where)
+    bias = next(kind for kind in reversed(kinds(AttentionalBias)) if kind.triton_key == where)
     if bias.triton_residual is not None:
         return Residual(bias.triton_residual, bias.triton_vjp, constants, bias.triton_rowwise)
     function, looks_along, _ = BUILT_IN[bias]
     return Residual(getattr(_biases, function), getattr(_biases, f"{function}_vjp"), constants, looks_along)
 
 
-def _kinds(base: type[AttentionalBias]) -> list[type[AttentionalBias]]:
+def kinds(base: type[T]) -> list[type[T]]:
     """All classes derived from it, in the order of their definition within each base."""
-    return [kind for derived in base.__subclasses__() for kind in (derived, *_kinds(derived))]
+    return [kind for derived in base.__subclasses__() for kind in (derived, *kinds(derived))]
 
 
 def rowwise(bias: AttentionalBias) -> bool:

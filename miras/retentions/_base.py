@@ -6,7 +6,7 @@ import math
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -51,9 +51,19 @@ class Retention(Component, ABC):
     """Claims that `pull` is not the identity."""
     accumulates_threshold: ClassVar[bool] = False
     """Claims that thresholds add up along a chunk, decayed like the memory, until the commit."""
+    triton_link: ClassVar[Any] = None
+    """An elementwise link for kernels, ``@triton.jit (a, constants) -> w``, tiles of a matrix in float32.
+
+    ``constants`` is `triton_constants`. None runs in PyTorch.
+    """
+    triton_link_vjp: ClassVar[Any] = None
+    """Its pull-back, ``@triton.jit (a, d_w, constants) -> d_a``, a tile like ``a``."""
+    triton_key: ClassVar[str]
+    """Where the class is defined: what stands for it in the arguments of operators, in other processes too."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls.triton_key = f"{cls.__module__}.{cls.__qualname__}"
         for names, claim, without in ((("link", "commit"), "link_is_identity", True), (("pull",), "pulls", False)):
             for name in names:
                 if getattr(cls, claim) is without and getattr(cls, name) is not getattr(Retention, name):
@@ -66,6 +76,11 @@ class Retention(Component, ABC):
     def gates(self) -> Mapping[str, Gate]:
         """The gates this retention wants; ``log_decay`` is the log of the fraction kept."""
         return {}
+
+    @property
+    def triton_constants(self) -> tuple[float, ...]:
+        """Numbers for the Triton functions, compiled in."""
+        return ()
 
     @property
     def gradient_at(self) -> Literal["anchor", "decayed"]:

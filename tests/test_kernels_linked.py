@@ -1,0 +1,219 @@
+"""A matrix under an elementwise link in Triton kernels: what the token loop computes, interpreted or (``gpu``) on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from miras import AssociativeMemory, Memory, MirasSpec
+from miras.gates import Gate
+from miras.kernels import links, trust
+from miras.kernels.linked import KERNEL
+from miras.kernels.table import Dims
+from miras.retentions import Context, Retention
+from miras.testing import TOLERANCE, problem
+from miras.testing.problems import Problem
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, results, wide
+
+LOW = {"name": "exponentiated", "limit": 0.05}
+"""A limit that accumulators run into."""
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "logistic": (dict(retention="logistic"), dict(length=18, d_key=20)),
+    "logistic, bounded": (dict(retention="logistic", bias="huber", step_bound=1.0, algorithm="gd"), dict(length=21)),
+    "tanh": (dict(retention="tanh", algorithm="gd"), dict(length=21, d_value=24)),
+    "tanh, huber": (dict(retention="tanh", bias="huber", step_bound=1.0), dict(length=24, d_key=8, d_value=20)),
+    "tanh, huber per channel": (dict(retention="tanh", bias={"name": "huber", "per": "value"}), dict(length=16)),
+    "tanh, value shift": (dict(retention="tanh", bias="value_shift"), dict(length=16, d_value=20)),
+    "tanh, implicit": (dict(retention="tanh", algorithm="implicit", step_bound=1.0), dict(length=16)),
+    "tanh, nesterov": (dict(retention="tanh", algorithm="nesterov", bias="log_cosh"), dict(length=16)),
+    "tanh, three slots": (dict(retention="tanh", algorithm="aggmo"), dict(length=16, heads=1)),
+    "exponentiated": (dict(retention="exponentiated"), dict(length=21, d_key=24)),
+    "at the limit": (dict(retention=LOW, bias="huber"), dict(length=29, d_value=20)),
+    "at the limit, bounded": (dict(retention=LOW, step_bound=1.0, algorithm="gd"), dict(length=32)),
+    "codes of slots": (dict(architecture="slots", retention="tanh"), dict(length=16, d_key=20)),
+    "odd chunks": (dict(retention="exponentiated", chunk_size=5, step_bound=1.0), dict(length=18, d_value=40)),
+    "many chunks": (dict(retention=LOW, chunk_size=4, algorithm="gd"), dict(length=70, heads=1)),
+}
+"""Fields of a spec (a matrix with momentum, l2 and chunks of 8 otherwise, unbounded) and of a problem."""
+
+cases = pytest.mark.parametrize("name", CASES)
+
+
+def drawn(name: str, **other: Any) -> Problem:
+    fields, sizes = CASES[name]
+    basis = {"architecture": "matrix", "algorithm": "momentum", "chunk_size": 8, "read": "anchor", "step_bound": None}
+    arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
+    return problem(MirasSpec.make(**basis | fields), **arguments)
+
+
+def is_reference(p: Problem) -> None:
+    """Everything is that of the token loop in float64, on the same numbers."""
+    p = cast(p, torch.float32, "cpu")
+    found = errors(results(p, "kernel"), results(wide(p), "reference"), p, torch.float32)
+    bad = {n: e for n, e in found.items() if not e <= TOLERANCE["kernel"][torch.float32]}
+    assert found and not bad, bad
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
+@cases
+def test_interpreted(name: str) -> None:
+    is_reference(drawn(name))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the others run")
+@pytest.mark.parametrize("bound", [None, 1.0])
+@pytest.mark.parametrize("algorithm", ["gd", "momentum"])
+@pytest.mark.parametrize("bias", ["l2", "huber", "dot"])
+@pytest.mark.parametrize("retention", ["logistic", "tanh", "exponentiated"])
+def test_every_link_under_plain_rules(retention: str, bias: str, algorithm: str, bound: float | None) -> None:
+    parts = dict(architecture="matrix", retention=retention, bias=bias, algorithm=algorithm)
+    spec = MirasSpec.make(**parts, chunk_size=4, read="anchor", step_bound=bound)
+    is_reference(problem(spec, length=11, d_key=16, d_value=20, batch=1, heads=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@cases
+def test_on_device(name: str, dtype: torch.dtype) -> None:
+    agrees(drawn(name), dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("length", [320, 333])
+@pytest.mark.parametrize("name", ["logistic", "tanh, huber", "exponentiated", "logistic, bounded", "at the limit"])
+def test_tiles_on_device(name: str, length: int, d: int) -> None:
+    """Real sizes at bfloat16, whole chunks or not, and the same bits twice."""
+    p = drawn(name, d_key=d, d_value=d, length=length)
+    gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
+    p = replace(p, spec=replace(p.spec, chunk_size=64), gates=gates)
+    agrees(p, torch.bfloat16, "cuda")
+    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+
+
+def test_limits_are_reached() -> None:
+    """Or the cases would not show what a commit does."""
+    p = drawn("at the limit")
+    _, state = p.slice(0, 24).run("reference")
+    assert (state.memory["w"] == p.spec.retention.limit).float().mean() > 0.1  # type: ignore[attr-defined]
+
+
+def test_split_and_masked() -> None:
+    """A sequence cut inside a chunk, or with tokens left out."""
+    p = cast(drawn("exponentiated", length=21, batch=2), DTYPE, DEVICE)
+    y, state = p.run("kernel")
+    head, after = p.slice(0, 11).run("kernel")
+    tail, end = replace(p.slice(11, 21), state=after).run("kernel")
+    close(torch.cat([head, tail], 1), y)
+    close(end.memory["w"], state.memory["w"])
+    close(end.slots["w"], state.slots["w"])
+    mask = torch.ones(2, 21, dtype=torch.bool, device=DEVICE)
+    mask[0, :4] = mask[1, 9] = False
+    masked, _ = replace(p, mask=mask).run("kernel")
+    alone, _ = p.rows([0]).slice(4, 21).run("kernel")
+    close(masked[:1, 4:], alone)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_without_a_graph_break() -> None:
+    compiles(cast(drawn("logistic, bounded", length=16), DTYPE, DEVICE), "q", "k", "v", "state/memory/w")
+
+
+def softsign(**members: Any) -> Retention:
+    from tests import triton_softsign
+
+    @dataclass(frozen=True)
+    class Softsign(Retention):
+        link_is_identity: ClassVar[bool] = False
+        triton_link: ClassVar[Any] = triton_softsign.link
+        triton_link_vjp: ClassVar[Any] = triton_softsign.vjp
+        scale: float = 0.7
+
+        @property
+        def gates(self) -> Mapping[str, Gate]:
+            return {"log_decay": Gate("log_sigmoid", init=0.99)}
+
+        @property
+        def triton_constants(self) -> tuple[float, ...]:
+            return (self.scale,)
+
+        def link(self, memory: Tensor, context: Context) -> Tensor:
+            return self.scale * memory / (1 + memory.abs())
+
+    return type("Softsign", (Softsign,), members)()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the next runs")
+@pytest.mark.parametrize("bound", [None, 1.0])
+def test_a_retention_of_your_own(bound: float | None) -> None:
+    """Two Triton functions and a retention runs in kernels, with the numbers PyTorch gives."""
+    spec = replace(drawn("tanh, huber").spec, retention=softsign(), step_bound=bound)
+    is_reference(problem(spec, length=21, d_key=16, d_value=20, batch=1, heads=2))
+
+
+@pytest.mark.gpu
+def test_a_retention_of_your_own_on_device() -> None:
+    spec = replace(drawn("tanh, huber").spec, retention=softsign())
+    agrees(problem(spec, length=21, d_key=16, d_value=16, batch=1, heads=2), torch.bfloat16, "cuda")
+
+
+def test_two_retentions_of_one_name_keep_their_functions() -> None:
+    """A class that is defined again takes the place of the one before; another module's does not."""
+    other = type("Tanh", (type(softsign()),), {"__module__": "elsewhere", "__qualname__": "Tanh"})()
+    found = [links.recall(links.key(retention)) for retention in (other, drawn("tanh").spec.retention)]
+    assert found[0].link is type(other).triton_link and found[0].constants == (0.7,)
+    assert found[1].link is not found[0].link and found[1].constants == ()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")
+def test_a_miscompiled_kernel_is_found_out() -> None:
+    spec, dims, cpu = replace(drawn("tanh").spec, chunk_size=4), Dims(16, 16), torch.device("cpu")
+
+    def wrong(*arguments: Any) -> Any:
+        y, state = KERNEL.run(*arguments)
+        return torch.cat([y[..., :-1], y[..., -1:] * 3], -1), state
+
+    assert trust.error(KERNEL, spec, dims, cpu, torch.float32, 2) < 1e-4
+    assert trust.error(replace(KERNEL, run=wrong), spec, dims, cpu, torch.float32, 2) > trust.WRONG
+
+
+REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+    (dict(retention="l2"), "retention 'l2' has no link"),
+    (dict(retention="kl"), "retention 'kl' has no triton_link"),
+    (dict(retention="elastic_net"), "retention 'elastic_net' has no triton_link"),
+    (dict(read="after"), "reads every token through a link of its own; read='anchor' takes one a chunk"),
+    (dict(anchor_lag=1), "anchor_lag is not 0"),
+    (dict(retention={"name": "tanh", "per": "key"}), "a gate per channel"),
+    (dict(architecture="mlp"), "is not linear in one matrix"),
+    (dict(chunk_size=128), "chunk_size 128 is over 64"),
+    (dict(retention=softsign(triton_link_vjp=None)), "has a triton_link without a triton_link_vjp"),
+    (dict(retention=softsign(commit=lambda self, a, context: a)), "changes accumulators at the end of a chunk"),
+    (dict(retention=softsign(slope=lambda self, a, context: None)), "has a slope"),
+    (dict(retention=softsign(gates={"threshold": Gate("softplus", init=1.0)})), "has a gate beside its decay"),
+)
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_who_is_refused_and_why(fields: dict[str, Any], reason: str) -> None:
+    spec = MirasSpec.make(**{"architecture": "matrix", "retention": "tanh", "read": "anchor", "chunk_size": 8} | fields)
+    with pytest.raises(ValueError, match=f"{KERNEL.name}: [^;]*{reason}"):
+        AssociativeMemory(spec, "kernel").plan(16, 16, where=(torch.device("cpu"), torch.float32))
+
+
+def test_it_says_which_kernel_runs() -> None:
+    where = (torch.device("cpu"), torch.float32)
+    spec = drawn("logistic").spec
+    plan = AssociativeMemory(spec, "kernel").plan(16, 16, where=where)
+    assert plan.kernel is KERNEL and plan.around == "factored"
+    memory = Memory(32, heads=2, architecture="matrix", retention="tanh", chunk_size=8, read="anchor")
+    assert memory.explain().plan.refused["kernel"] == f"{KERNEL.name} needs a CUDA device"
