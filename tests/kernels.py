@@ -43,6 +43,15 @@ def _probe(outputs: list[Tensor]) -> Tensor:
     return probe([x.cpu() for x in outputs])
 
 
+def same_bits_twice(p: Problem) -> None:
+    """Outputs, state and gradients of two calls in bfloat16, on a device."""
+    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        for n, x in a.items():
+            y = b[n]
+            assert (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y)), n
+
+
 def wide(p: Problem) -> Problem:
     """The same numbers in float64 on the CPU."""
     return replace(p.map(lambda x: x.cpu().double()), state=p.state.map(lambda x: x.cpu().double()))

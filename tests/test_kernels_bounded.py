@@ -15,7 +15,7 @@ from miras import MirasSpec
 from miras.kernels import _bounded
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, results, same_bits_twice
 
 SPECS = {
     "huber": MirasSpec.make(architecture="matrix", bias="huber", algorithm="momentum", chunk_size=16),
@@ -72,11 +72,7 @@ def test_on_device(name: str, d: int, length: int) -> None:
     p = replace(p, spec=replace(p.spec, chunk_size=64), gates=p.gates | {"lr": 0.2 * p.gates["lr"]})
     assert meetings(p)
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        for n, x in a.items():
-            y = b[n]
-            assert (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y)), n
+    same_bits_twice(p)
 
 
 def meetings(p: Problem) -> list[torch.Size]:

@@ -16,7 +16,7 @@ from miras.engine.plan import plan
 from miras.kernels import Dims, channels, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
 
 BY_KEY = {"name": "l2", "per": "key"}
 DECAYED = BY_KEY | {"gradient_at": "decayed"}
@@ -85,9 +85,7 @@ def test_tiles_on_device(name: str, length: int, d: int) -> None:
     chunk = 64 if p.spec.chunk_size > 1 else 1
     p = replace(p, spec=replace(p.spec, chunk_size=chunk), gates={g: weak[g] * x for g, x in p.gates.items()})
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+    same_bits_twice(p)
 
 
 @pytest.mark.parametrize("name", ["kda", "gla", "chunks"])

@@ -20,7 +20,7 @@ from miras.kernels.table import Dims
 from miras.retentions import Context, Retention
 from miras.testing import TOLERANCE, problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, results, wide
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, results, same_bits_twice, wide
 
 LOW = {"name": "exponentiated", "limit": 0.05}
 """A limit that accumulators run into."""
@@ -96,9 +96,7 @@ def test_tiles_on_device(name: str, length: int, d: int) -> None:
     gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
     p = replace(p, spec=replace(p.spec, chunk_size=64), gates=gates)
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+    same_bits_twice(p)
 
 
 def test_limits_are_reached() -> None:

@@ -17,7 +17,7 @@ from miras.biases import AttentionalBias, Huber
 from miras.kernels import KERNELS, Dims, choose, residuals, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
 ROOT = {"name": "l1", "smooth": "loss", "eps": 0.1}
@@ -96,11 +96,7 @@ def test_tiles_on_device(name: str, d: int, length: int) -> None:
     gates = {g: 0.2 * x if g == "lr" else x for g, x in p.gates.items()}
     p = replace(p, spec=replace(p.spec, chunk_size=size), gates=gates)
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        for n, x in a.items():
-            y = b[n]
-            assert (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y)), n
+    same_bits_twice(p)
 
 
 @pytest.mark.parametrize("name", ["huber", "delta rule with momentum", "linear attention"])

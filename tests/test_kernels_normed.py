@@ -14,7 +14,7 @@ import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
 
 LINE: dict[str, Any] = {"name": "mlp", "depth": 1, "bias": True}
 BARE = LINE | {"bias": False}
@@ -81,9 +81,7 @@ def test_tiles_on_device(name: str, length: int, chunk: int) -> None:
     gates = {g: small.get(g, 1.0) * x for g, x in p.gates.items()}
     p = replace(p, spec=replace(p.spec, chunk_size=chunk), gates=gates)
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+    same_bits_twice(p)
 
 
 def test_split_and_masked() -> None:

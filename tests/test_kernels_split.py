@@ -18,7 +18,7 @@ from miras.kernels import _split as segments
 from miras.kernels._launches import Tiles
 from miras.testing.laws import tensors
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
 from tests.test_kernels_matrix import drawn, pieces_agree
 
 CASES: dict[str, dict[str, Any]] = {
@@ -93,9 +93,7 @@ def test_tiles_on_device(name: str, length: int, d: int) -> None:
     """Real sizes at bfloat16, whole tiles or not, and the same bits twice."""
     p = large(name, d, length=length)
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+    same_bits_twice(p)
 
 
 @pytest.mark.gpu

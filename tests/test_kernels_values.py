@@ -14,7 +14,7 @@ from miras import AssociativeMemory, MirasSpec
 from miras.kernels import Dims, trust, values
 from miras.testing import problem
 from miras.testing.problems import Problem
-from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, results
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
 
 BY_VALUE = {"name": "l2", "per": "value"}
 DECAYED = BY_VALUE | {"gradient_at": "decayed"}
@@ -79,9 +79,7 @@ def test_tiles_on_device(name: str, length: int, d: int) -> None:
     weak = {"lr": 0.2, "log_decay": 0.05}
     p = replace(p, spec=replace(p.spec, chunk_size=64), gates={g: weak[g] * x for g, x in p.gates.items()})
     agrees(p, torch.bfloat16, "cuda")
-    first, second = (results(cast(p, torch.bfloat16, "cuda"), "kernel") for _ in range(2))
-    for a, b in zip(first, second, strict=True):
-        assert all(x is None or torch.equal(x, b[n]) for n, x in a.items())  # type: ignore[arg-type]
+    same_bits_twice(p)
 
 
 @pytest.mark.parametrize("name", ["free", "implicit"])
