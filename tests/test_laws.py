@@ -1,13 +1,18 @@
 """The signature of this library: every law over the whole product of the four registries."""
 
 import contextlib
+import dataclasses
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miras.testing import LAWS, Inapplicable, apply, components, problems, specs
-from miras.testing.check import QUIET
+from miras.gates import Gate
+from miras.retentions import Retention
+from miras.spec import AXES
+from miras.testing import LAWS, Inapplicable, apply, check, components, problems, specs
+from miras.testing.check import QUIET, every_gate_is_read
 
 FOCUS = {
     "chunk size cannot matter": specs(
@@ -33,3 +38,34 @@ def test_law(law: str, data: st.DataObject, cut: int) -> None:
     problem = data.draw(problems(FOCUS.get(law)))
     with contextlib.suppress(Inapplicable):
         apply(law, problem, cut)
+
+
+GATED = [
+    (axis, name)
+    for axis, registry in AXES.items()
+    for name in registry
+    if all(f.default is not dataclasses.MISSING or not f.init for f in dataclasses.fields(registry[name]))
+    and getattr(registry[name](), "gates", {})
+]
+"""Components that declare gates, as they are by default."""
+
+
+@pytest.mark.parametrize(("axis", "name"), GATED)
+def test_every_gate_is_read(axis: str, name: str) -> None:
+    component = AXES[axis][name]()
+    found = every_gate_is_read(component.gates, problems(specs(**{axis: component})))
+    assert found.status == "passed", found.detail
+
+
+@dataclass(frozen=True)
+class Misnamed(Retention):
+    """Its decay has a name that the engine does not know."""
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        return {"decay": Gate("sigmoid", init=0.99)}
+
+
+def test_a_gate_that_nothing_reads_is_found() -> None:
+    [found] = [r for r in check(Misnamed(), examples=1).results if r.status == "failed"]
+    assert found.law == "every gate is read" and "nothing depends on decay" in found.detail

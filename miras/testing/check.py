@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,9 @@ LAWS: dict[str, Callable[..., None]] = {
 """Every law by name; those that take a place to cut the sequence get one inside it."""
 
 QUIET: tuple[HealthCheck, ...] = tuple(HealthCheck)  # type: ignore[arg-type] # the product of axes is slow to draw
+
+TRIES = 20
+"""Problems of which one has to depend on a gate."""
 
 CUTTING = frozenset({"splits anywhere", "masked is deleted", "packed is separate", "causal"})
 
@@ -82,7 +85,29 @@ def check(component: Any, *, examples: int = 20) -> Report:
             f"{component!r} is no component: derive from {', '.join(r.base.__name__ for r in AXES.values())}"
         )
     drawn = problems(specs(**{axis: component}))
-    return Report(component, [_judge(name, drawn, examples) for name in LAWS])
+    results = [_judge(name, drawn, examples) for name in LAWS]
+    return Report(
+        component,
+        [*results, *([every_gate_is_read(component.gates, drawn)] if getattr(component, "gates", {}) else [])],
+    )
+
+
+def every_gate_is_read(gates: Iterable[str], drawn: st.SearchStrategy[Problem]) -> Result:
+    """Whether every gate that the component declares changes anything, in one of some problems: a threshold need not in each."""
+    left = set(gates)
+
+    @settings(max_examples=TRIES, deadline=None, database=None, derandomize=True, suppress_health_check=QUIET)
+    @given(drawn)
+    def look(p: Problem) -> None:
+        if left:
+            left.difference_update(laws.gates_read(p))
+
+    try:
+        look()
+    except Exception as error:  # as of a law
+        return Result("every gate is read", "failed", f"{type(error).__name__}: {error}".splitlines()[0])
+    detail = f"nothing depends on {', '.join(sorted(left))}: has the engine such a gate?" if left else ""
+    return Result("every gate is read", "failed" if left else "passed", detail)
 
 
 def _judge(name: str, drawn: st.SearchStrategy[Problem], examples: int) -> Result:

@@ -65,8 +65,16 @@ def probe(outputs: Iterable[Tensor]) -> Tensor:
     return sum((x.double() * torch.randn(x.shape, generator=g, dtype=torch.float64)).sum() for x in outputs)  # type: ignore[return-value]
 
 
+def gates_read(problem: Problem) -> set[str]:
+    """Gates on which outputs or the final state depend."""
+    _, gradients = _run_with_gradients(problem, None, None)
+    return {
+        n.removeprefix("gate.") for n, d in gradients.items() if n.startswith("gate.") and d is not None and d.any()
+    }
+
+
 def _run_with_gradients(
-    problem: Problem, path: Path, tolerance: float | None
+    problem: Problem, path: Path | None, tolerance: float | None
 ) -> tuple[tuple[Tensor, MemoryState], dict[str, Tensor | None]]:
     leafy, leaves = problem.leaves()
     y, state = leafy.run(path, tolerance)
