@@ -362,6 +362,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("train --config broken.json", "broken.json is not JSON: Expecting property name"),
         ("train --config broken.yaml", "broken.yaml is not YAML: "),
         ("train --folder broken.json", "the folder broken.json/checkpoints cannot be made: "),
+        ("train --data.cache broken.json", "the folder broken.json cannot be made: "),
         ("train --system.device cuda:99", "system.device is 'cuda:99', but PyTorch finds "),
         ("generate RUN --prompt=", "--prompt is empty; pass at least one character"),
         ("generate RUN --length -1", "--length must be at least 0, got -1"),
@@ -372,6 +373,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("eval RUN --device foo", "--device must be cpu, cuda or cuda:N, got 'foo'"),
         ("eval RUN --device cuda:99", "--device is 'cuda:99', but PyTorch finds "),
         ("eval RUN --out nodir/x.json", "--out: there is no folder nodir for x.json"),
+        ("eval RUN --out .", "--out: . is a folder; pass a file"),
         (
             "eval RUN --task mqar",
             """task 'mqar' has 8192 tokens, the model 256: pass fewer, as in --task '{"name": "mqar", "tokens": 128}'""",
@@ -385,6 +387,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("sweep bias --seeds 0", "seeds must be at least 1, or None for the scale's, got 0"),
         ("sweep bias --models huber", "experiment 'bias' has no model 'huber' (have: yaad)"),
         ("sweep bias --models yaad huber", "experiment 'bias' has no model 'huber' (have: yaad)"),
+        ("sweep outliers --out broken.json", "the folder broken.json/cells cannot be made: "),
         ("sweep bias --devices foo", "--devices must be cpu, cuda or cuda:N, got 'foo'"),
     ],
 )

@@ -456,7 +456,7 @@ def test_what_no_checkpoint_could_describe_is_refused(whole: Config, tmp_path: P
         train(replace(config, model=replace(config.model, memory=memory)))
     with pytest.raises(ValueError, match=says):
         train(config, TitansLM("tiny", kind="memory", memory=memory))
-    assert not (tmp_path / "again" / "config.json").exists()
+    assert not (tmp_path / "again").exists()
 
 
 def test_other_data_is_refused(whole: Config, tmp_path: Path):

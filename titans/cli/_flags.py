@@ -42,6 +42,8 @@ def check_folder(out: Path) -> None:
     """Raises a ValueError if the folder of a file to write is not there: before the work that would be lost."""
     if not out.parent.is_dir():
         raise ValueError(f"--out: there is no folder {out.parent} for {out.name}; make it, or pass another")
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; pass a file")
 
 
 @_registry.struct_rule

@@ -10,6 +10,7 @@ from typing import Any
 from miras.spec import AXES
 from miras.ties import ties
 from titans.config import TitansConfig
+from titans.folders import made
 from titans.train.checkpoint import Shelf, load
 from titans.train.config import Config, Model
 
@@ -19,12 +20,7 @@ MODULES = {axis: registry.base.__module__.split(".")[1] for axis, registry in AX
 
 def shelf(config: Config) -> Shelf:
     """The checkpoints of a run, in a folder that is made."""
-    folder = Path(config.folder) / "checkpoints"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be made: {error.strerror}; pass another --folder") from error
-    return Shelf(folder, config.records.keep)
+    return Shelf(made(Path(config.folder) / "checkpoints", "--folder"), config.records.keep)
 
 
 def last(config: Config, shelf: Shelf, data: str, say: Callable[[str], None] = print) -> dict[str, Any] | None:

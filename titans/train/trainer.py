@@ -84,7 +84,6 @@ class Trainer:
 
     def __init__(self, config: Config, ranks: World, model: Any = None):
         self.config, self.ranks, self.folder = config, ranks, Path(config.folder)
-        self.shelf = resume.shelf(config)
         rows = _share(config.data.batch, ranks)
         micro = config.system.micro_batch or len(rows)
         self.parts = [range(start, min(start + micro, rows.stop)) for start in rows[::micro]]
@@ -99,6 +98,7 @@ class Trainer:
         graph = replayed(config, ranks)
         self.objective = ranks.wrap(Objective(self.model), self.model.layers, graph)
         self.recorded = Recorded(self.objective, self._precision) if graph else None
+        self.shelf = resume.shelf(config)
         self.optimizers = optimizers(self.model, config.optimizer, ranks.is_sharded)
         self.step, self.saved, self.caches = 0, -1, None
         self.data = hashlib.sha256(self.source.batch(0)["tokens"].numpy().tobytes()).hexdigest()
