@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from training import tiny
 
 import miras.testing
 import zoo
@@ -27,6 +28,7 @@ from miras.cli._formulas import readable
 from miras.retentions import L2Decay
 from miras.spec import AXES, refused
 from miras.testing import Report, Result
+from titans.train import train
 from zoo.cli import main
 
 COMPONENTS = [(axis, name) for axis, registry in AXES.items() for name in registry]
@@ -336,12 +338,73 @@ def test_formulas_are_readable(tex: str, plain: str):
             "json:JSONDecoder is no component: derive from one of Architecture, AttentionalBias",
         ),
         ("check bias:hubr", "argument MODULE:CLASS: no bias named 'hubr'"),
+        ("check bias:huber --examples 0", "argument --examples: must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_sentence(run: Run, line: str, says: str):
     code, out, err = run(*line.split(" ") if line else [])
     assert code == 2 and out == ""
     assert says in err and "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run of three steps."""
+    config = tiny(tmp_path_factory.mktemp("trained"), steps=3)
+    train(config)
+    return config.folder
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train --config nope.json", "the config nope.json cannot be read: No such file or directory"),
+        ("train --config broken.json", "broken.json is not JSON: Expecting property name"),
+        ("train --config broken.yaml", "broken.yaml is not YAML: "),
+        ("train --folder broken.json", "the folder broken.json/checkpoints cannot be made: "),
+        ("train --data.cache broken.json", "the folder broken.json cannot be made: "),
+        ("train --system.device cuda:99", "system.device is 'cuda:99', but PyTorch finds "),
+        ("generate RUN --prompt=", "--prompt is empty; pass at least one character"),
+        ("generate RUN --length -1", "--length must be at least 0, got -1"),
+        ("eval RUN --lengths 0", "--lengths must be at least 1, got 0"),
+        ("eval RUN --chunks 0", "--chunks must be at least 1, got 0"),
+        ("eval RUN --examples -2", "--examples must be at least 1, got -2"),
+        ("eval RUN --examples 0", "--examples must be at least 1, got 0"),
+        ("eval RUN --device foo", "--device must be cpu, cuda or cuda:N, got 'foo'"),
+        ("eval RUN --device cuda:99", "--device is 'cuda:99', but PyTorch finds "),
+        ("eval RUN --out nodir/x.json", "--out: there is no folder nodir for x.json"),
+        ("eval RUN --out .", "--out: . is a folder; pass a file"),
+        (
+            "eval RUN --task mqar",
+            """task 'mqar' has 8192 tokens, the model 256: pass fewer, as in --task '{"name": "mqar", "tokens": 128}'""",
+        ),
+        ("plot RUN --out x.foo", "--out: no picture has the suffix '.foo' (have: "),
+        ("plot RUN --out nodir/x.png", "--out: there is no folder nodir for x.png"),
+        ("plot RUN --smooth 0", "--smooth must be at least 1, got 0"),
+        ("plot", "name at least one run: miras plot FOLDER"),
+        ("sweep bias --steps 0", "steps must be at least 1, or None for the scale's, got 0"),
+        ("sweep bias --steps -1", "steps must be at least 1, or None for the scale's, got -1"),
+        ("sweep bias --seeds 0", "seeds must be at least 1, or None for the scale's, got 0"),
+        ("sweep bias --models huber", "experiment 'bias' has no model 'huber' (have: yaad)"),
+        ("sweep bias --models yaad huber", "experiment 'bias' has no model 'huber' (have: yaad)"),
+        ("sweep outliers --out broken.json", "the folder broken.json/cells cannot be made: "),
+        ("sweep bias --devices foo", "--devices must be cpu, cuda or cuda:N, got 'foo'"),
+    ],
+)
+def test_a_mistake_about_a_run_is_one_sentence(
+    run: Run, trained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+):
+    """Found before anything is trained, measured or written."""
+    if line.startswith("plot"):
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    Path("broken.json").write_text("{broken")
+    Path("broken.yaml").write_text("[broken")
+    code, out, err = run(*line.replace("RUN", trained).split())
+    command = line.split()[0]
+    assert code == 2 and "Traceback" not in err and err.startswith(f"miras {command}: ") and says in err
+    assert out == "" or command == "train"
+    assert {path.name for path in tmp_path.iterdir()} == {"broken.json", "broken.yaml"}
 
 
 def test_a_file_that_is_no_spec(run: Run, tmp_path: Path):

@@ -21,6 +21,7 @@ def test_a_pass_takes_nothing_from_the_host(name: str, monkeypatch: pytest.Monke
     """Neither tensors made of Python's numbers nor decisions by a tensor's: what is recorded as a graph can do neither."""
     monkeypatch.setattr("miras.inputs.checkable", lambda x: False)  # as of tensors on a device
     monkeypatch.setattr("miras.memory.checkable", lambda x: False)
+    monkeypatch.setattr("titans.model.checkable", lambda x: False)
     args = Namespace(dim=32, depth=2, heads=2, length=64, lr=1e-3, batch=2)
     objective = Objective(TitansLM(replace(built(name, args).build(256), window=32, segment=32)))
     tokens = torch.arange(128).view(2, 64)

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -72,8 +73,14 @@ def test_config_is_small():
         ({"layers": ()}, "at least one layer"),
         ({"layers": ("mack",)}, "no layer of kind 'mack'"),
         ({"memory": "yaad"}, "must be a MirasSpec"),
-        ({"window": 0}, "window must be at least 1"),
-        ({"persistent": -1}, "at least 0"),
+        ({"window": 0}, "window must be an integer of at least 1"),
+        ({"persistent": -1}, "persistent must be an integer of at least 0, got -1"),
+        ({"segment": 2.5}, "segment must be an integer of at least 1, got 2.5"),
+        ({"window": 2.5}, "window must be an integer of at least 1, got 2.5"),
+        ({"hidden": 0}, "hidden must be an integer of at least 1, got 0"),
+        ({"memory_heads": 0}, "memory_heads must be an integer of at least 1, got 0"),
+        ({"attention": {"head": 4}}, "an attention has no field 'head'; did you mean 'heads'?"),
+        ({"depth": 2}, "a config has no field 'depth': layers names the kind of every layer"),
         ({"attention": {"window": 4}}, "to the config"),
         ({"weight_residual": True}, "at least two layers"),
         ({"layers": ("mac", "mac"), "weight_residual": True, "memory": {"retention": "kl"}}, "retention 'kl'"),
@@ -82,6 +89,20 @@ def test_config_is_small():
 def test_config_refuses(fields: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said):
         TitansConfig.from_dict({"vocabulary": 5, "dim": 8, "layers": ("mac",)} | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"depth": 0}, "a config has no field 'depth': layers names the kind of every layer"),
+        ({"heads": 4}, "a config has no field 'heads': pass attention=AttentionSpec"),
+        ({"segmnt": 4}, "a config has no field 'segmnt'; did you mean 'segment'?"),
+        ({"kind": ()}, "kind must name at least one kind of layer"),
+    ],
+)
+def test_sizes_refuse(fields: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        TitansLM("tiny", **fields)
 
 
 def test_dictionaries_are_checked():
@@ -524,6 +545,62 @@ def test_prompts_are_checked():
 
 
 # --- Import ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: generate(ANY, x, -1), "length must be at least 0, got -1"),
+        (lambda x: generate(ANY, x, 2, prefill=0), "prefill must be at least 1, got 0"),
+        (lambda x: Sampling(temperature=float("nan")), "temperature must be a number of at least 0, got nan"),
+        (lambda x: Sampling(top_k=1.5), "top_k must be an integer of at least 1, got 1.5"),  # type: ignore[arg-type]
+        (lambda x: ANY(x + V), rf"tokens must lie in \[0, {V}\), the vocabulary, got \d"),
+        (lambda x: ANY(x - V), rf"tokens must lie in \[0, {V}\), the vocabulary, got -"),
+        (lambda x: ANY(x, labels=x[:, 1:], return_loss=True), r"labels must be integers \(3, 21\), got .* \(3, 20\)"),
+        (lambda x: ANY(x, labels=x.float(), return_loss=True), r"labels must be integers .* got torch.float32"),
+        (lambda x: ANY(x, labels=x + V, return_loss=True), r"labels must lie in .* \(no loss is -100\)"),
+    ],
+)
+def test_what_goes_in_is_checked(call: Callable[[Tensor], Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        call(text())
+
+
+ANY = model("memory", dtype=torch.float32)
+
+
+def test_under_vmap_nothing_is_checked():
+    """Numbers cannot be looked at there, which is no reason to fail: gradients of every text for itself."""
+    made = model("mac")
+
+    def loss(weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        return torch.func.functional_call(made, weights, (tokens[None],)).square().mean()
+
+    weights, tokens = made.state_dict(), text()
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, tokens)
+    alone = torch.func.grad(loss)(weights, tokens[1])
+    for name, gradient in alone.items():
+        close(each[name][1], gradient, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "said"),
+    [
+        (("memory",), ("mac",), r"in layer 0 \(memory\) it has .*found"),
+        (("swa",), ("memory",), r"in layer 0 \(swa\) it has .*memory"),
+        (("memory", "swa"), ("memory",), "it has 1 layers, this one 2"),
+    ],
+)
+def test_caches_of_other_models(mine: tuple[str, ...], other: tuple[str, ...], said: str):
+    _, cache = model(*other).extend(text())
+    with pytest.raises(ValueError, match=f"the cache is of another model: {said}"):
+        model(*mine).extend(text(), cache)
+
+
+def test_caches_of_other_widths():
+    _, cache = model("memory", memory_heads=4).extend(text())
+    with pytest.raises(ValueError, match="the cache is of another model"):
+        model("memory").extend(text(), cache)
 
 
 def test_importing_titans_is_light():

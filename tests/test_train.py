@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor, nn
 from training import begin, losses, text, tiny, weights
 
 import zoo.cli
-from miras import MirasSpec
+from miras import Memory, MirasSpec, from_module
+from miras.biases import AttentionalBias
+from titans import TitansLM
 from titans.cli import main
 from titans.cli._flags import parse
 from titans.data import Data, Stream, shards
@@ -400,6 +403,62 @@ def test_another_config_is_refused(whole: Config):
         train(replace(whole, optimizer=Optimizer(lr=0.5)))
 
 
+def test_fewer_steps_than_were_done_are_refused(whole: Config):
+    """And the run's description stays what it was."""
+    path = Path(whole.folder) / "config.json"
+    before = path.read_text()
+    with pytest.raises(ValueError, match="is at step 12, past the 5 asked for: pass more --steps, or another --folder"):
+        train(replace(whole, steps=5))
+    assert path.read_text() == before
+
+
+def test_a_run_without_a_whole_checkpoint_says_that_it_starts_anew(
+    whole: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = again(whole, tmp_path, steps=1)
+    train(config)
+    assert "is whole" not in capsys.readouterr().out
+    (Path(config.folder) / "checkpoints" / "step-00000001" / "manifest.json").unlink()
+    train(config)
+    assert re.search(
+        r"no checkpoint in \S+again/checkpoints is whole: the run starts from step 0", capsys.readouterr().out
+    )
+
+
+@dataclass(frozen=True)
+class Own(AttentionalBias):
+    """A loss that nobody registered."""
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        (
+            MirasSpec(bias=Own()),
+            r"bias 'Own' is not registered, .* put @miras.biases.register\('a_name'\) above its class",
+        ),
+        (
+            MirasSpec(architecture=from_module(lambda k, v: nn.Linear(k, v, bias=False))),
+            "architecture 'from_module' is more than a name and numbers",
+        ),
+    ],
+    ids=["unregistered", "function"],
+)
+def test_what_no_checkpoint_could_describe_is_refused(whole: Config, tmp_path: Path, memory: MirasSpec, says: str):
+    """Before the first step, also in a model that is passed; a layer of it works as ever."""
+    x = torch.randn(1, 8, 16)
+    assert Memory(16, heads=2, spec=memory, chunk_size=4)(x)[0].shape == x.shape
+    config = again(whole, tmp_path)
+    with pytest.raises(ValueError, match=says):
+        train(replace(config, model=replace(config.model, memory=memory)))
+    with pytest.raises(ValueError, match=says):
+        train(config, TitansLM("tiny", kind="memory", memory=memory))
+    assert not (tmp_path / "again").exists()
+
+
 def test_other_data_is_refused(whole: Config, tmp_path: Path):
     config = again(whole, tmp_path)
     shutil.copytree(whole.folder, config.folder)
@@ -532,6 +591,8 @@ def test_commands(whole: Config, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", "--config"]) == 2
     assert zoo.cli.main(["train", "--preset", "yad"]) == 2
     assert "no published memory named 'yad'; did you mean 'yaad'" in capsys.readouterr().err
+    assert main(["train", "--preset", "yaad"]) == 2
+    assert "the installed command does: miras train --preset yaad" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert re.search(r"train +train a model", capsys.readouterr().out)

@@ -11,6 +11,8 @@ from torch import Tensor
 from miras import MemoryState
 from titans.blocks import State
 
+Form = tuple[tuple[dict[str, tuple[int, ...]], ...], ...]
+
 
 class ModelCache(NamedTuple):
     """Memories, windows and positions of all layers. A call takes one and returns a new one; nothing changes in place.
@@ -32,6 +34,10 @@ class ModelCache(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(x.nbytes for layer in self.layers for state in layer for x in state.values())
+
+    def form(self) -> Form:
+        """What there is for a row, whatever the rows are and have seen: names and sizes of every mixer's tensors."""
+        return tuple(tuple(_form(state) for state in layer) for layer in self.layers)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> ModelCache:
         """The cache with ``fn`` applied to every tensor."""
@@ -99,3 +105,13 @@ class ModelCache(NamedTuple):
     def _each(self, fn: Callable[[Tensor | MemoryState], Tensor | MemoryState]) -> ModelCache:
         layers = tuple(tuple({n: fn(x) for n, x in state.items()} for state in layer) for layer in self.layers)
         return self._replace(layers=layers)
+
+
+def _form(state: State) -> dict[str, tuple[int, ...]]:
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, x in state.items():
+        if isinstance(x, MemoryState):
+            sizes |= {f"{name}.{n}": tuple(w.shape[1:]) for n, w in x.memory.items()}
+        else:
+            sizes[name] = tuple(x.shape[2:])  # without tokens, of which a window that has no end keeps all
+    return sizes

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miras import MirasSpec, Surroundings
+from miras.registry import hint
 from titans.attention import AttentionSpec
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,24 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 REMEMBER = frozenset({"lmm", "memory", "mac", "mag", "mal", "parallel"})
 """Mixers with a memory, the first of their layer."""
+
+LEAST = {
+    "vocabulary": 1,
+    "dim": 1,
+    "window": 1,
+    "segment": 1,
+    "persistent": 0,
+    "longterm": 0,
+    "memory_heads": 1,
+    "hidden": 1,
+}
+"""The smallest value of the numbers of a `TitansConfig` that count something, unless they are None."""
+
+INSTEAD = {
+    "depth": ": layers names the kind of every layer, as in layers=('mac',) * 4",
+    "heads": ": pass attention=AttentionSpec(heads=4), or memory_heads",
+}
+"""What says in a `TitansConfig` what other libraries, and `SIZES`, have a number for."""
 
 SCHEMA = 1
 """Version of the dictionaries `TitansConfig.to_dict` writes."""
@@ -86,7 +105,7 @@ class TitansConfig:
         for name, cls, build in (
             ("memory", MirasSpec, MirasSpec.from_dict),
             ("around", Surroundings, Surroundings.from_dict),
-            ("attention", AttentionSpec, lambda fields: AttentionSpec(**fields)),
+            ("attention", AttentionSpec, lambda fields: AttentionSpec(**_known(AttentionSpec, fields, "an attention"))),
         ):
             value = getattr(self, name)
             if isinstance(value, Mapping):
@@ -100,11 +119,12 @@ class TitansConfig:
             raise ValueError(f"no layer of kind {unknown[0]!r} (have: {', '.join(KINDS)})")
         if not self.layers:
             raise ValueError("layers must name at least one layer")
-        for name in ("vocabulary", "dim", "window", "segment"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.longterm < 0 or self.persistent < 0:
-            raise ValueError("longterm and persistent must be at least 0")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is None and name in ("memory_heads", "hidden"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         if self.attention.past is not None:
             raise ValueError("pass window and segment to the config, not to its attention")
         if self.weight_residual and not self.memory.retention.link_is_identity:
@@ -141,10 +161,17 @@ class TitansConfig:
         schema = fields.pop("schema", SCHEMA)
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(f"this config has schema {schema!r}; this version of titans reads up to {SCHEMA}")
-        known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := [name for name in fields if name not in known]:
-            raise ValueError(f"a config has no field {unknown[0]!r} (have: {', '.join(known)})")
-        return cls(**fields)
+        return cls(**_known(cls, fields, "a config"))
+
+
+def _known(cls: Any, fields: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Fields, all of which a dataclass has."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in fields:
+        if name not in known:
+            instead = INSTEAD.get(name) or hint(name, known)
+            raise ValueError(f"{what} has no field {name!r}{instead} (have: {', '.join(known)})")
+    return dict(fields)
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -173,10 +200,12 @@ def preset(size: str, kind: str | tuple[str, ...] = "mac", **fields: Any) -> Tit
         raise ValueError(f"no size {size!r} (have: {', '.join(SIZES)})")
     row = SIZES[size]
     kinds = (kind,) if isinstance(kind, str) else kind
+    if not kinds:
+        raise ValueError(f"kind must name at least one kind of layer (have: {', '.join(KINDS)})")
     usual: dict[str, Any] = {
         "vocabulary": row["vocabulary"],
         "dim": row["dim"],
         "layers": tuple(kinds[i % len(kinds)] for i in range(row["depth"])),
         "attention": AttentionSpec(heads=row["heads"]),
     }
-    return TitansConfig(**(usual | fields))
+    return TitansConfig(**(usual | _known(TitansConfig, fields, "a config")))

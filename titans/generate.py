@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of a prompt, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -38,10 +39,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be a number of at least 0, got {self.temperature}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"top_k must be an integer of at least 1, got {self.top_k}")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -109,6 +110,9 @@ def stream(
     """
     if prompt.dim() != 2 or not prompt.shape[1]:
         raise ValueError(f"prompt must be [B, T] with at least one token, got {tuple(prompt.shape)}")
+    for name, value, least in (("length", length, 0), ("prefill", prefill, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     if mask is not None and not bool(mask.any(1).all()):
         raise ValueError("mask leaves a row of the prompt empty; give it a first token")
     logits, cache = read(model, prompt, cache, mask=mask, chunk=prefill)

@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from miras.inputs import all_finite, checkable
 from miras.packing import side_by_side
 from titans.blocks import State
-from titans.cache import ModelCache
+from titans.cache import Form, ModelCache
 from titans.config import KINDS, TitansConfig, preset
 from titans.layer import ATTENDS, Layer
 from titans.longterm import inserted, take
 from titans.loss import IGNORED, chunked_cross_entropy
 from titans.norm import RMSNorm
 from titans.place import Place, packed_left, unpacked
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 LayerStates = tuple[tuple[State, ...], ...]
 """The states of every layer's mixers."""
@@ -63,6 +66,7 @@ class TitansLM(nn.Module):
         self.longterm = nn.Parameter(torch.empty(longterm, self.config.dim)) if longterm else None
         self.checkpointing = False
         self.reset_parameters()
+        self._form = self.start(0).form()
 
     def reset_parameters(self) -> None:
         """The initialisation of the class docstring; gates and convolutions of memories keep theirs."""
@@ -133,6 +137,8 @@ class TitansLM(nn.Module):
         layers = None if cache is None else cache.layers
         if len(seen) != len(x):
             raise ValueError(f"the cache has {len(seen)} rows, the tokens {len(x)}")
+        if cache is not None and not torch.compiler.is_compiling():
+            _check_form(cache.form(), self._form, self.config.layers)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(f"mask must be a bool tensor {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
         if mask is None or bool(mask.all()):
@@ -149,7 +155,12 @@ class TitansLM(nn.Module):
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of what `hidden` returned, ``[B, T, dim]``, against ``labels [B, T]`` that follow."""
-        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten())
+        if labels.shape != hidden.shape[:2] or labels.dtype not in INTEGERS:
+            raise ValueError(
+                f"labels must be integers {tuple(hidden.shape[:2])}, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        _check_ids("labels", labels, self.config.vocabulary)
+        return chunked_cross_entropy(hidden.flatten(0, 1), self.readout, labels.flatten().long())
 
     @property
     def readout(self) -> Tensor:
@@ -163,6 +174,7 @@ class TitansLM(nn.Module):
             return tokens
         if tokens.dim() != 2:
             raise ValueError(f"tokens must be [B, T], got {tuple(tokens.shape)}")
+        _check_ids("tokens", tokens, self.config.vocabulary)
         return self.embedding(tokens.long())
 
     def _run(self, x: Tensor, layers: LayerStates | None, place: Place) -> tuple[Tensor, ModelCache]:
@@ -199,3 +211,22 @@ def _shifted(tokens: Tensor, mask: Tensor | None) -> Tensor:
     ends = torch.arange(tokens.shape[1], device=tokens.device) >= torch.tensor(lengths, device=tokens.device)[:, None]
     following = F.pad(torch.where(ends, IGNORED, packed)[:, 1:], (0, 1), value=IGNORED)
     return torch.where(mask, following.gather(1, torch.argsort(order, dim=1)), IGNORED)
+
+
+def _check_ids(name: str, ids: Tensor, vocabulary: int) -> None:
+    if not checkable(ids):
+        return
+    outside = (ids < 0) | (ids >= vocabulary)
+    if name == "labels":
+        outside = outside & (ids != IGNORED)
+    if not all_finite(torch.where(outside, torch.nan, 0.0)):
+        more = f" (no loss is {IGNORED})" if name == "labels" else ""
+        raise ValueError(f"{name} must lie in [0, {vocabulary}), the vocabulary, got {int(ids[outside][0])}{more}")
+
+
+def _check_form(theirs: Form, ours: Form, kinds: tuple[str, ...]) -> None:
+    if len(theirs) != len(ours):
+        raise ValueError(f"the cache is of another model: it has {len(theirs)} layers, this one {len(ours)}")
+    for i, (got, want) in enumerate(zip(theirs, ours, strict=True)):
+        if got != want:
+            raise ValueError(f"the cache is of another model: in layer {i} ({kinds[i]}) it has {got}, this one {want}")

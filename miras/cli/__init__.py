@@ -108,7 +108,9 @@ def _parser(presets: Mapping[str, Preset], further: Mapping[str, Command]) -> ar
     sub = command("check", _check, "hold a component to the laws")
     where = "module:Class, or a registered one as in bias:huber"
     sub.add_argument("component", type=_argument(_imported), metavar="MODULE:CLASS", help=where)
-    sub.add_argument("--examples", type=int, default=20, metavar="N", help="problems for every law (%(default)s)")
+    sub.add_argument(
+        "--examples", type=_argument(_count), default=20, metavar="N", help="problems for every law (%(default)s)"
+    )
 
     sub = command("cite", _cite, "print BibTeX for a component, a paper, or the library")
     cited = _argument(functools.partial(_cited, presets))
@@ -272,6 +274,12 @@ def _mapping(text: str) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise ValueError(f"{text} holds a {type(mapping).__name__}, not an object as MirasSpec.to_dict makes it")
     return mapping
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError(f"must be at least 1, got {count}")
+    return count
 
 
 def _bound(text: str) -> float | None:

@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from titans.cli._flags import parse
+from titans.cli._flags import check_folder, parse
 from titans.data import Data, shards, tokenizer
 from titans.eval import accuracy, by_chunk, growing, likelihood
 from titans.eval.harness import harness
 from titans.model import TitansLM
 from titans.tasks import Task, named
 from titans.train import Config, pretrained
+from titans.train.parallel import check_device
 from titans.train.passes import computed
 
 
@@ -33,7 +34,7 @@ class Eval:
         task: a name or JSON; none for the task it was trained on, or bits per byte if that was text.
         data: a text to measure on; none for the held-out part of what it was trained on.
         lengths: of examples, or of segments of text; none for that of the training and, for a task, up to 64 times it.
-        examples: of each length; segments of text.
+        examples: of each length, at least 1; segments of text.
         chunks: chunk sizes to read with instead of the trained one.
         harness: tasks of EleutherAI's evaluation harness to run instead (needs lm-eval).
         include: a folder with further tasks for it.
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints a row for every length and chunk size."""
     args = parse(Eval, arguments, "eval")
     try:
+        _check(args)
         rows = measured(args)
     except ValueError as error:
         print(f"miras eval: {error}", file=sys.stderr)
@@ -73,6 +75,17 @@ def main(arguments: Sequence[str]) -> int:
     if args.out is not None:
         args.out.write_text(json.dumps(rows, indent=1))
     return 0
+
+
+def _check(args: Eval) -> None:
+    """What would only be found after the model is read, or after it is measured."""
+    for name, values in (("--lengths", args.lengths), ("--chunks", args.chunks), ("--examples", (args.examples,))):
+        if wrong := [value for value in values if value < 1]:
+            raise ValueError(f"{name} must be at least 1, got {wrong[0]}")
+    if args.device is not None:
+        check_device(args.device, "--device")
+    if args.out is not None:
+        check_folder(args.out)
 
 
 def measured(args: Eval) -> list[Row]:
@@ -109,6 +122,11 @@ def _task(args: Eval, data: Data) -> Task | None:
 
 
 def _right(model: TitansLM, asked: Task, args: Eval) -> list[Row]:
+    have = model.config.vocabulary
+    if asked.vocabulary > have:
+        fewer = json.dumps({"name": asked.name, "tokens": have // 2})
+        fewer = f": pass fewer, as in --task '{fewer}'" if hasattr(asked, "tokens") else ""
+        raise ValueError(f"task {asked.name!r} has {asked.vocabulary} tokens, the model {have}{fewer}")
     lengths = args.lengths or growing(asked.length)
     found = accuracy(model, asked, lengths, examples=args.examples, seed=args.seed)
     rows: list[Row] = []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union
 
 import tyro
@@ -35,6 +36,14 @@ def parse(cls: type[T], arguments: Sequence[str], command: str, default: T = MIS
     return tyro.cli(
         cls, prog=f"miras {command}", description=about, args=arguments, registry=_registry, default=default
     )
+
+
+def check_folder(out: Path) -> None:
+    """Raises a ValueError if the folder of a file to write is not there: before the work that would be lost."""
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: there is no folder {out.parent} for {out.name}; make it, or pass another")
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; pass a file")
 
 
 @_registry.struct_rule

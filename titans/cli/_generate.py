@@ -41,6 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the prompt and what follows it."""
     options = parse(Generate, arguments, "generate")
     try:
+        if not options.prompt:
+            raise ValueError("--prompt is empty; pass at least one character to continue")
+        if options.length < 0:
+            raise ValueError(f"--length must be at least 0, got {options.length}")
         model, folder = pretrained(options.run)
         tokens = tokenizer(Config.read(folder / "run.json").data.tokenizer)
     except ValueError as error:

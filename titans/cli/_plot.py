@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from titans.cli._flags import parse
+from titans.cli._flags import check_folder, parse
 from titans.train import records
 
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """Draws one line a run; dots are evaluations on held-out data."""
     options = parse(Plot, arguments, "plot")
     try:
+        _check(options)
         curves = {run: records.read(run) for run in options.runs}
         metric = options.metric or _usual(curves)
         drawn = draw(curves, metric, options.smooth)
@@ -44,6 +45,19 @@ def main(arguments: Sequence[str]) -> int:
     drawn.savefig(options.out)
     print(f"{metric} of {len(curves)} runs in {options.out}")
     return 0
+
+
+def _check(options: Plot) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not options.runs:
+        raise ValueError("name at least one run: miras plot FOLDER")
+    if options.smooth < 1:
+        raise ValueError(f"--smooth must be at least 1, got {options.smooth}")
+    known = sorted(FigureCanvasBase.filetypes)
+    if options.out.suffix.lower()[1:] not in known:
+        raise ValueError(f"--out: no picture has the suffix {options.out.suffix!r} (have: {', '.join(known)})")
+    check_folder(options.out)
 
 
 def draw(curves: dict[Path, list[dict[str, Any]]], metric: str, smooth: int = 1) -> Any:

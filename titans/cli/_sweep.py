@@ -14,6 +14,7 @@ import tyro
 
 from titans.cli._flags import parse
 from titans.experiments import Options, sweep
+from titans.train.parallel import check_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,11 @@ class Sweep:
 def main(arguments: Sequence[str]) -> int:
     """Runs it; cells that fail are reported and make the exit code 1."""
     args = parse(Sweep, arguments, "sweep")
-    options = Options(text=args.text, valid=args.valid, seeds=args.seeds, steps=args.steps, models=args.models)
     out = args.out or Path("sweeps") / f"{args.name}-{args.scale}"
     try:
+        for device in args.devices:
+            check_device(device, "--devices")
+        options = Options(text=args.text, valid=args.valid, seeds=args.seeds, steps=args.steps, models=args.models)
         outcome = sweep(args.name, out, scale=args.scale, devices=args.devices or here(), options=options, say=say)
     except ValueError as error:
         print(f"miras sweep: {error}", file=sys.stderr)

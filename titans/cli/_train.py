@@ -56,10 +56,12 @@ def _begin(arguments: Sequence[str], presets: Mapping[str, Preset]) -> tuple[lis
     config = Config.read(Path(path)) if path is not None else Config()
     if name is None:
         return rest, config
-    if name not in presets:
+    if not presets:
         raise ValueError(
-            f"no published memory named {name!r}{hint(name, presets)} (have: {', '.join(presets) or 'none'})"
+            f"python -m titans knows no published memories; the installed command does: miras train --preset {name}"
         )
+    if name not in presets:
+        raise ValueError(f"no published memory named {name!r}{hint(name, presets)} (have: {', '.join(presets)})")
     model = replace(config.model, memory=presets[name].spec, around=presets[name].around)
     return rest, replace(config, model=model)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from titans.data._tokenizer import Tokenizer
+from titans.folders import made
 
 FORMAT = 1
 SHARD = 2**27
@@ -72,7 +73,7 @@ def write(folder: Path, documents: Iterable[bytes], tokenizer: Tokenizer, shard:
         tokenizer: what turns it into tokens; its end token is written after every document.
         shard: tokens in a file.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made(folder.parent, "--data.cache")
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as private:
         unfinished = Path(private) / folder.name  # with the permissions of any new folder: others may read it
         unfinished.mkdir()

@@ -40,6 +40,12 @@ class Options:
     steps: int | None = None
     models: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("seeds", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None for the scale's, got {value}")
+
     @property
     def haystack(self) -> str | None:
         """The file that facts are hidden in."""

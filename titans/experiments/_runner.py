@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from titans.experiments._cells import Cell, Point
+from titans.folders import made
 
 Say = Callable[[str], None]
 
@@ -46,7 +47,7 @@ def run(cells: Sequence[Cell], folder: Path, devices: Sequence[str], say: Say = 
         devices: one process each; a device may stand here several times.
         say: told about every cell.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder, "--out")
     todo = [cell for cell in cells if found(folder, cell) is None]
     say(f"{len(cells) - len(todo)} of {len(cells)} cells are done; {len(todo)} to run on {', '.join(devices)}")
     failed: list[tuple[Cell, str]] = []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from miras.registry import hint
-from titans.experiments._models import MODELS
 from titans.experiments._panels import Options
 from titans.experiments._report import report
 from titans.experiments._runner import Outcome, Say, run
@@ -48,8 +48,12 @@ def sweep(
         raise ValueError("forecast needs a table: pass text='ETTh1.csv'")
     experiment, size = EXPERIMENTS[name], SCALES[scale]
     cells = experiment.cells(size, options)
-    if absent := set(options.models) - {m for cell in cells for m in (cell.series, cell.x)}:
-        raise ValueError(f"experiment {name!r} has no model {min(absent)!r}{hint(min(absent), MODELS)}")
+    every = experiment.cells(size, replace(options, models=()))
+    have = sorted({str(cell.series or cell.x) for cell in every})
+    if absent := set(options.models) - set(have):
+        raise ValueError(
+            f"experiment {name!r} has no model {min(absent)!r}{hint(min(absent), have)} (have: {', '.join(have)})"
+        )
     outcome = run(cells, folder / "cells", devices, say)
     notes = [f"scale {scale}: {size}", f"{options}", *experiment.notes(size, options)]
     notes += [f"failed: {c.panel}, {c.series}, {c.x}, seed {c.seed}: {error}" for c, error in outcome.failed]

@@ -242,13 +242,7 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         """The config in a JSON or YAML file."""
-        text = path.read_text()
-        if path.suffix == ".json":
-            mapping = json.loads(text)
-        else:
-            import yaml
-
-            mapping = yaml.safe_load(text)
+        mapping = _read(path)
         if not isinstance(mapping, Mapping):
             raise ValueError(f"{path} holds no mapping")
         return cls.from_dict(mapping)
@@ -259,6 +253,24 @@ class Config:
         free = ("folder", "steps", "system.", "records.", "data.cache")
         changed = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n) and not n.startswith(free)]
         return [f"{name} {json.dumps(theirs.get(name))}, not {json.dumps(mine.get(name))}" for name in sorted(changed)]
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(f"the config {path} cannot be read: {error.strerror}") from error
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
 
 
 def _plain(value: Any) -> Any:

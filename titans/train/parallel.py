@@ -101,6 +101,7 @@ def world(system: System) -> Generator[World]:
     kind, _, number = (system.device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"system.device must be cpu, cuda or cuda:N, got {kind!r}")
+    check_device(system.device or kind, "system.device")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     number = number or os.environ.get("LOCAL_RANK", "0")
     device = torch.device(kind, int(number)) if kind == "cuda" else torch.device("cpu")
@@ -114,6 +115,17 @@ def world(system: System) -> Generator[World]:
         yield World(torch.distributed.get_rank(), size, device, system.parallel)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def check_device(name: str, what: str) -> None:
+    """Raises a ValueError if a device is not here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{what} must be cpu, cuda or cuda:N, got {name!r}") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"{what} is {name!r}, but PyTorch finds {count or 'no'} GPUs here; pass another, or cpu")
 
 
 def whole(x: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from titans.cache import ModelCache
 from titans.data import IGNORED, Batch, ahead, inputs, labels, take
 from titans.model import TitansLM
-from titans.train import records, state
-from titans.train.checkpoint import CheckpointError, Shelf, load, publish, save
+from titans.train import records, resume, state
+from titans.train.checkpoint import CheckpointError, publish, save
 from titans.train.config import Config
 from titans.train.optimizers import optimizers
 from titans.train.parallel import World, whole, world
@@ -64,7 +64,8 @@ def train(config: Config, model: nn.Module | None = None) -> Outcome:
     Raises:
         Diverged: if the loss or its gradient is not finite.
         CheckpointError: if the last checkpoint cannot be written.
-        ValueError: if the run exists with another config.
+        ValueError: if the run exists with another config or has done more steps, or if its memory could not be told from
+            a checkpoint.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -89,6 +90,7 @@ class Trainer:
         self.source, self.valid = sources(config.data, ranks)
         torch.manual_seed(config.seed)
         self.model: Any = (model or TitansLM(config.model.build(self.source.vocabulary))).to(ranks.device)
+        resume.check_names(self.model.config if isinstance(self.model, TitansLM) else config.model)
         self.model.checkpointing = config.system.checkpointing
         if config.system.compile:
             for layer in self.model.layers:
@@ -96,9 +98,8 @@ class Trainer:
         graph = replayed(config, ranks)
         self.objective = ranks.wrap(Objective(self.model), self.model.layers, graph)
         self.recorded = Recorded(self.objective, self._precision) if graph else None
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.shelf = resume.shelf(config)
         self.optimizers = optimizers(self.model, config.optimizer, ranks.is_sharded)
-        self.shelf = Shelf(self.folder / "checkpoints", config.records.keep)
         self.step, self.saved, self.caches = 0, -1, None
         self.data = hashlib.sha256(self.source.batch(0)["tokens"].numpy().tobytes()).hexdigest()
         self._resume()
@@ -244,17 +245,9 @@ class Trainer:
         return tree | {"step": self.step, "data": self.data}
 
     def _resume(self) -> None:
-        path = self.shelf.newest(print if self.ranks.is_first else lambda text: None)
-        if path is None:
+        tree = resume.last(self.config, self.shelf, self.data, print if self.ranks.is_first else lambda text: None)
+        if tree is None:
             return
-        if differences := self.config.differences(Config.read(path / "run.json")):
-            raise ValueError(
-                f"{self.folder} was started with {'; '.join(differences)}. Pass another --folder, or go on with it: "
-                f"--config {self.folder / 'config.json'}"
-            )
-        tree = load(path)
-        if tree["data"] != self.data:
-            raise ValueError(f"the data is not what {self.folder} was started with; pass another --folder")
         state.restore(self.ranks, self.model, self.optimizers, tree)
         self.caches = state.caches(self.ranks, tree, self.parts)
         self.step = self.saved = tree["step"]
