@@ -129,8 +129,7 @@ class AssociativeMemory:
         shapes = self.shapes(q.shape[-1], v.shape[-1])
         if state is None:
             state = self._blank(q, v, rows, pairs, dtype)
-        wanted = _template(self.spec, shapes, q, v, pairs, dtype, rows)
-        state.check_like(wanted)
+        state.check_like(self._like(q, v, pairs, dtype, rows))
         if any(phase >= self.spec.chunk_size for phase in state.phase):
             raise ValueError(
                 f"the state is of another spec: its phase {state.phase} does not fit chunk_size {self.spec.chunk_size}"
@@ -163,7 +162,7 @@ class AssociativeMemory:
         pairs = k.shape[3] if k.dim() == 5 else 1
         shapes = self.shapes(q.shape[-1], v.shape[-1])
         dtype = next(iter(state.memory.values())).dtype
-        state.check_like(_template(self.spec, shapes, q, v, pairs, dtype, q.shape[0]))
+        state.check_like(self._like(q, v, pairs, dtype, q.shape[0]))
         planned = self.plan(q.shape[-1], v.shape[-1], pairs)
         path: Path = "materialised" if "factored" in planned.refused else "factored"
         with _full_precision(q.device):
@@ -192,6 +191,11 @@ class AssociativeMemory:
     def on(self, path: Path, tolerance: float | None = None) -> AssociativeMemory:
         """The same memory on another engine."""
         return replace(self, path=path, tolerance=tolerance)
+
+    def _like(self, q: Tensor, v: Tensor, pairs: int, dtype: torch.dtype, rows: int) -> MemoryState:
+        """What a given state is compared with."""
+        make = _template if torch.compiler.is_compiling() else _remembered_template
+        return make(self, rows, q.shape[2], q.shape[-1], v.shape[-1], pairs, dtype)
 
     def _tried(self, planned: Plan, q: Tensor, v: Tensor) -> Plan:
         """The plan with the kernel that is trusted there, as a compiler traces it."""
@@ -237,16 +241,14 @@ def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[o
 
 
 def _template(
-    spec: MirasSpec,
-    shapes: dict[str, FastWeight],
-    q: Tensor,
-    v: Tensor,
-    pairs: int,
-    dtype: torch.dtype,
-    rows: int,
+    memory: AssociativeMemory, rows: int, heads: int, d_key: int, d_value: int, pairs: int, dtype: torch.dtype
 ) -> MemoryState:
-    """A state of the right structure, on the meta device: what the given one is compared with."""
-    heads = q.shape[2]
-    blank = {n: torch.empty(rows, heads, *w.shape, dtype=dtype, device="meta") for n, w in shapes.items()}
-    pairs = 1 if spec.algorithm.steps > 1 else pairs
-    return initial_state(spec, shapes, blank, q.shape[-1], v.shape[-1], pairs)
+    """A state of the right structure, on the meta device."""
+    blank = {
+        n: torch.empty(rows, heads, *w.shape, dtype=dtype, device="meta")
+        for n, w in memory.shapes(d_key, d_value).items()
+    }
+    return memory.started(blank, d_key, d_value, pairs)
+
+
+_remembered_template = lru_cache(_template)

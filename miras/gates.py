@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Per = Literal["head", "key", "value"]
 Measure = Literal["head", "key", "value", "entry", "weight"]
 """What a gate is measured out to; only a decay can be one per entry of a matrix, only a rate one per fast weight."""
+MEASURES = get_args(Measure)
 
 
 RANGES = {"sigmoid": (0, 1), "log_sigmoid": (0, 1), "softplus": (0, math.inf), "identity": (-math.inf, math.inf)}
@@ -40,9 +41,9 @@ class Gate:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.squash not in RANGES or self.per not in get_args(Measure):
+        if self.squash not in RANGES or self.per not in MEASURES:
             raise ValueError(
-                f"a gate needs a squash of {', '.join(RANGES)} and to be per {', '.join(get_args(Measure))}; "
+                f"a gate needs a squash of {', '.join(RANGES)} and to be per {', '.join(MEASURES)}; "
                 f"got {self.squash!r} and {self.per!r}"
             )
         low, high = RANGES[self.squash]

@@ -102,7 +102,7 @@ class MirasSpec:
                     raise ValueError(f"two components declare different gates named {name!r}; rename one")
         return gathered
 
-    @property
+    @cached_property
     def pair_gates(self) -> frozenset[str]:
         """Gates with one value for each (key, value) pair; the others have one a token."""
         return self.algorithm.pair_gates | frozenset(self.bias.gates)

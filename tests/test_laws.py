@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miras.gates import Gate
 from miras.retentions import Retention
 from miras.spec import AXES
-from miras.testing import LAWS, Inapplicable, apply, check, components, problems, specs
+from miras.testing import LAWS, Inapplicable, apply, check, components, problems, relative, specs
 from miras.testing.check import QUIET, every_gate_is_read
 
 FOCUS = {
@@ -69,3 +71,10 @@ class Misnamed(Retention):
 def test_a_gate_that_nothing_reads_is_found() -> None:
     [found] = [r for r in check(Misnamed(), examples=1).results if r.status == "failed"]
     assert found.law == "every gate is read" and "nothing depends on decay" in found.detail
+
+
+def test_errors_of_what_overflows() -> None:
+    x = torch.randn(5, dtype=torch.float64)
+    for scale in (1.0, 1e200):
+        assert relative(scale * x * (1 + 1e-6), scale * x) == pytest.approx(1e-6)
+    assert math.isnan(relative(x * torch.nan, 1e200 * x))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from miras.engine.fused import outside_functorch
+
 
 class Operator:
     """A function of tensors that launches kernels.
@@ -57,11 +59,24 @@ class Differentiable(Operator):
         self.node.register_autograd(partial(backward, pull.node), setup_context=setup)
         once = partial(backward, pull.function)
         back = once_differentiable(once) if again is None else partial(_twice, once, again)
-        methods = {"forward": function, "setup_context": setup, "backward": back}
-        self.direct: Any = type(name, (torch.autograd.Function,), {n: staticmethod(f) for n, f in methods.items()})
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = function(*inputs)
+            setup(ctx, inputs, output)
+            return output
+
+        # PyTorch looks up the signature in every call of a function with a context of its own, which only transforms need
+        self.direct = _function(name, forward=forward, backward=back)
+        self.transformed = _function(name, forward=function, setup_context=setup, backward=back)
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.node(*arguments) if torch.compiler.is_compiling() else self.direct.apply(*arguments)
+        if torch.compiler.is_compiling():
+            return self.node(*arguments)
+        return (self.direct if outside_functorch() else self.transformed).apply(*arguments)
+
+
+def _function(name: str, **methods: Callable[..., Any]) -> Any:
+    return type(name, (torch.autograd.Function,), {n: staticmethod(f) for n, f in methods.items()})
 
 
 def _twice(once: Callable[..., Any], again: Callable[..., Any], ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
