@@ -81,3 +81,11 @@ def test_a_path_that_does_not_claim_a_spec_says_why() -> None:
         AssociativeMemory(MirasSpec(), "exact").plan(4, 4)
     with pytest.raises(ValueError, match="path must be one of kernel, exact, fused"):
         AssociativeMemory(MirasSpec(), "warp").plan(4, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_the_anchor_moves_with_its_lag_on_every_path(length: int) -> None:
+    """Also where no number depends on it, as in a memory without a prediction."""
+    spec = MirasSpec.make(architecture="matrix", bias="dot", algorithm="gd", chunk_size=3, anchor_lag=1)
+    every_path_is_the_reference(problem(spec, length=length))
+    splits_anywhere(problem(spec, length=9), length)

@@ -23,9 +23,11 @@ from miras.state import MemoryState, Weights
 
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, tile: int) -> tuple[Tensor, MemoryState]:
-    """Any number of tokens, cut into whole tiles, a rest, and where the last chunk ended."""
+    """Any number of tokens, cut into whole tiles, a rest, and where the anchor has moved last."""
     phase = state.phase[0]
-    whole = max((phase + x.length) // spec.chunk_size * spec.chunk_size - phase, 0)  # tokens up to the last boundary
+    chunks, rest = divmod(phase + x.length, spec.chunk_size)
+    last = chunks * spec.chunk_size + max(b for b in (0, *spec.boundaries) if b <= rest)
+    whole = max(last - phase, 0)  # tokens up to the last boundary
     lengths = [n for part in (whole, x.length - whole) for n in (part // tile * tile, part % tile) if n]
     outputs, seen = [], 0
     for part in x.split(lengths):

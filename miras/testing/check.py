@@ -130,10 +130,15 @@ def _judge(name: str, drawn: st.SearchStrategy[Problem], examples: int) -> Resul
 
 def apply(name: str, problem: Problem, cut: int) -> None:
     """One law on one problem; ``cut`` is any number, from which a place in the sequence is taken."""
-    if name not in CUTTING:
-        LAWS[name](problem)
-    elif problem.length > 1:
-        LAWS[name](problem, 1 + cut % (problem.length - 1))
+    try:
+        if name not in CUTTING:
+            LAWS[name](problem)
+        elif problem.length > 1:
+            LAWS[name](problem, 1 + cut % (problem.length - 1))
+    except AssertionError as error:
+        if laws.diverges(problem):
+            raise laws.Inapplicable("its steps are not bounded, and it diverges") from error
+        raise
 
 
 def _mask(p: Problem, seed: int) -> torch.Tensor:

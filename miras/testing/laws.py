@@ -22,6 +22,9 @@ from miras.state import MemoryState
 from miras.testing.problems import Problem
 from miras.testing.tolerances import LOOSE_SPLIT, SPLIT, TOLERANCE, relative
 
+HUGE = 1e100
+"""Beyond which squares overflow soon."""
+
 
 class Inapplicable(Exception):
     """The law says nothing about this spec."""
@@ -63,6 +66,15 @@ def probe(outputs: Iterable[Tensor]) -> Tensor:
     """A fixed random linear functional of some tensors: one number whose gradient sees them all."""
     g = torch.Generator().manual_seed(0)
     return sum((x.double() * torch.randn(x.shape, generator=g, dtype=torch.float64)).sum() for x in outputs)  # type: ignore[return-value]
+
+
+def diverges(problem: Problem) -> bool:
+    """Whether numbers grow until laws cannot tell them apart, which nothing prevents where steps are not bounded."""
+    if problem.spec.step_bound is not None:
+        return False
+    with torch.no_grad():
+        y, state = problem.run("reference")
+    return not all(x.abs().max() < HUGE for x in tensors(y, state).values() if x.numel())
 
 
 def gates_read(problem: Problem) -> set[str]:
