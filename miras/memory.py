@@ -5,9 +5,7 @@ Shapes: B batch, T tokens, H heads, N pairs a token, D channels of a head. Follo
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +22,7 @@ from miras.gates import GateProjection
 from miras.inputs import all_finite, checkable
 from miras.kernels import around as kernels
 from miras.packing import side_by_side
-from miras.registry import hint
-from miras.spec import MirasSpec
+from miras.spec import MirasSpec, changed
 from miras.state import MemoryState
 from miras.surroundings import Surroundings
 from miras.ties import Tokens, given, projected, through
@@ -72,7 +69,7 @@ class Memory(nn.Module):
         if head_dim is None and dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: pass head_dim")
         self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
-        self.spec = _spec(spec, fields)
+        self.spec = changed(spec, fields, OWN)
         around = around or Surroundings()
         if not isinstance(around, Surroundings):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"around must be Surroundings(...), got {type(around).__name__}")
@@ -331,21 +328,6 @@ def with_tail(state: MemoryState, tail: Tensor) -> MemoryState:
 def without_tail(state: MemoryState) -> MemoryState:
     """The state of the pure memory inside a layer's."""
     return state._replace(extra={n: e for n, e in state.extra.items() if n != "conv"})
-
-
-def _spec(spec: MirasSpec | None, fields: Mapping[str, Any]) -> MirasSpec:
-    """The spec, or the default one, with some fields changed."""
-    known = [field.name for field in dataclasses.fields(MirasSpec)]
-    for name in fields:
-        if name not in known:
-            have = ", ".join(known)
-            raise ValueError(f"neither Memory nor a spec has {name!r}{hint(name, (*known, *OWN))} (a spec has: {have})")
-    if spec is None:
-        return MirasSpec(**fields)
-    if not isinstance(spec, MirasSpec):  # pyright: ignore[reportUnnecessaryIsInstance]
-        got = type(spec).__name__
-        raise ValueError(f"spec must be a MirasSpec, got {got}; MirasSpec.from_dict makes one of a mapping")
-    return replace(spec, **fields)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

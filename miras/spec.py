@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -13,7 +13,7 @@ from miras.algorithms import Algorithm, Momentum, algorithms
 from miras.architectures import Architecture, architectures
 from miras.biases import L2, AttentionalBias, biases
 from miras.gates import Gate
-from miras.registry import Registry
+from miras.registry import Registry, hint
 from miras.retentions import L2Decay, Retention, retentions
 
 SCHEMA = 1
@@ -138,6 +138,32 @@ class MirasSpec:
             if name not in known:
                 raise ValueError(f"a spec has no field {name!r} (have: {', '.join(known)})")
         return cls(**fields)
+
+
+def changed(spec: MirasSpec | None, fields: Mapping[str, Any], beside: Sequence[str] = ()) -> MirasSpec:
+    """The spec, or the default one, with some fields changed.
+
+    Args:
+        spec: a spec, or None.
+        fields: new values, as `MirasSpec.make` takes them.
+        beside: what else may have been meant by a name that is wrong.
+
+    Raises:
+        ValueError: if it is no spec, or has no such field.
+    """
+    known = [field.name for field in dataclasses.fields(MirasSpec)]
+    for name in fields:
+        if name not in known:
+            have = ", ".join(known)
+            raise ValueError(
+                f"neither Memory nor a spec has {name!r}{hint(name, (*known, *beside))} (a spec has: {have})"
+            )
+    if spec is None:
+        return MirasSpec(**fields)
+    if not isinstance(spec, MirasSpec):  # pyright: ignore[reportUnnecessaryIsInstance]
+        got = type(spec).__name__
+        raise ValueError(f"spec must be a MirasSpec, got {got}; MirasSpec.from_dict makes one of a mapping")
+    return dataclasses.replace(spec, **fields)
 
 
 def _brief(registry: Registry[Any], component: Any) -> Any:

@@ -22,9 +22,6 @@ from miras.state import MemoryState
 from miras.testing.problems import Problem
 from miras.testing.tolerances import LOOSE_SPLIT, SPLIT, TOLERANCE, relative
 
-HUGE = 1e100
-"""Beyond which squares overflow soon."""
-
 
 class Inapplicable(Exception):
     """The law says nothing about this spec."""
@@ -68,26 +65,10 @@ def probe(outputs: Iterable[Tensor]) -> Tensor:
     return sum((x.double() * torch.randn(x.shape, generator=g, dtype=torch.float64)).sum() for x in outputs)  # type: ignore[return-value]
 
 
-def diverges(problem: Problem) -> bool:
-    """Whether numbers grow until laws cannot tell them apart, which nothing prevents where steps are not bounded."""
-    if problem.spec.step_bound is not None:
-        return False
-    with torch.no_grad():
-        y, state = problem.run("reference")
-    return not all(x.abs().max() < HUGE for x in tensors(y, state).values() if x.numel())
-
-
-def gates_read(problem: Problem) -> set[str]:
-    """Gates on which outputs or the final state depend."""
-    _, gradients = _run_with_gradients(problem, None, None)
-    return {
-        n.removeprefix("gate.") for n, d in gradients.items() if n.startswith("gate.") and d is not None and d.any()
-    }
-
-
-def _run_with_gradients(
+def with_gradients(
     problem: Problem, path: Path | None, tolerance: float | None
 ) -> tuple[tuple[Tensor, MemoryState], dict[str, Tensor | None]]:
+    """Answers and state, and the gradient of a fixed functional of both with respect to every input, by name."""
     leafy, leaves = problem.leaves()
     y, state = leafy.run(path, tolerance)
     differentiable = [x for x in tensors(y, state).values() if x.requires_grad]
@@ -97,11 +78,11 @@ def _run_with_gradients(
 
 def every_path_is_the_reference(problem: Problem) -> None:
     """Law 1: outputs, final state, and gradients of every input and of the initial state."""
-    wanted, wanted_gradients = _run_with_gradients(problem, "reference", None)
+    wanted, wanted_gradients = with_gradients(problem, "reference", None)
     scale = max((g.norm().item() for g in wanted_gradients.values() if g is not None), default=1.0)
     dtype = problem.state.memory[next(iter(problem.state.memory))].dtype
     for path in paths(problem.spec, problem):
-        got, gradients = _run_with_gradients(problem, path, 1e-11 if path == "picard" else None)
+        got, gradients = with_gradients(problem, path, 1e-11 if path == "picard" else None)
         tolerance = path_tolerance(problem.spec, path, dtype)
         compare(got, wanted, tolerance, f"path {path}")
         errors = {n: relative(gradients[n], g, floor=max(1e-3 * scale, 1e-6)) for n, g in wanted_gradients.items()}
