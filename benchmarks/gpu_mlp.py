@@ -55,6 +55,8 @@ def operands(
         "log_decay": F.logsigmoid(normal(*sizes) + 4),
         "log_momentum": F.logsigmoid(normal(*sizes)),
         "delta": 0.5 + torch.sigmoid(normal(*sizes)),  # errors are about the root of the width: far from the kink
+        "gamma": torch.sigmoid(normal(*sizes)),
+        "threshold": 1e-4 * torch.sigmoid(normal(*sizes)),
     }
     gates = {n: g for n, g in gates.items() if n in spec.gates}
     memory = AssociativeMemory(spec, "kernel")

@@ -29,7 +29,7 @@ def _type(name: str) -> str:
 def around(d: int, taps: int) -> list[Resources]:
     """All of them for heads of d, as they are launched."""
     from miras.kernels import _around_gated, _around_heads, _around_ops
-    from miras.kernels._launches import power
+    from miras.kernels.table import power
 
     shared, width = {"num_stages": 3}, power(d)
     row = {"BH": max(1, _around_ops.ROW // width), "AHEAD": _around_ops.AHEAD, "num_warps": 1}

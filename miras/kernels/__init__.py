@@ -20,6 +20,7 @@ from miras.kernels import (
     mlp_padded,
     mlp_wide,
     normed,
+    replays,
     split,
     values,
 )
@@ -46,6 +47,8 @@ KERNELS: tuple[Kernel, ...] = (
     values.TOKENS,
     values.CHUNKS,
     linked.KERNEL,
+    replays.MATRIX,
+    replays.PERCEPTRON,
 )
 """All kernels, the fastest first."""
 

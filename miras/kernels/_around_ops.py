@@ -13,9 +13,9 @@ from torch import Tensor
 
 from miras import convolution
 from miras.kernels import _around_gated, _around_heads, around
-from miras.kernels._launches import power, rowed
+from miras.kernels._launches import rowed
 from miras.kernels.operator import Differentiable, Operator
-from miras.kernels.table import launch
+from miras.kernels.table import launch, power
 
 TILE = 2048
 """Numbers of a tile of tokens of one head: twice as many take so many registers that too few loads are under way."""

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from miras.kernels import _channel_chain, _channel_pairs
 from miras.kernels._compact import precision
-from miras.kernels._launches import Tiles, power, shared_arguments
+from miras.kernels._launches import Tiles, shared_arguments
 from miras.kernels.operator import Differentiable, Operator
-from miras.kernels.table import launch
+from miras.kernels.table import launch, power
 
 BLOCK = 16
 """Tokens of a program of `miras.kernels._channel_pairs`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from miras.engine.weights import LIMIT
 from miras.kernels import _pull, _reverse, _scan, assembler
 from miras.kernels.residuals import Residual
-from miras.kernels.table import launch
+from miras.kernels.table import launch, power
 
 EVERY = 16
 """Tiles from one stored state to the next; backward computes the states between again, all stretches at once."""
@@ -42,10 +42,6 @@ class Tiles(NamedTuple):
 
 INVERSE: dict[str, int] = {"num_warps": 4}
 """Of the kernel that solves the system of a tile."""
-
-
-def power(n: int) -> int:
-    return max(16, 1 << (n - 1).bit_length())
 
 
 class Config(NamedTuple):

@@ -14,9 +14,8 @@ from torch import Tensor
 from miras.kernels import _value_chain, _value_mix
 from miras.kernels._channel_ops import BLOCK, chain_options
 from miras.kernels._compact import precision
-from miras.kernels._launches import power
 from miras.kernels.operator import Differentiable, Operator
-from miras.kernels.table import launch
+from miras.kernels.table import launch, power
 
 
 def mix_options(e: Tensor, early: bool) -> dict[str, Any]:

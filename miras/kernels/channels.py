@@ -18,7 +18,7 @@ from miras.engine.problem import Inputs, energy
 from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, gate_on, has_channel
 from miras.kernels import claims, matrix
-from miras.kernels.table import Kernel, in_pytorch
+from miras.kernels.table import Kernel, in_pytorch, power
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -105,7 +105,6 @@ class Tiled(NamedTuple):
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """One tile after the other; what a tile does is found before, for all tiles at once."""
     from miras.kernels import _channel_ops as ops
-    from miras.kernels._launches import power
 
     (name, weight), size = next(iter(shapes.items())), claims.tile(spec, shapes, solve)
     tiled, predicts = Tiled(x.length, size, power(size)), not claims.free(spec)

@@ -68,9 +68,14 @@ class Readers(NamedTuple):
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """One tile after the other."""
+    return scanned(operands(spec, shapes, x, solve), shapes, state)
+
+
+def scanned(given: Operands, shapes: Shapes, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    """By the operator, from that state."""
     from miras.kernels import _ops
 
-    given, start = operands(spec, shapes, x, solve), stacked(shapes, state)
+    start = stacked(shapes, state)
     if given.inverse is not None:
         start = limited(start)
     y, end, *_ = _ops.matrix(*given[:-1], start.contiguous(), given.bias, torch.is_grad_enabled())
@@ -99,10 +104,14 @@ class Operands(NamedTuple):
 def operands(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> Operands:
     """What the operator takes of some tokens, in tiles from the first."""
     size, solve = tile(spec, shapes, solve), solve and not free(spec)
+    return under(spec, x, solve, readers(spec, algorithm_gates(spec, x), x, size, solve, form=True))
+
+
+def under(spec: MirasSpec, x: Inputs, solve: bool, seen: Readers) -> Operands:
+    """The same under given coefficients."""
     keys, queries = spec.architecture.features(x.k), spec.architecture.features(x.q)
     bias, value, slope, gate = errors(spec, x, solve)
     inverse, gate, slope = (None if t is None else t.contiguous() for t in (x.pair.get("inverse_bound"), gate, slope))
-    seen = readers(spec, algorithm_gates(spec, x), x, size, solve, form=True)
     return Operands(queries, keys, value, x.pair["lr"].contiguous(), inverse, gate, slope, *seen, bias)
 
 
@@ -165,11 +174,11 @@ def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, 
 
 
 def _general_readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool) -> Readers:
-    c = _coefficients(spec, gates, x, size)
-    rows, pairs = _seen(c, spec.read == "previous")
+    c = all_coefficients(spec, gates, x, size)
+    rows, pairs = seen(c, spec.read == "previous")
     key_rows = key_pairs = None
     if solve:
-        key_rows, key_pairs = _seen(c, True)
+        key_rows, key_pairs = seen(c, True)
         if spec.retention.gradient_at == "decayed":
             kept = _tiled(gates["log_decay"].exp(), c)
             key_rows, key_pairs = key_rows * kept[..., None, :], key_pairs * kept[..., None]
@@ -178,7 +187,7 @@ def _general_readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solv
     return Readers(rows.contiguous(), pairs.to(x.q.dtype).contiguous(), into, mix, key_rows, key_pairs)
 
 
-def _coefficients(spec: MirasSpec, gates: Weights, x: Inputs, size: int) -> Coefficients:
+def all_coefficients(spec: MirasSpec, gates: Weights, x: Inputs, size: int) -> Coefficients:
     """Those of all tiles, ``[B, H, m, ...]``; of a last tile that is not full, filled up with zeros."""
     like = next(iter(x.pair.values())).new_zeros(x.q.shape[:3])
     whole = x.length // size * size
@@ -212,7 +221,7 @@ def _padded(c: Coefficients, more: int) -> Coefficients:
     )
 
 
-def _seen(c: Coefficients, previous: bool) -> tuple[Tensor, Tensor]:
+def seen(c: Coefficients, previous: bool) -> tuple[Tensor, Tensor]:
     """What tokens multiply memory and slots with, ``[B, H, m, J, C]``, and the pairs of their tile."""
     carry, pairs, slots = c.previous() if previous else (c.carry, c.pairs, c.slots)
     rows = carry.unsqueeze(-2)

@@ -14,10 +14,10 @@ from miras.architectures import MLP
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, advance, opened
 from miras.kernels import _mlp_launch, _mlp_parts, _step, residuals
-from miras.kernels._launches import power, rowed
+from miras.kernels._launches import rowed
 from miras.kernels.matrix import bias_gate, errors, free, readers
 from miras.kernels.operator import Operator
-from miras.kernels.table import launch
+from miras.kernels.table import launch, power
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 

@@ -78,6 +78,11 @@ def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
         ahead.start(kernel, programs, arguments, options)
 
 
+def power(n: int) -> int:
+    """The side of a tile with room for n: a power of two that matrix instructions take."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
 def interpreted() -> bool:
     """Whether Triton's interpreter stands in for a device (it is right for float32 operands only)."""
     return os.environ.get("TRITON_INTERPRET") == "1"

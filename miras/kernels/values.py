@@ -18,7 +18,7 @@ from miras.engine.segment import bias_gates
 from miras.engine.weights import Shapes, gate_on
 from miras.kernels import claims, matrix
 from miras.kernels.channels import Tiled, anchored, linear
-from miras.kernels.table import Kernel, in_pytorch
+from miras.kernels.table import Kernel, in_pytorch, power
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
@@ -44,7 +44,6 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, free: bool) -> tuple[Tensor, MemoryState]:
     """One tile after the other; then what queries read, for all tiles at once."""
     from miras.kernels import _value_ops as ops
-    from miras.kernels._launches import power
 
     (name, weight), size = next(iter(shapes.items())), claims.tile(spec, shapes, free)
     tiled = Tiled(x.length, size, power(size))
