@@ -65,7 +65,7 @@ def drawn(name: str, **other: Any) -> Problem:
 
 
 def thresholded(p: Problem) -> Problem:
-    """With thresholds, if any, that some weights do not reach; where they do not accumulate, from before the first token on."""
+    """With thresholds, if any, that some weights do not reach; those that do not accumulate are there from the start."""
     scale = 50 if p.spec.step_bound is None else 5
     gates, extra = {n: scale * x if n == "threshold" else x for n, x in p.gates.items()}, p.state.extra
     if not p.spec.retention.accumulates_threshold:
@@ -134,6 +134,14 @@ def test_thresholds_are_reached(name: str) -> None:
     _, state = p.slice(0, 2 * p.spec.chunk_size).run("reference")
     weights = anchor_weights(p.spec, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
     assert 0.05 < (weights["w"] == 0).float().mean() < 0.95
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted, as the cases")
+@pytest.mark.parametrize("name", ["threshold", "committed"])
+def test_a_threshold_of_zero_has_no_kink(name: str) -> None:
+    """As after a commit: gradients go through weights of zero too."""
+    p = drawn(name)
+    is_reference(replace(p, state=p.state.map(torch.zeros_like)))
 
 
 @pytest.mark.parametrize("name", ["exponentiated", "threshold", "committed"])

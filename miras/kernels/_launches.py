@@ -275,7 +275,8 @@ def reverse(
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(), scratch.d_states,
         scratch.d_predictions, out.v, out.gate, out.lr, out.inverse, scratch.d_norms, out.start,
         *strides(call.q, call.k, call.v, d_o, call.gate), *call.sizes(), x.programs * x.T,
-        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **call.form, **shared, **levels, **more,
+        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **call.form, **shared,
+        **levels, **more,
     )  # fmt: skip
     return out._replace(gate=d_gate.sum(0) if len(d_gate) > 1 else d_gate[0])
 

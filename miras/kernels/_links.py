@@ -1,8 +1,8 @@
 """Triton: elementwise links of the built-in retentions, and what a kernel does to accumulators around them.
 
 A link is two functions, ``(a, constants) -> w`` and ``(a, d_w, constants) -> d_a``; see `miras.retentions.Retention.triton_link`.
-With a threshold, a number for all of a head (LEVEL 1, or 2 where memories commit through their link and are read as committed),
-they are ``(a, threshold, constants) -> w`` and ``(a, threshold, d_w, constants) -> (d_a, d_threshold)``.
+With a threshold, one number a chunk, they are ``(a, threshold, constants) -> w`` and
+``(a, threshold, d_w, constants) -> (d_a, d_threshold)``: LEVEL is 1, or 2 where memories commit through their link.
 """
 
 import triton

@@ -10,8 +10,8 @@ State before a chunk is a stack of J = 1 + K matrices: the memory and the slots 
 
 A vector beside the matrix (VECTOR) is one more row of it, whose key and query are one: scores grow by one. With NORM, its eps,
 ``residual`` takes the layer norm of p, and d is pulled through it; then a block holds all value channels. With LINK, A is the link
-of the memory, no memory goes on above CEILING, and queries read A alone; with LEVEL the link has a threshold a chunk, and with LEVEL 2
-A is what goes on.
+of the memory, no memory goes on above CEILING, and queries read A alone; with LEVEL the link has a threshold a chunk, and
+with LEVEL 2 memories go on as A.
 
 Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of two that covers what there is.
 """
