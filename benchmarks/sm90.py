@@ -125,6 +125,9 @@ FORMED: dict[str, str] = {n: "*fp32" for n in ("pairs", "key_pairs", "d_pairs", 
 LINKED = {"reverse": ("states",), "writers": ("dq",)}
 """Arguments that kernels have under a link."""
 
+LEVELLED = {"reverse": ("level", "d_level")}
+"""Those that kernels have under a link with a threshold, if not the threshold alone."""
+
 
 def matrix(
     d: int,
@@ -195,6 +198,7 @@ def matrix(
         types |= {"states": "*fp32"} if link else {}
         given = tuple(n for n in BESIDE[name] if normed and not (bound and "vector" in n))
         given += MEETING.get(name, ()) * meet + (LINKED.get(name, ()) if link else ())
+        given += LEVELLED.get(name, ("level",)) if link and link.level else ()
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
         _, shared = _launches.shared_arguments(x, False, "scan")
@@ -231,7 +235,7 @@ def main() -> None:
 
     from miras.biases import L2, Dot, Huber
     from miras.kernels import residuals
-    from miras.retentions import Exponentiated, Logistic, Tanh
+    from miras.retentions import ElasticNet, Exponentiated, Logistic, Tanh
 
     print("triton", triton.__version__)
     found: list[Resources] = []
@@ -254,7 +258,14 @@ def main() -> None:
             print(row, flush=True)
             found.append(row)
     for d, (retention, slots, bound) in itertools.product(
-        arguments.dims, ((Logistic(), 0, True), (Tanh(), 1, False), (Exponentiated(), 1, True))
+        arguments.dims,
+        (
+            (Logistic(), 0, True),
+            (Tanh(), 1, False),
+            (Exponentiated(), 1, True),
+            (ElasticNet(), 1, False),
+            (ElasticNet("proximal"), 1, True),
+        ),
     ):
         for row in matrix(d, Huber(), slots, bound, False, retention=retention):
             print(row, flush=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from miras import AssociativeMemory, Memory, MirasSpec
+from miras.engine.weights import anchor_weights
 from miras.gates import Gate
 from miras.kernels import links, trust
 from miras.kernels.linked import KERNEL
@@ -24,6 +25,8 @@ from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, 
 
 LOW = {"name": "exponentiated", "limit": 0.05}
 """A limit that accumulators run into."""
+
+PROXIMAL = {"name": "elastic_net", "form": "proximal"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "logistic": (dict(retention="logistic"), dict(length=18, d_key=20)),
@@ -41,6 +44,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "codes of slots": (dict(architecture="slots", retention="tanh"), dict(length=16, d_key=20)),
     "odd chunks": (dict(retention="exponentiated", chunk_size=5, step_bound=1.0), dict(length=18, d_value=40)),
     "many chunks": (dict(retention=LOW, chunk_size=4, algorithm="gd"), dict(length=70, heads=1)),
+    "threshold": (dict(retention="elastic_net"), dict(length=21, d_value=20)),
+    "threshold, bounded": (dict(retention="elastic_net", bias="huber", step_bound=1.0), dict(length=24, d_key=20)),
+    "threshold, odd chunks": (dict(retention="elastic_net", chunk_size=5, algorithm="gd"), dict(length=18, d_value=40)),
+    "committed": (dict(retention=PROXIMAL, bias="huber"), dict(length=29, d_key=20, d_value=24)),
+    "committed, bounded": (dict(retention=PROXIMAL, step_bound=4.0, algorithm="gd"), dict(length=21, d_value=40)),
+    "committed, nesterov": (dict(retention=PROXIMAL, chunk_size=5, algorithm="nesterov"), dict(length=18, d_value=40)),
+    "committed, many chunks": (dict(retention=PROXIMAL, chunk_size=4), dict(length=70, heads=1)),
 }
 """Fields of a spec (a matrix with momentum, l2 and chunks of 8 otherwise, unbounded) and of a problem."""
 
@@ -51,7 +61,16 @@ def drawn(name: str, **other: Any) -> Problem:
     fields, sizes = CASES[name]
     basis = {"architecture": "matrix", "algorithm": "momentum", "chunk_size": 8, "read": "anchor", "step_bound": None}
     arguments: dict[str, Any] = {"d_key": 16, "d_value": 16, "batch": 1, "heads": 2} | sizes | other
-    return problem(MirasSpec.make(**basis | fields), **arguments)
+    return thresholded(problem(MirasSpec.make(**basis | fields), **arguments))
+
+
+def thresholded(p: Problem) -> Problem:
+    """With thresholds, if any, that some weights do not reach; those that do not accumulate are there from the start."""
+    scale = 50 if p.spec.step_bound is None else 5
+    gates, extra = {n: scale * x if n == "threshold" else x for n, x in p.gates.items()}, p.state.extra
+    if not p.spec.retention.accumulates_threshold:
+        extra = {n: x + 0.02 if n.startswith("threshold") else x for n, x in extra.items()}
+    return replace(p, gates=gates, state=p.state._replace(extra=extra))
 
 
 def is_reference(p: Problem) -> None:
@@ -72,11 +91,11 @@ def test_interpreted(name: str) -> None:
 @pytest.mark.parametrize("bound", [None, 1.0])
 @pytest.mark.parametrize("algorithm", ["gd", "momentum"])
 @pytest.mark.parametrize("bias", ["l2", "huber", "dot"])
-@pytest.mark.parametrize("retention", ["logistic", "tanh", "exponentiated"])
-def test_every_link_under_plain_rules(retention: str, bias: str, algorithm: str, bound: float | None) -> None:
+@pytest.mark.parametrize("retention", ["logistic", "tanh", "exponentiated", "elastic_net", PROXIMAL], ids=str)
+def test_every_link_under_plain_rules(retention: Any, bias: str, algorithm: str, bound: float | None) -> None:
     parts = dict(architecture="matrix", retention=retention, bias=bias, algorithm=algorithm)
     spec = MirasSpec.make(**parts, chunk_size=4, read="anchor", step_bound=bound)
-    is_reference(problem(spec, length=11, d_key=16, d_value=20, batch=1, heads=2))
+    is_reference(thresholded(problem(spec, length=11, d_key=16, d_value=20, batch=1, heads=2)))
 
 
 @pytest.mark.gpu
@@ -89,7 +108,9 @@ def test_on_device(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("d", [64, 128])
 @pytest.mark.parametrize("length", [320, 333])
-@pytest.mark.parametrize("name", ["logistic", "tanh, huber", "exponentiated", "logistic, bounded", "at the limit"])
+@pytest.mark.parametrize(
+    "name", ["logistic", "tanh, huber", "exponentiated", "logistic, bounded", "at the limit", "threshold", "committed"]
+)
 def test_tiles_on_device(name: str, length: int, d: int) -> None:
     """Real sizes at bfloat16, whole chunks or not, and the same bits twice."""
     p = drawn(name, d_key=d, d_value=d, length=length)
@@ -106,15 +127,35 @@ def test_limits_are_reached() -> None:
     assert (state.memory["w"] == p.spec.retention.limit).float().mean() > 0.1  # type: ignore[attr-defined]
 
 
-def test_split_and_masked() -> None:
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("threshold", "committed"))])
+def test_thresholds_are_reached(name: str) -> None:
+    """By some weights and not by others, or the cases would show one side only."""
+    p = drawn(name)
+    _, state = p.slice(0, 2 * p.spec.chunk_size).run("reference")
+    weights = anchor_weights(p.spec, AssociativeMemory(p.spec).shapes(p.q.shape[-1], p.v.shape[-1]), state)
+    assert 0.05 < (weights["w"] == 0).float().mean() < 0.95
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted, as the cases")
+@pytest.mark.parametrize("name", ["threshold", "committed"])
+def test_a_threshold_of_zero_has_no_kink(name: str) -> None:
+    """As after a commit: gradients go through weights of zero too."""
+    p = drawn(name)
+    is_reference(replace(p, state=p.state.map(torch.zeros_like)))
+
+
+@pytest.mark.parametrize("name", ["exponentiated", "threshold", "committed"])
+def test_split_and_masked(name: str) -> None:
     """A sequence cut inside a chunk, or with tokens left out."""
-    p = cast(drawn("exponentiated", length=21, batch=2), DTYPE, DEVICE)
+    p = cast(drawn(name, length=21, batch=2), DTYPE, DEVICE)
     y, state = p.run("kernel")
     head, after = p.slice(0, 11).run("kernel")
     tail, end = replace(p.slice(11, 21), state=after).run("kernel")
     close(torch.cat([head, tail], 1), y)
     close(end.memory["w"], state.memory["w"])
     close(end.slots["w"], state.slots["w"])
+    for n, x in state.extra.items():
+        close(end.extra[n], x)
     mask = torch.ones(2, 21, dtype=torch.bool, device=DEVICE)
     mask[0, :4] = mask[1, 9] = False
     masked, _ = replace(p, mask=mask).run("kernel")
@@ -123,8 +164,13 @@ def test_split_and_masked() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_compiled_without_a_graph_break() -> None:
-    compiles(cast(drawn("logistic, bounded", length=16), DTYPE, DEVICE), "q", "k", "v", "state/memory/w")
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    [("logistic, bounded", ()), ("threshold, bounded", ("gate.threshold",)), ("committed", ("gate.threshold",))],
+    ids=["logistic", "threshold", "committed"],
+)
+def test_compiled_without_a_graph_break(name: str, gates: tuple[str, ...]) -> None:
+    compiles(cast(drawn(name, length=16), DTYPE, DEVICE), "q", "k", "v", "state/memory/w", *gates)
 
 
 def softsign(**members: Any) -> Retention:
@@ -151,17 +197,46 @@ def softsign(**members: Any) -> Retention:
     return type("Softsign", (Softsign,), members)()
 
 
+def damped(accumulates: bool, **members: Any) -> Retention:
+    from tests import triton_softsign
+
+    @dataclass(frozen=True)
+    class Damped(Retention):
+        link_is_identity: ClassVar[bool] = False
+        accumulates_threshold: ClassVar[bool] = accumulates
+        triton_link: ClassVar[Any] = triton_softsign.damped
+        triton_link_vjp: ClassVar[Any] = triton_softsign.damped_vjp
+
+        @property
+        def gates(self) -> Mapping[str, Gate]:
+            return {"log_decay": Gate("log_sigmoid", init=0.99), "threshold": Gate("softplus", init=0.05)}
+
+        def link(self, memory: Tensor, context: Context) -> Tensor:
+            assert context.threshold is not None
+            return torch.where(context.threshold > 0, memory / (1 + context.threshold * memory.abs()), memory)
+
+    commit = {"commit": Damped.link} if accumulates else {}
+    return type("Damped", (Damped,), commit | members)()
+
+
+own = pytest.mark.parametrize(
+    "retention", [softsign(), damped(False), damped(True)], ids=["no threshold", "threshold", "committed"]
+)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a device the next runs")
 @pytest.mark.parametrize("bound", [None, 1.0])
-def test_a_retention_of_your_own(bound: float | None) -> None:
+@own
+def test_a_retention_of_your_own(retention: Retention, bound: float | None) -> None:
     """Two Triton functions and a retention runs in kernels, with the numbers PyTorch gives."""
-    spec = replace(drawn("tanh, huber").spec, retention=softsign(), step_bound=bound)
-    is_reference(problem(spec, length=21, d_key=16, d_value=20, batch=1, heads=2))
+    spec = replace(drawn("tanh, huber").spec, retention=retention, step_bound=bound)
+    is_reference(thresholded(problem(spec, length=21, d_key=16, d_value=20, batch=1, heads=2)))
 
 
 @pytest.mark.gpu
-def test_a_retention_of_your_own_on_device() -> None:
-    spec = replace(drawn("tanh, huber").spec, retention=softsign())
+@own
+def test_a_retention_of_your_own_on_device(retention: Retention) -> None:
+    spec = replace(drawn("tanh, huber").spec, retention=retention)
     agrees(problem(spec, length=21, d_key=16, d_value=16, batch=1, heads=2), torch.bfloat16, "cuda")
 
 
@@ -188,7 +263,7 @@ def test_a_miscompiled_kernel_is_found_out() -> None:
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     (dict(retention="l2"), "retention 'l2' has no link"),
     (dict(retention="kl"), "retention 'kl' has no triton_link"),
-    (dict(retention="elastic_net"), "retention 'elastic_net' has no triton_link"),
+    (dict(retention={"name": "elastic_net", "smooth": True}), "is smooth, by an arc tangent"),
     (dict(read="after"), "reads every token through a link of its own; read='anchor' takes one a chunk"),
     (dict(anchor_lag=1), "anchor_lag is not 0"),
     (dict(retention={"name": "tanh", "per": "key"}), "a gate per channel"),
@@ -197,7 +272,9 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     (dict(retention=softsign(triton_link_vjp=None)), "has a triton_link without a triton_link_vjp"),
     (dict(retention=softsign(commit=lambda self, a, context: a)), "changes accumulators at the end of a chunk"),
     (dict(retention=softsign(slope=lambda self, a, context: None)), "has a slope"),
-    (dict(retention=softsign(gates={"threshold": Gate("softplus", init=1.0)})), "has a gate beside its decay"),
+    (dict(retention=softsign(gates={"width": Gate("softplus", init=1.0)})), "has a gate beside decay and threshold"),
+    (dict(retention=damped(True, commit=Retention.commit)), "accumulates a threshold that no commit applies"),
+    (dict(retention=damped(False, commit=lambda self, a, context: a)), "changes accumulators at the end of a chunk"),
 )
 
 

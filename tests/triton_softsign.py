@@ -12,3 +12,14 @@ def link(a, constants):
 @triton.jit
 def vjp(a, d, constants):
     return constants[0] * d / ((1 + tl.abs(a)) * (1 + tl.abs(a)))
+
+
+@triton.jit
+def damped(a, threshold, constants):
+    return a / (1 + tl.maximum(threshold, 0.0) * tl.abs(a))
+
+
+@triton.jit
+def damped_vjp(a, threshold, d, constants):
+    s = 1 + tl.maximum(threshold, 0.0) * tl.abs(a)
+    return d / (s * s), tl.where(threshold > 0, -d * a * tl.abs(a) / (s * s), 0.0)

@@ -250,6 +250,7 @@ class Reversed(NamedTuple):
     lr: Tensor
     inverse: Tensor
     start: Tensor
+    level: Tensor | None  # a part from every block of value channels, in the last dimension
 
 
 def reverse(
@@ -262,13 +263,16 @@ def reverse(
     token = call.lr.shape
     gates = (blocks, *token) if kind == 1 else (1, *token, x.O) if kind == 2 else (1, 0)
     d_gate, d_lr, d_inverse = (call.lr.new_empty(n) for n in (gates, *[token if bound else (0,)] * 2))
-    out = Reversed(call.v.new_empty(call.v.shape), d_gate, d_lr, d_inverse, d_end.new_empty(d_end.shape))
+    levels = {"d_level": call.lr.new_empty(x.B, x.H, x.m, blocks)} if more.get("LEVEL") else {}
+    d_v, d_start = call.v.new_empty(call.v.shape), d_end.new_empty(d_end.shape)
+    out = Reversed(d_v, d_gate, d_lr, d_inverse, d_start, levels.get("d_level"))
     launch(
         _reverse.reverse, x.programs * blocks, *call.scanned, solved,
         scratch.errors, scratch.predictions, scratch.rates, d_o, d_end.contiguous(), scratch.d_states,
         scratch.d_predictions, out.v, out.gate, out.lr, out.inverse, scratch.d_norms, out.start,
         *strides(call.q, call.k, call.v, d_o, call.gate), *call.sizes(), x.programs * x.T,
-        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **call.form, **shared, **more,
+        LIMIT=LIMIT if bound else 0.0, VJP=found.vjp, CONSTANTS=found.constants, **flags, **call.form, **shared,
+        **levels, **more,
     )  # fmt: skip
     return out._replace(gate=d_gate.sum(0) if len(d_gate) > 1 else d_gate[0])
 

@@ -35,6 +35,7 @@ def _linked(
     gate: Tensor | None,
     into: Tensor,
     mix: Tensor,
+    level: Tensor | None,
     start: Tensor,
     bias: str,
     link: str,
@@ -43,6 +44,7 @@ def _linked(
     """As `miras.kernels._ops.matrix`, of whole tiles.
 
     Args:
+        level: the threshold of the link at the start of every tile, ``[B, H, m]``.
         start: memory and slots, ``[B, H, J, I, O]``; the memory is an accumulator.
         link: key from `miras.kernels.links.key`.
 
@@ -50,11 +52,11 @@ def _linked(
         Outputs ``[B, H, T, O]``, the stack at the end, its memory not committed yet, and stored states.
     """
     call, more = _call(q, k, v, lr, inverse, gate, into, mix), links.recall(link).forward
-    return launches.forward(call, call.q, start, residuals.recall(bias), keep, **more)
+    return launches.forward(call, call.q, start, residuals.recall(bias), keep, level=level, **more)
 
 
 def _blank(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, start, _, _, keep = arguments
+    *tensors, _, start, _, _, keep = arguments
     x = _call(*tensors).tiles
     return (
         tensors[0].new_empty(x.B, x.T, x.H, x.O).transpose(1, 2),
@@ -72,6 +74,7 @@ def _linked_backward(
     gate: Tensor | None,
     into: Tensor,
     mix: Tensor,
+    level: Tensor | None,
     stored: Tensor,
     d_o: Tensor,
     d_end: Tensor,
@@ -81,8 +84,9 @@ def _linked_backward(
     """Gradients of the tensor arguments of `linked` in their order; an empty tensor for one that is None."""
     call, found = _call(q, k, v, lr, inverse, gate, into, mix), links.recall(link)
     residual, d_o, x = residuals.recall(bias), rowed(d_o), call.tiles
-    scratch = launches.again(call, call.q, stored, residual, **found.forward)
-    back = launches.reverse(call, call.q, scratch, d_o, d_end, residual, states=scratch.states, **found.backward)
+    forward, backward = ({"level": level, **more} for more in (found.forward, found.backward))
+    scratch = launches.again(call, call.q, stored, residual, **forward)
+    back = launches.reverse(call, call.q, scratch, d_o, d_end, residual, states=scratch.states, **backward)
     bound = inverse is not None
     d_q, d_k, d_rate, d_into, d_mix = (
         call_like.new_empty(call_like.shape) for call_like in (call.q, call.k, lr, into, mix)
@@ -92,13 +96,14 @@ def _linked_backward(
         _pull.writers, x.programs * x.m, call.q, call.k, scratch.rates if bound else lr, None, into, None,
         scratch.states, scratch.errors, d_o, scratch.d_states, scratch.d_predictions, scratch.d_norms,
         d_k, d_rate, d_into, d_mix, *launches.strides(call.q, call.k, d_o), *call.sizes(),
-        BOUND=bound, SOLVE=False, dq=d_q, **found.forward, **shared,
+        BOUND=bound, SOLVE=False, dq=d_q, **forward, **shared,
     )  # fmt: skip
-    return [d_q, d_k, back.v, back.lr if bound else d_rate, back.inverse, back.gate, d_into, d_mix, back.start]
+    d_level = lr.new_empty(0) if back.level is None else back.level.sum(-1)
+    return [d_q, d_k, back.v, back.lr if bound else d_rate, back.inverse, back.gate, d_into, d_mix, d_level, back.start]
 
 
 def _blank_gradients(*arguments: Any) -> list[Tensor]:
-    tensors, d_end = arguments[:8], arguments[10]
+    tensors, d_end = arguments[:9], arguments[11]
     return [arguments[3].new_empty(0) if t is None else t.new_empty(t.shape) for t in (*tensors, d_end)]
 
 
@@ -106,7 +111,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     *tensors, _, bias, link, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
     ctx.rest = bias, link
-    ctx.present = [t is not None for t in inputs[:9]]
+    ctx.present = [t is not None for t in inputs[:10]]
 
 
 def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

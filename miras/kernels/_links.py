@@ -1,6 +1,8 @@
 """Triton: elementwise links of the built-in retentions, and what a kernel does to accumulators around them.
 
 A link is two functions, ``(a, constants) -> w`` and ``(a, d_w, constants) -> d_a``; see `miras.retentions.Retention.triton_link`.
+With a threshold, one number a chunk, they are ``(a, threshold, constants) -> w`` and
+``(a, threshold, d_w, constants) -> (d_a, d_threshold)``: LEVEL is 1, or 2 where memories commit through their link.
 """
 
 import triton
@@ -12,19 +14,38 @@ from miras.kernels._biases import tanh as hyperbolic
 @triton.jit
 def committed(stack, n, CEILING: tl.constexpr, J: tl.constexpr):
     """The stack with which tile n starts, from what the one before left: memories above the ceiling commit to it."""
-    new = (tl.where(n > 0, tl.minimum(stack[0], CEILING), stack[0]),)
+    return replaced(stack, tl.where(n > 0, tl.minimum(stack[0], CEILING), stack[0]), J)
+
+
+@triton.jit
+def replaced(stack, memory, J: tl.constexpr):
+    """The stack with another memory."""
+    new = (memory,)
     for j in tl.static_range(1, J):
         new = new + (stack[j],)
     return new
 
 
 @triton.jit
-def weights(a, keep_i, keep_v, LINK: tl.constexpr, CONSTANTS: tl.constexpr, FULL: tl.constexpr):
+def weights(
+    a, keep_i, keep_v, level, at, LINK: tl.constexpr, CONSTANTS: tl.constexpr, LEVEL: tl.constexpr, FULL: tl.constexpr
+):
     """The link of an accumulator; zero outside of the head, where a link of zero may be anything."""
-    w = LINK(a, CONSTANTS)
+    if LEVEL > 0:
+        w = LINK(a, tl.load(level + at), CONSTANTS)
+    else:
+        w = LINK(a, CONSTANTS)
     if not FULL:
         w = tl.where(keep_i[:, None] & keep_v[None, :], w, 0.0)
     return w
+
+
+@triton.jit
+def weights_vjp(a, d_w, level, d_level, LINK_VJP: tl.constexpr, CONSTANTS: tl.constexpr):
+    """The gradient of an accumulator under a link with a threshold, whose own gradient is stored."""
+    d_a, d_threshold = LINK_VJP(a, tl.load(level), d_w, CONSTANTS)
+    tl.store(d_level, tl.sum(tl.sum(d_threshold, 1), 0))
+    return d_a
 
 
 @triton.jit
@@ -58,3 +79,17 @@ def exponentiated(a, c):
 @triton.jit
 def exponentiated_vjp(a, d, c):
     return tl.where(a > c[0], 0.0, d * tl.exp(tl.minimum(a, c[0])))
+
+
+@triton.jit
+def soft_threshold(a, threshold, c):
+    """What is left of ``a`` without its part within the threshold; below zero there is none."""
+    t = tl.maximum(threshold, 0.0)
+    return a - tl.minimum(tl.maximum(a, -t), t)
+
+
+@triton.jit
+def soft_threshold_vjp(a, threshold, d, c):
+    """At a threshold of zero that of the identity, where ``a`` is zero too."""
+    d = tl.where(tl.abs(a) > tl.where(threshold > 0, threshold, -1.0), d, 0.0)
+    return d, tl.where(threshold > 0, tl.where(a > 0, -d, d), 0.0)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from miras.kernels._blocks import inverted
 from miras.kernels._formed import formed, store_gradients
-from miras.kernels._links import committed, weights
+from miras.kernels._links import committed, replaced, weights
 from miras.kernels._scan import load_stack, load_tile, load_transposed, product, store_tile
 
 
@@ -108,6 +108,7 @@ def writers(
     vector_states=None, d_vector_states=None, VECTOR: tl.constexpr = False, FORM: tl.constexpr = 0,
     dv=None, SHIFTED: tl.constexpr = False,
     dq=None, LINK: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
+    level=None, LEVEL: tl.constexpr = 0,
 ):  # fmt: skip
     """Gradients of keys as what is written and (without SOLVE) of what the anchor predicts from them, of into, mix and rate.
 
@@ -146,7 +147,10 @@ def writers(
         elif LINK is not None:
             if CEILING is not None:
                 before = committed(before, n, CEILING, J)
-            W = weights(before[0], keep_i, keep_v, LINK, LINK_CONSTANTS, FULL).to(DT)
+            linked = weights(before[0], keep_i, keep_v, level, at, LINK, LINK_CONSTANTS, LEVEL, FULL)
+            if LEVEL == 2:
+                before = replaced(before, linked, J)
+            W = linked.to(DT)
             dK = tl.dot(P, tl.trans(W), dK, input_precision=PRECISION)
             dQ = tl.dot(Y, tl.trans(W), dQ, input_precision=PRECISION)
         else:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
-from miras.kernels._links import committed
+from miras.kernels._links import committed, weights_vjp
 from miras.kernels._mlp_meetings import enter
 from miras.kernels._mlp_parts import error, error_vjp
 from miras.kernels._scan import (
@@ -34,6 +34,7 @@ def reverse(
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
     SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
     states=None, LINK_VJP: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
+    level=None, d_level=None, LEVEL: tl.constexpr = 0,
 ):  # fmt: skip
     """Gradients of the state from the last chunk to the first, and of the errors on the way."""
     if MEET:
@@ -150,17 +151,24 @@ def reverse(
             elif j == 0:
                 W += product(KT, dP.to(DT), PRECISION)
             if LINK_VJP is not None and j == 0:
-                raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
-                begun = (raw,)
-                if CEILING is not None:
-                    begun = committed(begun, n, CEILING, 1)
-                W = LINK_VJP(begun[0], W, LINK_CONSTANTS)
+                if LEVEL < 2:
+                    raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
+                if LEVEL == 1:
+                    W = weights_vjp(raw, W, level + at, d_level + at * NV + j0, LINK_VJP, LINK_CONSTANTS)
+                elif LEVEL == 0:
+                    begun = (raw,)
+                    if CEILING is not None:
+                        begun = committed(begun, n, CEILING, 1)
+                    W = LINK_VJP(begun[0], W, LINK_CONSTANTS)
             for a in tl.static_range(J):
                 W += tl.load(mix + (at * J + a) * J + j) * stack[a]
             if LIMIT > 0:
                 W = tl.minimum(tl.maximum(W, -LIMIT), LIMIT)
             if CEILING is not None and j == 0:
                 W = tl.where((n > 0) & (raw > CEILING), 0.0, W)
+            if LEVEL == 2 and j == 0:  # what was read went on
+                raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
+                W = weights_vjp(raw, W, level + at, d_level + at * NV + j0, LINK_VJP, LINK_CONSTANTS)
             new = new + (W,)
         stack = new
     store_stack(d_start + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)

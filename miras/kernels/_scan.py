@@ -10,7 +10,8 @@ State before a chunk is a stack of J = 1 + K matrices: the memory and the slots 
 
 A vector beside the matrix (VECTOR) is one more row of it, whose key and query are one: scores grow by one. With NORM, its eps,
 ``residual`` takes the layer norm of p, and d is pulled through it; then a block holds all value channels. With LINK, A is the link
-of the memory, no memory goes on above CEILING, and queries read A alone.
+of the memory, no memory goes on above CEILING, and queries read A alone; with LEVEL the link has a threshold a chunk, and
+with LEVEL 2 memories go on as A.
 
 Shapes: BC chunk, BI key channels, BV a block of value channels, each a power of two that covers what there is.
 """
@@ -19,7 +20,7 @@ import triton
 import triton.language as tl
 
 from miras.kernels._formed import formed
-from miras.kernels._links import committed, weights
+from miras.kernels._links import committed, replaced, weights
 from miras.kernels._mlp_meetings import add_up, arrive, enter, wait
 from miras.kernels._mlp_parts import error
 
@@ -136,6 +137,7 @@ def scan(
     VECTOR: tl.constexpr = False, NORM: tl.constexpr = 0.0, LAST: tl.constexpr = False, FORM: tl.constexpr = 0,
     SHIFTED: tl.constexpr = False, squares=None, tickets=None, told=None, MEET: tl.constexpr = False,
     LINK: tl.constexpr = None, LINK_CONSTANTS: tl.constexpr = None, CEILING: tl.constexpr = None,
+    level=None, LEVEL: tl.constexpr = 0,
 ):  # fmt: skip
     """Forward over STRETCHES of COUNT tiles. READ writes outputs and the end, CHECK the stack before every stretch.
 
@@ -185,7 +187,10 @@ def scan(
             if CEILING is not None:
                 begun = committed(stack, n, CEILING, J)
             if LINK is not None:
-                A = weights(begun[0], keep_i, keep_v, LINK, LINK_CONSTANTS, FULL).to(DT)
+                linked = weights(begun[0], keep_i, keep_v, level, at, LINK, LINK_CONSTANTS, LEVEL, FULL)
+                A = linked.to(DT)
+                if LEVEL == 2:
+                    begun = replaced(begun, linked, J)
             else:
                 A = stack[0].to(DT)
             P = product(K, A, PRECISION)

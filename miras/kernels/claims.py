@@ -34,7 +34,7 @@ def _linear(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"algorithm {algorithm.name!r} keeps {algorithm.slots} slots; there is room for 3"
     if algorithm.state(1, torch.zeros(1, 1)):
         return f"algorithm {algorithm.name!r} keeps a second moment"
-    if any(spec.gates[g].per != "head" for g in ("lr", "log_decay") if g in spec.gates):
+    if any(spec.gates[g].per != "head" for g in ("lr", "log_decay", "threshold") if g in spec.gates):
         return "a gate per channel"
     (rows, columns) = next(iter(shapes.values())).shape
     if (1 + algorithm.slots) * rows * (columns if _whole_rows(spec) else 64) > ROOM:

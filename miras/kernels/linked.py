@@ -1,15 +1,16 @@
 """Memories of one matrix that is an elementwise link of what accumulates, formed at chunk boundaries, where queries read too.
 
-Shapes: B batch, H heads, T tokens, J = 1 + K memory and slots, I and O key and value channels.
+Shapes: B batch, H heads, T tokens in m chunks of C, J = 1 + K memory and slots, I and O key and value channels.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from miras.engine.problem import Inputs
-from miras.engine.weights import Shapes, context, limited
+from miras.engine.weights import Shapes, advance, limited
 from miras.kernels import claims, links, matrix
 from miras.kernels.table import Kernel, in_pytorch
 from miras.spec import MirasSpec
@@ -34,13 +35,24 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         start = limited(start)
     vectors = given.q, given.k, given.v, given.lr, given.inverse, given.gate
     how = given.bias, links.key(spec.retention), torch.is_grad_enabled()
-    y, end, _ = _linked.linked(*vectors, given.into, given.mix, start.contiguous(), *how)
-    state = matrix.unstacked(shapes, state, end)
-    memory = {
-        n: spec.retention.commit(a, context(n, shapes[n], state.memory, state.extra, None, tokens=False))
-        for n, a in state.memory.items()
-    }
-    return y, state._replace(memory=memory, anchor=memory)
+    level = None
+    if "threshold" in x.token:
+        ends = _thresholds(spec, state, x)
+        level = torch.cat([state.extra["threshold_anchor"][..., None], ends[..., :-1]], -1)
+        state = state._replace(extra=state.extra | {"threshold": ends[..., -1]})
+    y, end, _ = _linked.linked(*vectors, given.into, given.mix, level, start.contiguous(), *how)
+    return y, advance(spec, shapes, matrix.unstacked(shapes, state, end), spec.chunk_size)
+
+
+def _thresholds(spec: MirasSpec, state: MemoryState, x: Inputs) -> Tensor:
+    """The threshold at the end of every chunk, ``[B, H, m]``, see `miras.engine.segment.Segment.thresholds`."""
+    thresholds = x.token["threshold"].unflatten(2, (-1, spec.chunk_size))
+    if not spec.retention.accumulates_threshold:
+        return thresholds[..., -1]
+    # sums from the end, since of two large ones the difference would be little but rounding
+    decay = x.token["log_decay"].unflatten(2, (-1, spec.chunk_size)).flip(-1).cumsum(-1).flip(-1)
+    carried = F.pad(state.extra["threshold"][..., None], (0, thresholds.shape[2] - 1))  # zero, but it has a gradient
+    return decay[..., 0].exp() * carried + (F.pad(decay[..., 1:], (0, 1)).exp() * thresholds).sum(-1)
 
 
 KERNEL = Kernel("matrix with a link", supports, matrix.fits, run, in_pytorch)

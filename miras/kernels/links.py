@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from miras.kernels.residuals import kinds
-from miras.retentions import Exponentiated, Logistic, Retention, Tanh
+from miras.retentions import ElasticNet, Exponentiated, Logistic, Retention, Tanh
 
 
 class Link(NamedTuple):
@@ -19,24 +19,35 @@ class Link(NamedTuple):
     vjp: Any  # @triton.jit (a, d_w, constants) -> gradient of a
     constants: tuple[float, ...]
     ceiling: float | None  # where memories stop at the end of a chunk
+    level: int  # see `level`; with a threshold both functions take it after a, and the second gives its gradient too
 
     @property
     def forward(self) -> dict[str, Any]:
         """Arguments of kernels that form weights."""
-        return {"LINK": self.link, "LINK_CONSTANTS": self.constants, "CEILING": self.ceiling}
+        return {"LINK": self.link, **self._both}
 
     @property
     def backward(self) -> dict[str, Any]:
         """Arguments of the kernel through which gradients of weights go."""
-        return {"LINK_VJP": self.vjp, "LINK_CONSTANTS": self.constants, "CEILING": self.ceiling}
+        return {"LINK_VJP": self.vjp, **self._both}
+
+    @property
+    def _both(self) -> dict[str, Any]:
+        return {"LINK_CONSTANTS": self.constants, "CEILING": self.ceiling, "LEVEL": self.level}
 
 
 BUILT_IN: dict[type[Retention], tuple[str, Callable[[Any], tuple[float, ...]]]] = {
     Logistic: ("logistic", lambda _: ()),
     Tanh: ("tanh", lambda _: ()),
     Exponentiated: ("exponentiated", lambda r: (r.limit,)),
+    ElasticNet: ("soft_threshold", lambda _: ()),
 }
 """The name of the Triton function, and the constants of a retention."""
+
+
+def level(retention: Retention) -> int:
+    """Whether the link has a threshold (1), and accumulators commit through it (2), as kernels number it."""
+    return 1 + retention.accumulates_threshold if "threshold" in retention.gates else 0
 
 
 def supported(retention: Retention) -> str | None:
@@ -46,14 +57,19 @@ def supported(retention: Retention) -> str | None:
         return f"retention {retention.name!r} has no link"
     if not own and type(retention) not in BUILT_IN:
         return f"retention {retention.name!r} has no triton_link"
+    if not own and isinstance(retention, ElasticNet) and retention.smooth:
+        return f"retention {retention.name!r} is smooth, by an arc tangent, which Triton's interpreter does not have"
     if own and retention.triton_link_vjp is None:
         return f"retention {retention.name!r} has a triton_link without a triton_link_vjp"
-    if own and (type(retention).commit is not Retention.commit or retention.pulls):
+    commits, accumulates = type(retention).commit is not Retention.commit, level(retention) == 2
+    if own and ((commits and not accumulates) or retention.pulls):
         return f"retention {retention.name!r} changes accumulators at the end of a chunk, or updates"
+    if own and accumulates and not commits:
+        return f"retention {retention.name!r} accumulates a threshold that no commit applies"
     if own and type(retention).slope is not Retention.slope:
         return f"retention {retention.name!r} has a slope, which kernels do not take into bounds of steps"
-    if own and not set(retention.gates) <= {"log_decay"}:
-        return f"retention {retention.name!r} has a gate beside its decay, which a link in a kernel does not see"
+    if own and not set(retention.gates) <= {"log_decay", "threshold"}:
+        return f"retention {retention.name!r} has a gate beside decay and threshold, which links in kernels do not see"
     return None
 
 
@@ -62,17 +78,17 @@ def key(retention: Retention) -> str:
     numbers = (
         retention.triton_constants if retention.triton_link is not None else BUILT_IN[type(retention)][1](retention)
     )
-    return " ".join([retention.triton_key, *[f"{number!r}" for number in numbers]])
+    return " ".join([retention.triton_key, *[f"{number!r}" for number in (level(retention), *numbers)]])
 
 
 def recall(key: str) -> Link:
     """The Triton functions behind a key."""
     from miras.kernels import _links
 
-    where, *numbers = key.split(" ")
+    where, threshold, *numbers = key.split(" ")
     constants = tuple(float(number) for number in numbers)
     retention = next(kind for kind in reversed(kinds(Retention)) if kind.triton_key == where)
     if retention.triton_link is not None:
-        return Link(retention.triton_link, retention.triton_link_vjp, constants, None)
+        return Link(retention.triton_link, retention.triton_link_vjp, constants, None, int(threshold))
     name, ceiling = BUILT_IN[retention][0], constants[0] if retention is Exponentiated else None
-    return Link(getattr(_links, name), getattr(_links, f"{name}_vjp"), constants, ceiling)
+    return Link(getattr(_links, name), getattr(_links, f"{name}_vjp"), constants, ceiling, int(threshold))

@@ -54,10 +54,16 @@ class Retention(Component, ABC):
     triton_link: ClassVar[Any] = None
     """An elementwise link for kernels, ``@triton.jit (a, constants) -> w``, tiles of a matrix in float32.
 
-    ``constants`` is `triton_constants`. None runs in PyTorch.
+    ``constants`` is `triton_constants`. With a ``threshold`` gate it is ``(a, threshold, constants) -> w``, one number for
+    the tile. Where thresholds accumulate, `commit` is taken for this link, which at a threshold of zero is the identity,
+    in its gradients too. None runs in PyTorch.
     """
     triton_link_vjp: ClassVar[Any] = None
-    """Its pull-back, ``@triton.jit (a, d_w, constants) -> d_a``, a tile like ``a``."""
+    """Its pull-back, ``@triton.jit (a, d_w, constants) -> d_a``, a tile like ``a``.
+
+    With a ``threshold`` gate, ``(a, threshold, d_w, constants) -> (d_a, d_threshold)``, two such tiles; the second is
+    added up.
+    """
     triton_key: ClassVar[str]
     """Where the class is defined: what stands for it in the arguments of operators, in other processes too."""
 
