@@ -26,6 +26,7 @@ from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, 
 LOW = {"name": "exponentiated", "limit": 0.05}
 """A limit that accumulators run into."""
 
+SMOOTH = {"name": "elastic_net", "smooth": True}
 PROXIMAL = {"name": "elastic_net", "form": "proximal"}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -47,6 +48,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "threshold": (dict(retention="elastic_net"), dict(length=21, d_value=20)),
     "threshold, bounded": (dict(retention="elastic_net", bias="huber", step_bound=1.0), dict(length=24, d_key=20)),
     "threshold, odd chunks": (dict(retention="elastic_net", chunk_size=5, algorithm="gd"), dict(length=18, d_value=40)),
+    "threshold, smooth": (dict(retention=SMOOTH, bias="huber"), dict(length=21, d_value=20)),
+    "committed, smooth": (dict(retention=SMOOTH | PROXIMAL, step_bound=1.0), dict(length=21, d_key=20)),
     "committed": (dict(retention=PROXIMAL, bias="huber"), dict(length=29, d_key=20, d_value=24)),
     "committed, bounded": (dict(retention=PROXIMAL, step_bound=4.0, algorithm="gd"), dict(length=21, d_value=40)),
     "committed, nesterov": (dict(retention=PROXIMAL, chunk_size=5, algorithm="nesterov"), dict(length=18, d_value=40)),
@@ -127,7 +130,7 @@ def test_limits_are_reached() -> None:
     assert (state.memory["w"] == p.spec.retention.limit).float().mean() > 0.1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("threshold", "committed"))])
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("threshold", "committed")) and "smooth" not in n])
 def test_thresholds_are_reached(name: str) -> None:
     """By some weights and not by others, or the cases would show one side only."""
     p = drawn(name)
@@ -137,7 +140,7 @@ def test_thresholds_are_reached(name: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted, as the cases")
-@pytest.mark.parametrize("name", ["threshold", "committed"])
+@pytest.mark.parametrize("name", ["threshold", "committed", "committed, smooth"])
 def test_a_threshold_of_zero_has_no_kink(name: str) -> None:
     """As after a commit: gradients go through weights of zero too."""
     p = drawn(name)
@@ -263,7 +266,6 @@ def test_a_miscompiled_kernel_is_found_out() -> None:
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     (dict(retention="l2"), "retention 'l2' has no link"),
     (dict(retention="kl"), "retention 'kl' has no triton_link"),
-    (dict(retention={"name": "elastic_net", "smooth": True}), "is smooth, by an arc tangent"),
     (dict(read="after"), "reads every token through a link of its own; read='anchor' takes one a chunk"),
     (dict(anchor_lag=1), "anchor_lag is not 0"),
     (dict(retention={"name": "tanh", "per": "key"}), "a gate per channel"),

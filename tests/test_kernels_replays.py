@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+import zoo
 from miras import AssociativeMemory, Memory, MirasSpec
 from miras.kernels import replays, trust
 from miras.kernels.table import Dims
@@ -36,6 +37,7 @@ MATRIX: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "huber, bounded": (dict(algorithm=window(4, "momentum"), bias="huber", step_bound=1.0), dict(length=21, d_key=20)),
     "huber per channel": (dict(bias={"name": "huber", "per": "value"}), dict(length=16, d_value=20)),
     "no prediction": (dict(bias="dot", retention="none"), dict(length=19)),
+    "no prediction, many chunks": (dict(bias="dot", algorithm=window(21), chunk_size=7), dict(length=73)),
     "read before the write": (dict(read="previous", algorithm=window(4, "nesterov")), dict(length=16)),
     "longer than a chunk": (dict(algorithm=window(12)), dict(length=24)),
     "odd chunks": (dict(algorithm=window(7), chunk_size=5), dict(length=18, d_value=40)),
@@ -139,7 +141,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     (dict(algorithm="momentum"), "matrix, replayed: algorithm 'momentum' replays no pairs"),
     (dict(algorithm=window(1)), "matrix, replayed: algorithm 'omega' replays no pairs"),
     (dict(chunk_size=62), "matrix, replayed: chunk_size 62 and the 3 pairs before a chunk are over 64"),
-    (dict(chunk_size=1), "matrix, replayed: chunk_size 1 leaves nothing to do in parallel"),
+    (
+        dict(chunk_size=1),
+        "matrix, replayed: tiles of 1 tokens, with the 3 pairs before them, leave nothing to do in parallel",
+    ),
     (dict(algorithm=window(4, "muon")), "matrix, replayed: algorithm 'muon' is not a linear filter"),
     (dict(algorithm=window(4, "dgd")), "matrix, replayed: algorithm 'dgd' in a window changes errors"),
     (dict(retention={"name": "l2", "per": "key"}), "matrix, replayed: a gate per channel"),
@@ -154,6 +159,13 @@ def test_who_is_refused_and_why(fields: dict[str, Any], reason: str) -> None:
     kernels = {k.name: k for k in (replays.MATRIX, replays.PERCEPTRON)}
     name, wanted = reason.split(": ", 1)
     assert (kernels[name].supports(spec, shapes, 1) or "").startswith(wanted)
+
+
+def test_the_one_of_the_zoo() -> None:
+    """Whose chunk and window are over a tile, which does not matter to it."""
+    spec = zoo.spec("swla")
+    assert spec.chunk_size + spec.algorithm.window - 1 > 64
+    assert replays.one_matrix(spec, AssociativeMemory(spec).shapes(64, 64), 1) is None
 
 
 def test_it_says_which_kernel_runs() -> None:

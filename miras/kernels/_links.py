@@ -83,13 +83,50 @@ def exponentiated_vjp(a, d, c):
 
 @triton.jit
 def soft_threshold(a, threshold, c):
-    """What is left of ``a`` without its part within the threshold; below zero there is none."""
-    t = tl.maximum(threshold, 0.0)
-    return a - tl.minimum(tl.maximum(a, -t), t)
+    """``c = (whether it is smooth,)``; what is within the threshold is gone, and below zero there is none."""
+    if c[0]:
+        w = smooth_threshold(a, threshold)
+    else:
+        t = tl.maximum(threshold, 0.0)
+        w = a - tl.minimum(tl.maximum(a, -t), t)
+    return w
 
 
 @triton.jit
 def soft_threshold_vjp(a, threshold, d, c):
     """At a threshold of zero that of the identity, where ``a`` is zero too."""
-    d = tl.where(tl.abs(a) > tl.where(threshold > 0, threshold, -1.0), d, 0.0)
-    return d, tl.where(threshold > 0, tl.where(a > 0, -d, d), 0.0)
+    if c[0]:
+        d_a, d_threshold = smooth_threshold_vjp(a, threshold, d)
+    else:
+        d_a = tl.where(tl.abs(a) > tl.where(threshold > 0, threshold, -1.0), d, 0.0)
+        d_threshold = tl.where(threshold > 0, tl.where(a > 0, -d_a, d_a), 0.0)
+    return d_a, d_threshold
+
+
+@triton.jit
+def arc_tangent(x):
+    """To 1e-7: a polynomial up to tan(pi/8), to which larger numbers are taken back."""
+    y = tl.abs(x)
+    far, middle = y > 2.41421356, y > 0.41421356
+    z = tl.where(far, -1.0 / tl.maximum(y, 1.0), tl.where(middle, (y - 1.0) / (y + 1.0), y))
+    s = z * z
+    p = -0.333333318 + s * (0.199995502 + s * (-0.142642344 + s * (0.10746313 - 0.0645941405 * s)))
+    y = tl.where(far, 1.57079633, tl.where(middle, 0.785398163, 0.0)) + (z + z * s * p)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def smooth_threshold(a, threshold):
+    """``2/pi |a| atan(a / threshold)``, and the accumulator itself where there is no threshold."""
+    t = tl.maximum(threshold, 1e-12)
+    return tl.where(threshold > 0, 0.636619772 * tl.abs(a) * arc_tangent(a / t), a)
+
+
+@triton.jit
+def smooth_threshold_vjp(a, threshold, d):
+    t = tl.maximum(threshold, 1e-12)
+    r = a / t
+    steep = r / (1.0 + r * r)
+    d_a = 0.636619772 * (tl.where(a < 0, -1.0, 1.0) * arc_tangent(r) + tl.where(a < 0, -steep, steep))
+    d_t = tl.where(threshold > 1e-12, -0.636619772 * tl.abs(r) * steep, 0.0)
+    return tl.where(threshold > 0, d * d_a, d), d * d_t

@@ -40,7 +40,7 @@ BUILT_IN: dict[type[Retention], tuple[str, Callable[[Any], tuple[float, ...]]]] 
     Logistic: ("logistic", lambda _: ()),
     Tanh: ("tanh", lambda _: ()),
     Exponentiated: ("exponentiated", lambda r: (r.limit,)),
-    ElasticNet: ("soft_threshold", lambda _: ()),
+    ElasticNet: ("soft_threshold", lambda r: (float(r.smooth),)),
 }
 """The name of the Triton function, and the constants of a retention."""
 
@@ -57,8 +57,6 @@ def supported(retention: Retention) -> str | None:
         return f"retention {retention.name!r} has no link"
     if not own and type(retention) not in BUILT_IN:
         return f"retention {retention.name!r} has no triton_link"
-    if not own and isinstance(retention, ElasticNet) and retention.smooth:
-        return f"retention {retention.name!r} is smooth, by an arc tangent, which Triton's interpreter does not have"
     if own and retention.triton_link_vjp is None:
         return f"retention {retention.name!r} has a triton_link without a triton_link_vjp"
     commits, accumulates = type(retention).commit is not Retention.commit, level(retention) == 2

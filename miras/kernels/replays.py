@@ -1,10 +1,8 @@
 """Windows of pairs that are learned again at every anchor (`omega`), by the kernels of one gradient a token.
 
 A chunk of C tokens takes C + c - 1 gradients at its anchor, those of the pairs before it first. It goes to the kernels as a tile of as
-many tokens, and to the next power of two; the pairs before it have no queries, and all that the window does to gradients is in the
-coefficients of the tile, which PyTorch forms.
-
-Shapes: B batch, H heads, T tokens, m tiles of ``room`` pairs for C tokens, P = C + c - 1 pairs that count, J = 1 + K memory and slots.
+many tokens, filled up to the next power of two; the pairs before it have no queries, and all that the window does to gradients is in
+the coefficients of the tile, which PyTorch forms.
 """
 
 from __future__ import annotations
@@ -41,31 +39,38 @@ def _supports(by: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> str 
     algorithm, before = spec.algorithm, spec.algorithm.window - 1
     if not isinstance(algorithm, Omega) or not before:
         return f"algorithm {algorithm.name!r} replays no pairs"
-    if spec.chunk_size < 4:
-        return f"chunk_size {spec.chunk_size} leaves nothing to do in parallel"
-    if spec.chunk_size + before > claims.LARGEST:
+    size = _size(spec, shapes)
+    if size < 4:
+        return f"tiles of {size} tokens, with the {before} pairs before them, leave nothing to do in parallel"
+    if size + before > claims.LARGEST:
         return f"chunk_size {spec.chunk_size} and the {before} pairs before a chunk are over {claims.LARGEST}"
     if algorithm.changes_error:
         return f"algorithm {algorithm.inner.name!r} in a window changes errors"
-    return by(replace(spec, algorithm=algorithm.inner, chunk_size=_room(spec)), shapes, pairs)
+    return by(replace(spec, algorithm=algorithm.inner, chunk_size=_room(spec, shapes)), shapes, pairs)
 
 
-def _room(spec: MirasSpec) -> int:
-    """Tokens of a tile."""
-    return power(spec.chunk_size + spec.algorithm.window - 1)
+def _size(spec: MirasSpec, shapes: Shapes) -> int:
+    """Tokens of a tile: a chunk, or as many as suit the matrix where no gradient depends on the anchor."""
+    anywhere = spec.architecture.is_linear and claims.free(spec)
+    return claims.tile(spec, shapes, True) - spec.algorithm.window + 1 if anywhere else spec.chunk_size
+
+
+def _room(spec: MirasSpec, shapes: Shapes) -> int:
+    """Pairs of a tile."""
+    return power(_size(spec, shapes) + spec.algorithm.window - 1)
 
 
 def of_one_matrix(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    given = matrix.under(spec, _tiled(spec, state.extra, x), False, _seen(spec, x))
+    given = matrix.under(spec, _tiled(spec, shapes, state.extra, x), False, _seen(spec, shapes, x))
     y, after = matrix.scanned(given, shapes, state)
-    return _answers(spec, y), _after(spec, after, x)
+    return _answers(spec, shapes, y, x.length), _after(spec, after, x)
 
 
 def of_a_perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    y, after = mlp.chunks(spec, shapes, state, _tiled(spec, state.extra, x), list(_seen(spec, x)[:4]))
-    return _answers(spec, y), _after(spec, after, x)
+    y, after = mlp.chunks(spec, shapes, state, _tiled(spec, shapes, state.extra, x), list(_seen(spec, shapes, x)[:4]))
+    return _answers(spec, shapes, y, x.length), _after(spec, after, x)
 
 
 def _line(extra: Weights, x: Inputs) -> dict[str, Tensor]:
@@ -74,29 +79,30 @@ def _line(extra: Weights, x: Inputs) -> dict[str, Tensor]:
     return {n: torch.cat([extra[f"replay.{n}"].to(t.dtype), t], 2) for n, t in given.items()}
 
 
-def _tiled(spec: MirasSpec, extra: Weights, x: Inputs) -> Inputs:
+def _tiled(spec: MirasSpec, shapes: Shapes, extra: Weights, x: Inputs) -> Inputs:
     """Tokens for the inner algorithm, whose rate is a pair's weight in the window: the rate of a token is in the coefficients."""
-    size, room, before = spec.chunk_size, _room(spec), spec.algorithm.window - 1
+    size, room, before = _size(spec, shapes), _room(spec, shapes), spec.algorithm.window - 1
+    more = -x.length % size
 
     def of_pairs(t: Tensor) -> Tensor:
-        longer = F.pad(t, (*(0, 0) * (t.dim() - 3), room - size - before, 0))
+        longer = F.pad(t, (*(0, 0) * (t.dim() - 3), room - size - before, more))
         return longer.unfold(2, room, size).movedim(-1, 3).flatten(2, 3)
 
     pairs = {n: of_pairs(t) for n, t in _line(extra, x).items()}
     for g in spec.bias.gates:  # zero where there is no pair, by which some residuals would divide
         pairs[g] = torch.where(pairs[g] > 0, pairs[g], 1.0)
-    q = F.pad(x.q.unflatten(2, (-1, size)), (0, 0, room - size, 0)).flatten(2, 3)
+    q = F.pad(F.pad(x.q, (0, 0, 0, more)).unflatten(2, (-1, size)), (0, 0, room - size, 0)).flatten(2, 3)
     return Inputs(q, pairs.pop("k"), pairs.pop("v"), {}, {"lr": pairs.pop("gamma"), **pairs})
 
 
-def _answers(spec: MirasSpec, y: Tensor) -> Tensor:
-    """Those of tokens."""
-    return y.unflatten(2, (-1, _room(spec)))[:, :, :, -spec.chunk_size :].flatten(2, 3)
+def _answers(spec: MirasSpec, shapes: Shapes, y: Tensor, tokens: int) -> Tensor:
+    """Those of the tokens that there are."""
+    return y.unflatten(2, (-1, _room(spec, shapes)))[:, :, :, -_size(spec, shapes) :].flatten(2, 3)[:, :, :tokens]
 
 
-def _seen(spec: MirasSpec, x: Inputs) -> matrix.Readers:
+def _seen(spec: MirasSpec, shapes: Shapes, x: Inputs) -> matrix.Readers:
     """Coefficients of all tiles; zeros for what is no token or does not count."""
-    size, room = spec.chunk_size, _room(spec)
+    size, room = _size(spec, shapes), _room(spec, shapes)
     c: Coefficients = matrix.all_coefficients(spec, algorithm_gates(spec, x), x, size)
     rows, pairs = matrix.seen(c, spec.read == "previous")
     tokens, columns = room - size, room - pairs.shape[-1]
