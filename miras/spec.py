@@ -75,6 +75,8 @@ class MirasSpec:
             raise ValueError(f"step_bound must be positive or None, got {self.step_bound}")
         if reason := compatible(self):
             raise ValueError(reason)
+        for name in ("gates", "pair_gates"):  # found here, since compilers cannot trace how a property is kept
+            getattr(self, name)
 
     def __repr__(self) -> str:
         """Python that builds an equal spec from names and mappings, without what is default."""

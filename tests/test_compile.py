@@ -67,6 +67,14 @@ def test_core(kind: str):
     core_is_itself(kind, "aot_eager", tolerance=1e-5)
 
 
+def test_a_spec_that_nothing_has_looked_at_yet():
+    spec = MirasSpec.make(**KINDS["factored"])
+    p = problem(spec, length=4, dtype=torch.float32)
+    core = AssociativeMemory(replace(spec))
+    got = torch.compile(core.__call__, fullgraph=True, backend="aot_eager")(p.q, p.k, p.v, p.gates, p.state)
+    compare(got, p.run(), 1e-5, "factored")
+
+
 @pytest.mark.nightly
 @kinds
 @pytest.mark.parametrize("length", [4, 18])

@@ -52,7 +52,7 @@ INTERPRETED = torch.device("cpu"), torch.float32
 
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "lp":  # whose powers triple what differences of sums round, which no device takes for float32
+    if name in ("lp", "gains"):  # which magnify what differences of sums round; no device takes those for float32
         monkeypatch.setattr(_compact, "narrow", lambda dtype: dtype != torch.float32)
     width = 32 if name in ("plain", "gated") else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)

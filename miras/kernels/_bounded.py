@@ -16,7 +16,7 @@ from miras.kernels._launches import Call, config
 from miras.kernels._mlp_meetings import LINE
 from miras.kernels.residuals import Residual
 
-MEETINGS = False
+MEETINGS = True
 """Whether they meet. Off: it has not run on a device."""
 
 

@@ -84,7 +84,7 @@ def exponentiated_vjp(a, d, c):
 @triton.jit
 def soft_threshold(a, threshold, c):
     """``c = (whether it is smooth,)``; what is within the threshold is gone, and below zero there is none."""
-    if c[0]:
+    if c[0] == 1:
         w = smooth_threshold(a, threshold)
     else:
         t = tl.maximum(threshold, 0.0)
@@ -95,7 +95,7 @@ def soft_threshold(a, threshold, c):
 @triton.jit
 def soft_threshold_vjp(a, threshold, d, c):
     """At a threshold of zero that of the identity, where ``a`` is zero too."""
-    if c[0]:
+    if c[0] == 1:
         d_a, d_threshold = smooth_threshold_vjp(a, threshold, d)
     else:
         d_a = tl.where(tl.abs(a) > tl.where(threshold > 0, threshold, -1.0), d, 0.0)
