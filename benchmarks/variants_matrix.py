@@ -32,7 +32,7 @@ Variant = Callable[[], AbstractContextManager[Any]]
 
 def found(call: Callable[[], Any]) -> dict[str, Variant]:
     """Every variant of the kernels that this call launches."""
-    from miras.kernels import _bounded, _coefficients, _compact, _launches, _split
+    from miras.kernels import _coefficients, _compact, _launches, _split
 
     used, settings = _used(call)
     out: dict[str, Variant] = {}
@@ -48,8 +48,6 @@ def found(call: Callable[[], Any]) -> dict[str, Variant]:
         out |= {f"segments {n}": _attribute(_split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
     if "keys" in used:
         out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in _others(_launches.INVERSE)}
-    if "reverse" in used:
-        out["meet"] = _attribute(_bounded, "MEETINGS", True)
     if "states" in used:
         out |= {f"every {n}": _attribute(_launches, "EVERY", n) for n in (8, 32)}
     for kernel, before in settings.items():

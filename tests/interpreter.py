@@ -14,6 +14,8 @@ from triton.runtime import interpreter
 
 def install() -> None:
     """From now on kernels that number their programs by tickets run all of them at once, in threads."""
+    if interpreter.GridExecutor is Together:
+        return
     sys.setswitchinterval(1e-4)  # a program that waits should not hold the others up
     interpreter.GridExecutor = Together  # type: ignore[misc]
     interpreter.InterpretedFunction.rewrite = _one_at_a_time(interpreter.InterpretedFunction.rewrite)  # type: ignore[method-assign]

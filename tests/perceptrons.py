@@ -17,8 +17,8 @@ from miras.state import MemoryState
 from miras.testing import rounding
 from miras.testing.problems import Problem
 from miras.testing.tolerances import TOLERANCE, relative
+from tests.kernels import DEVICE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TITANS = MirasSpec.make(
     architecture="mlp", bias="l2", retention="l2", algorithm="momentum", chunk_size=16, step_bound=None
 )

@@ -75,4 +75,4 @@ def test_published_points_are_named(design: Any) -> None:
     import zoo
 
     assert named == set(zoo.ENTRIES)
-    assert len(design.as_json()) < 330_000
+    assert len(design.as_json()) < 300_000

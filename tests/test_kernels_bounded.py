@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 
@@ -28,13 +27,6 @@ SPECS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _they_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE == "cpu":
-        interpreter.install()
-    monkeypatch.setattr(_bounded, "MEETINGS", True)
-
-
 def drawn(name: str, **sizes: Any) -> Problem:
     arguments: dict[str, Any] = {"length": 37, "d_key": 16, "d_value": 80, "batch": 1, "heads": 2} | sizes
     return problem(SPECS[name], **arguments)
@@ -53,7 +45,7 @@ def test_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of squares in another order are all that differs from a program with all channels."""
     p = cast(drawn("log cosh", d_value=48), DTYPE, DEVICE)
     met = results(p, "kernel")
-    monkeypatch.setattr(_bounded, "MEETINGS", False)
+    monkeypatch.setattr(_bounded, "sums", lambda call, found: call.lr.new_empty(1, 2, 0))
     alone = results(p, "kernel")
     for a, b in zip(met, alone, strict=True):
         for n, x in a.items():

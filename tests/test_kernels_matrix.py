@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
 from miras.biases import AttentionalBias, Huber
-from miras.kernels import KERNELS, Dims, choose, residuals, trust
+from miras.kernels import KERNELS, Dims, choose, matrix, residuals, trust
 from miras.testing import problem
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice
@@ -201,13 +201,12 @@ def test_never_unasked_without_a_device() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter takes any device for its own")
 def test_a_kernel_runs_unasked_once_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, where = AssociativeMemory(drawn("huber").spec), (torch.device("cuda"), torch.float32)
-    spec, shapes = memory.spec, memory.shapes(16, 16)
-    for kernel in KERNELS:
-        if not kernel.proven and kernel.supports(spec, shapes, 1) is None:
-            assert f"{kernel.name} has not passed its tests" in str(choose(spec, shapes, 1, Dims(16, 16), where))
-            assert choose(spec, shapes, 1, Dims(16, 16), where, forced=True) == kernel
-    monkeypatch.setattr("miras.kernels.KERNELS", tuple(replace(kernel, proven=True) for kernel in KERNELS))
-    assert not isinstance(choose(spec, shapes, 1, Dims(16, 16), where), str)
+    asked = memory.spec, memory.shapes(16, 16), 1, Dims(16, 16), where
+    assert choose(*asked) == matrix.CHUNKS
+    new = replace(matrix.CHUNKS, proven=False)
+    monkeypatch.setattr("miras.kernels.KERNELS", tuple(new if k is matrix.CHUNKS else k for k in KERNELS))
+    assert f"{new.name} has not passed its tests" in str(choose(*asked))
+    assert choose(*asked, forced=True) == new
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")

@@ -9,8 +9,6 @@ import torch
 
 pytest.importorskip("triton")
 
-from perceptrons import SPECS, agree, moved, run
-
 import zoo
 from miras import AssociativeMemory
 from miras.architectures import MLP
@@ -21,6 +19,7 @@ from miras.kernels import (
     trust,
 )
 from miras.testing.problems import problem
+from tests.perceptrons import SPECS, agree, moved, run
 
 
 @pytest.mark.gpu

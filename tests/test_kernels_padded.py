@@ -9,9 +9,6 @@ import torch
 
 pytest.importorskip("triton")
 
-import interpreter
-from kernels import DEVICE, DTYPE, agrees, cast, close, compiles
-
 import zoo
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
@@ -21,6 +18,7 @@ from miras.kernels import KERNELS, Dims, choose, interpreted, mlp_padded, trust
 from miras.retentions import Lq
 from miras.testing.problems import problem
 from miras.testing.tolerances import TOLERANCE
+from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles
 
 TITANS = MirasSpec.make(
     architecture=MLP(expansion=1), bias="l2", retention="l2", algorithm="momentum", chunk_size=16, step_bound=None
@@ -51,12 +49,6 @@ class Own(L2):
     """A bias with Triton functions of its own, which nothing calls."""
 
     triton_residual = triton_vjp = print
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _all_at_once() -> None:
-    if DEVICE == "cpu":
-        interpreter.install()
 
 
 @pytest.mark.parametrize("name", SPECS)

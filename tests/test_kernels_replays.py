@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 
@@ -18,12 +17,6 @@ from miras.kernels.table import Dims
 from miras.testing import TOLERANCE, problem
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, errors, results, same_bits_twice, wide
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _all_at_once() -> None:
-    if DEVICE == "cpu":
-        interpreter.install()
 
 
 def window(size: int, inner: Any = "gd") -> dict[str, Any]:
@@ -83,7 +76,7 @@ def test_interpreted(name: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@cases
+@pytest.mark.parametrize("name", MATRIX)
 def test_on_device(name: str, dtype: torch.dtype) -> None:
     agrees(drawn(name), dtype, "cuda")
 
@@ -138,24 +131,24 @@ def test_it_is_tried() -> None:
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
-    (dict(algorithm="momentum"), "matrix, replayed: algorithm 'momentum' replays no pairs"),
-    (dict(algorithm=window(1)), "matrix, replayed: algorithm 'omega' replays no pairs"),
-    (dict(chunk_size=62), "matrix, replayed: chunk_size 62 and the 3 pairs before a chunk are over 64"),
+    (dict(algorithm="momentum"), "matrix under a window: algorithm 'momentum' replays no pairs"),
+    (dict(algorithm=window(1)), "matrix under a window: algorithm 'omega' replays no pairs"),
+    (dict(chunk_size=62), "matrix under a window: chunk_size 62 and the 3 pairs before a chunk are over 64"),
     (
         dict(chunk_size=1),
-        "matrix, replayed: tiles of 1 tokens, with the 3 pairs before them, leave nothing to do in parallel",
+        "matrix under a window: tiles of 1 tokens, with the 3 pairs before them, leave nothing to do in parallel",
     ),
-    (dict(algorithm=window(4, "muon")), "matrix, replayed: algorithm 'muon' is not a linear filter"),
-    (dict(algorithm=window(4, "dgd")), "matrix, replayed: algorithm 'dgd' in a window changes errors"),
-    (dict(retention={"name": "l2", "per": "key"}), "matrix, replayed: a gate per channel"),
-    (dict(architecture="gated_mlp"), "perceptron, replayed: architecture 'gated_mlp' is not a perceptron"),
+    (dict(algorithm=window(4, "muon")), "matrix under a window: algorithm 'muon' is not a linear filter"),
+    (dict(algorithm=window(4, "dgd")), "matrix under a window: algorithm 'dgd' in a window changes errors"),
+    (dict(retention={"name": "l2", "per": "key"}), "matrix under a window: a gate per channel"),
+    (dict(architecture="gated_mlp"), "perceptron under a window: architecture 'gated_mlp' is not a perceptron"),
 )
 
 
 @pytest.mark.parametrize(("fields", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
 def test_who_is_refused_and_why(fields: dict[str, Any], reason: str) -> None:
     spec = MirasSpec.make(**{"architecture": "matrix", "algorithm": window(4), "chunk_size": 8} | fields)
-    shapes = AssociativeMemory(spec).shapes(16, 16)
+    shapes = AssociativeMemory(spec).shapes(64, 64)
     kernels = {k.name: k for k in (replays.MATRIX, replays.PERCEPTRON)}
     name, wanted = reason.split(": ", 1)
     assert (kernels[name].supports(spec, shapes, 1) or "").startswith(wanted)

@@ -192,9 +192,9 @@ def test_what_is_not_cut_is_not_tried(monkeypatch: pytest.MonkeyPatch, cards: in
 def test_who_is_cut() -> None:
     where = (torch.device("cuda"), torch.float32)
     names = {
-        "l2": "matrix chunks, split",
-        "linear attention": "matrix tokens, split",
-        "dgd": "matrix tokens, split",
+        "l2": "split matrix chunks",
+        "linear attention": "split matrix tokens",
+        "dgd": "split matrix tokens",
         "huber": "matrix chunks",
     }
     for name, wanted in names.items():

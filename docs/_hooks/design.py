@@ -160,11 +160,17 @@ def _open(text: str, parts: dict[str, Any]) -> str:
 
 
 def _merged(table: np.ndarray) -> dict[str, Any]:
-    """A table without repeated slices: for every axis which slice stands for an index, and what is left, flat."""
+    """A table without repeated slices: for every axis which slice stands for an index, and what is left, flat.
+
+    What is left are places in the list of all numbers that occur, the most frequent first, since those take the fewest digits.
+    """
     index: list[list[int]] = []
     for axis in range(table.ndim):
         slices = [part.tobytes() for part in np.moveaxis(table, axis, 0)]
         kept = list(dict.fromkeys(slices))
         index.append([kept.index(part) for part in slices])
         table = np.take(table, [slices.index(part) for part in kept], axis)
-    return {"index": index, "shape": table.shape, "values": table.ravel().tolist()}
+    numbers, places, counts = np.unique(table.ravel(), return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    places = np.argsort(order)[places]
+    return {"index": index, "shape": table.shape, "numbers": numbers[order].tolist(), "places": places.tolist()}

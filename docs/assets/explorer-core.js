@@ -6,7 +6,8 @@ const AXES = ["architecture", "bias", "retention", "algorithm"];
 
 /** The entry of a table without repeated slices at these indices. */
 function lookup(table, where) {
-  return table.values[table.shape.reduce((at, size, axis) => at * size + table.index[axis][where[axis]], 0)];
+  const place = table.shape.reduce((at, size, axis) => at * size + table.index[axis][where[axis]], 0);
+  return table.numbers[table.places[place]];
 }
 
 /** All that is known of a choice: {architecture, bias, retention, algorithm, chunk, read, width}. */

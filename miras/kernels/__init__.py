@@ -5,6 +5,8 @@ A kernel never changes a number beyond the tolerance that `miras.testing` states
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from miras.engine.weights import Shapes
@@ -58,7 +60,7 @@ def claimed(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     reasons = {k.name: k.supports(spec, shapes, pairs) for k in KERNELS if k.whole is None}
     if None in reasons.values():
         return None
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return _together(reasons)
 
 
 def choose(
@@ -91,4 +93,12 @@ def choose(
             return kernel
     if fitting:
         return f"{fitting[0].name} has not passed its tests on a device as it is here; ask for it with path='kernel'"
-    return "; ".join(f"{k.name}: {reason}" for k, reason in refusals.items() if k.whole is None)
+    return _together({k.name: reason for k, reason in refusals.items() if k.whole is None})
+
+
+def _together(reasons: Mapping[str, str | None]) -> str:
+    """Kernels with the same reason in one breath."""
+    names: dict[str | None, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(alike)}: {reason}" for reason, alike in names.items())

@@ -16,15 +16,12 @@ from miras.kernels._launches import Call, config
 from miras.kernels._mlp_meetings import LINE
 from miras.kernels.residuals import Residual
 
-MEETINGS = True
-"""Whether they meet. Off: it has not run on a device."""
-
 
 def sums(call: Call, found: Residual) -> Tensor:
     """Room for the sums of squares of errors, ``[B, H, T]``; nothing where programs do not meet."""
     x = call.tiles
     apart = call.inverse is not None and not found.rowwise and config(x, False, "scan").block < x.O
-    return call.lr.new_empty(x.B, x.H, x.T if MEETINGS and apart else 0)
+    return call.lr.new_empty(x.B, x.H, x.T if apart else 0)
 
 
 def alone(squares: Tensor) -> dict[str, Any]:

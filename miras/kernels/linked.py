@@ -16,6 +16,9 @@ from miras.kernels.table import Kernel, in_pytorch
 from miras.spec import MirasSpec
 from miras.state import MemoryState
 
+WIDEST = 128
+"""Channels of a head that have been tried on a device."""
+
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """Chunks of a matrix under a linear filter of one gradient a token, that read at the anchor."""
@@ -23,6 +26,9 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return reason
     if spec.read != "anchor":
         return f"retention {spec.retention.name!r} reads every token through a link of its own; read='anchor' takes one a chunk"
+    rows, columns = next(iter(shapes.values())).shape
+    if max(rows, columns) > WIDEST:
+        return f"a head of {rows} x {columns} is over {WIDEST} x {WIDEST}"
     return claims.shared(spec, shapes, pairs)
 
 
@@ -55,4 +61,4 @@ def _thresholds(spec: MirasSpec, state: MemoryState, x: Inputs) -> Tensor:
     return decay[..., 0].exp() * carried + (F.pad(decay[..., 1:], (0, 1)).exp() * thresholds).sum(-1)
 
 
-KERNEL = Kernel("matrix with a link", supports, matrix.fits, run, in_pytorch)
+KERNEL = Kernel("matrix with a link", supports, matrix.fits, run, in_pytorch, proven=True)

@@ -132,4 +132,4 @@ def _resize(t: Tensor, sizes: tuple[int, ...], value: float = 0.0) -> Tensor:
     return F.pad(t, [n for pair in ends for n in pair], value=value)
 
 
-KERNEL = Kernel("perceptron, padded", supports, fits, run, one, tail=tail, proven=True)
+KERNEL = Kernel("padded perceptron", supports, fits, run, one, tail=tail, proven=True)

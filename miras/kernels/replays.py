@@ -39,14 +39,16 @@ def _supports(by: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> str 
     algorithm, before = spec.algorithm, spec.algorithm.window - 1
     if not isinstance(algorithm, Omega) or not before:
         return f"algorithm {algorithm.name!r} replays no pairs"
-    size = _size(spec, shapes)
+    if algorithm.changes_error:
+        return f"algorithm {algorithm.inner.name!r} in a window changes errors"
+    size, room = _size(spec, shapes), min(_room(spec, shapes), claims.LARGEST)
+    if reason := by(replace(spec, algorithm=algorithm.inner, chunk_size=room), shapes, pairs):
+        return reason
     if size < 4:
         return f"tiles of {size} tokens, with the {before} pairs before them, leave nothing to do in parallel"
     if size + before > claims.LARGEST:
         return f"chunk_size {spec.chunk_size} and the {before} pairs before a chunk are over {claims.LARGEST}"
-    if algorithm.changes_error:
-        return f"algorithm {algorithm.inner.name!r} in a window changes errors"
-    return by(replace(spec, algorithm=algorithm.inner, chunk_size=_room(spec, shapes)), shapes, pairs)
+    return None
 
 
 def _size(spec: MirasSpec, shapes: Shapes) -> int:
@@ -120,5 +122,5 @@ def _after(spec: MirasSpec, state: MemoryState, x: Inputs) -> MemoryState:
     return state._replace(anchor=state.memory, extra=state.extra | kept)
 
 
-MATRIX = Kernel("matrix, replayed", one_matrix, matrix.fits, of_one_matrix, in_pytorch)
-PERCEPTRON = Kernel("perceptron, replayed", perceptron, mlp.fits, of_a_perceptron, in_pytorch)
+MATRIX = Kernel("matrix under a window", one_matrix, matrix.fits, of_one_matrix, in_pytorch, proven=True)
+PERCEPTRON = Kernel("perceptron under a window", perceptron, mlp.fits, of_a_perceptron, in_pytorch, proven=True)

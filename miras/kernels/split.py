@@ -90,7 +90,7 @@ def _beside(x: Tensor, count: int) -> Tensor:
 def _kernel(whole: Kernel, solve: bool) -> Kernel:
     run = partial(matrix.run, solve=solve, stretch=stretch)
     claim = partial(supports, whole.supports)
-    name, cuts = f"{whole.name}, split", partial(differs, solve=solve)
+    name, cuts = f"split {whole.name}", partial(differs, solve=solve)
     return replace(whole, name=name, supports=claim, run=run, whole=whole, differs=cuts, proven=True)
 
 
