@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from miras import AssociativeMemory, MirasSpec
+from miras.algorithms import algorithms
 from miras.engine import picard
+from miras.engine.coefficients import coefficients
+from miras.engine.filters import last_row, propagator
 from miras.engine.plan import plan
+from miras.engine.problem import energy
 from miras.engine.run import pieces
 from miras.engine.segment import Segment
 from miras.inputs import laid_out
@@ -41,6 +45,36 @@ LONG = {
     ),
     "window longer than a chunk": dict(architecture="matrix", algorithm={"name": "omega", "size": 5}, chunk_size=3),
 }
+
+
+def test_what_remains_after_the_last_token_is_the_last_row() -> None:
+    logs = -torch.rand(2, 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    row, carry = last_row(logs)
+    rows, carries = propagator(logs)
+    torch.testing.assert_close(row, rows[..., -1:, :])
+    torch.testing.assert_close(carry, carries[..., -1:])
+
+
+@pytest.mark.parametrize("name", [n for n in algorithms if algorithms[n].enters is not None])
+def test_gradients_enter_where_an_algorithm_says(name: str) -> None:
+    algorithm = algorithms.build(name)
+    logs = torch.full((1, 1, 5), -0.3)
+    spec = MirasSpec.make(algorithm=algorithm)
+    into = coefficients(spec, dict.fromkeys(spec.gates, logs), logs, 1).end_pairs
+    rows = [i for i in range(1 + algorithm.slots) if into[..., i, :].any()]
+    assert rows == list(algorithm.enters or ())
+
+
+def test_squared_norms_of_narrow_numbers() -> None:
+    """And their gradients, of rows of zeros too, are those of the same numbers in float64."""
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x[1] = 0
+    (narrow, wide), rows = (x.clone().requires_grad_(), x.double().requires_grad_()), torch.tensor([1.0, 2.0, 3.0])
+    got, wanted = energy(narrow, torch.float32), energy(wide, torch.float64)
+    torch.testing.assert_close(got.double(), wanted)
+    (d_got,), (d_wanted,) = (torch.autograd.grad((y * rows).sum(), t) for y, t in ((got, narrow), (wanted, wide)))
+    torch.testing.assert_close(d_got, d_wanted.bfloat16())
+    assert torch.equal(torch.vmap(lambda t: energy(t, torch.float32))(x), got)
 
 
 @pytest.mark.parametrize("name", LONG)

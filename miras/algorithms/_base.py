@@ -30,6 +30,8 @@ class Algorithm(Component, ABC):
 
     slots: ClassVar[int] = 0
     """Fast-weight-sized accumulators a filter carries. Zero means ``U = g``."""
+    enters: ClassVar[tuple[int, ...] | None] = None
+    """Claims that gradients enter these alone inside a chunk, of the memory (0) and its slots (1, 2, ...). None: any of them."""
     direction_is_identity: ClassVar[bool] = True
     linear_only: ClassVar[bool] = False
     """Claims that the algorithm exists in closed form only for a linear architecture."""

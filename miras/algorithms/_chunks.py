@@ -65,6 +65,7 @@ class ChunkStep(Algorithm):
     """
 
     slots: ClassVar[int] = 3  # M, G, and the chunk's momenta times M
+    enters: ClassVar[tuple[int, ...] | None] = (2,)
     lasting: ClassVar[int] = 1  # type: ignore[assignment]
     newton_schulz: Literal["none", "muon", "lact"] = "none"
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miras.engine.filters import propagator, shift_down
+from miras.engine.filters import last_row, propagator, shift_down
 from miras.spec import MirasSpec
 from miras.state import Weights
 
@@ -34,10 +34,13 @@ class Coefficients(NamedTuple):
         return shift_down(self.carry, 1.0, -1), shift_down(self.pairs, 0.0, -2), slots
 
 
-def coefficients(spec: MirasSpec, gates: Weights, like: Tensor, pairs: int) -> Coefficients:
-    """The coefficients of a segment from its gates ``[..., n]``; ``like`` is ``[..., n]`` too."""
+def coefficients(spec: MirasSpec, gates: Weights, like: Tensor, pairs: int, last: bool = False) -> Coefficients:
+    """The coefficients of a segment from its gates ``[..., n]``; ``like`` is ``[..., n]`` too.
+
+    ``last``: those of the last token alone, one in the place of n, where no token reads what others of its segment wrote.
+    """
     log_decay = gates["log_decay"] if "log_decay" in gates else torch.zeros_like(like)
-    decay, carry = propagator(log_decay)
+    decay, carry = last_row(log_decay) if last else propagator(log_decay)
     mix = _mix(spec, gates, like, pairs)
     if not spec.algorithm.slots:
         through = decay if mix is None else decay @ mix

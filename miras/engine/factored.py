@@ -106,7 +106,13 @@ def ends(seg: Segment, factors: dict[str, Factor]) -> tuple[Weights, Weights]:
         else:
             into = factor.scaled(seg.c.end_pairs)
             memory[n], end = products.write(
-                seg.state.memory[n], seg.state.slots.get(n), seg.c.end_mix, factor.x, factor.d, into
+                seg.state.memory[n],
+                seg.state.slots.get(n),
+                seg.c.end_mix,
+                factor.x,
+                factor.d,
+                into,
+                seg.spec.algorithm.enters,
             )
         if end is not None:
             slots[n] = end

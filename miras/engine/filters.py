@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,6 +31,12 @@ def propagator(log_gate: Tensor) -> tuple[Tensor, Tensor]:
     after = torch.ones(n, n, dtype=torch.bool, device=log_gate.device).tril(-1)
     between = torch.where(after, log_gate[..., :, None], 0.0).cumsum(-2)
     return between.exp().tril(), log_gate.cumsum(-1).exp()
+
+
+def last_row(log_gate: Tensor) -> tuple[Tensor, Tensor]:
+    """Of what `propagator` gives, what remains after the last token alone: ``[..., 1, n]`` and ``[..., 1]``."""
+    since = log_gate.flip(-1).cumsum(-1).flip(-1)
+    return F.pad(since[..., 1:], (0, 1)).exp().unsqueeze(-2), since[..., :1].exp()
 
 
 def scan(log_gate: Tensor, u: Tensor, dim: int) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: B batch, H heads, T tokens, N pairs a token, P = T N pairs, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,9 +79,26 @@ def algorithm_gates(spec: MirasSpec, x: Inputs) -> Weights:
 
 def energy(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Squared norms in ``dtype``; of narrower numbers in one pass, without a copy."""
-    if x.dtype == dtype:
-        return x.square().sum(-1)
-    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square()
+    return x.square().sum(-1) if x.dtype == dtype else _Energy.apply(x, dtype)
+
+
+class _Energy(torch.autograd.Function):
+    """Its gradient is one product, where that of a norm also divides by the norm and asks whether it is zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dtype: torch.dtype) -> Tensor:
+        return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return (x * (2 * grad)[..., None]).to(x.dtype), None
 
 
 def bounded(spec: MirasSpec, x: Inputs) -> Inputs:

@@ -31,15 +31,22 @@ def read(
 
 
 def write(
-    start: Tensor, slots: Tensor | None, mix: Tensor, keys: Tensor, errors: Tensor, into: Tensor
+    start: Tensor,
+    slots: Tensor | None,
+    mix: Tensor,
+    keys: Tensor,
+    errors: Tensor,
+    into: Tensor,
+    enters: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Memory and slots at the end: row i of ``mix [S_0 = A, S_1, ..., S_K] + (into_i keys)^T errors``.
 
-    ``mix`` is ``[..., 1 + K, 1 + K]``, ``into`` ``[..., 1 + K, P]``.
+    ``mix`` is ``[..., 1 + K, 1 + K]``, ``into`` ``[..., 1 + K, P]``; but for those of ``enters`` its rows are zero.
     """
     product = _Write.forward if torch.compiler.is_compiling() else _Write.apply
     rest = () if slots is None else slots.unbind(-3)
-    memory, *after = product(mix, into, keys, errors, start, *rest)
+    rows = tuple(range(1 + len(rest))) if enters is None else enters
+    memory, *after = product(rows, mix, into, keys, errors, start, *rest)
     return memory, torch.stack(after, -3) if after else None
 
 
@@ -109,10 +116,12 @@ class _Write(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mix: Tensor, into: Tensor, keys: Tensor, errors: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        rows: tuple[int, ...], mix: Tensor, into: Tensor, keys: Tensor, errors: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         out = []
-        for i in range(len(weights)):
-            total = _outer(keys, errors, into[..., i, :])
+        for i, like in enumerate(weights):
+            total = _outer(keys, errors, into[..., i, :]) if i in rows else torch.zeros_like(like)
             for j, w in enumerate(weights):
                 total = torch.addcmul(total, mix[..., i, j, None, None], w)
             out.append(total)
@@ -120,17 +129,20 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.rows, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *dw: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *dw: Tensor) -> tuple[Tensor | None, ...]:
         mix, into, keys, errors, *weights = ctx.saved_tensors
         d_mix = torch.stack([torch.stack([(d * w).sum((-2, -1)) for w in weights], -1) for d in dw], -2)
         d_weights = [sum(mix[..., i, j, None, None] * d for i, d in enumerate(dw)) for j in range(len(weights))]
         d_into, d_keys, d_errors = [], torch.zeros_like(keys), torch.zeros_like(errors)
         for i, d in enumerate(dw):
             row = into[..., i, :]
-            if keys.shape[-1] <= errors.shape[-1]:  # row sums and scalings on the narrower side
+            if i not in ctx.rows:
+                d_into.append(torch.zeros_like(row))
+            elif keys.shape[-1] <= errors.shape[-1]:  # row sums and scalings on the narrower side
                 back = errors @ d.mT
                 d_into.append((back * keys).sum(-1))
                 d_keys = torch.addcmul(d_keys, back, row[..., None])
@@ -140,7 +152,7 @@ class _Write(torch.autograd.Function):
                 d_into.append((answers * errors).sum(-1))
                 d_errors = torch.addcmul(d_errors, answers, row[..., None])
                 d_keys = d_keys + (errors * row[..., None]) @ d.mT
-        return d_mix, torch.stack(d_into, -2), d_keys, d_errors, *d_weights  # type: ignore[return-value]
+        return None, d_mix, torch.stack(d_into, -2), d_keys, d_errors, *d_weights  # type: ignore[return-value]
 
 
 def _outer(keys: Tensor, errors: Tensor, row: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def losses(spec: MirasSpec, shapes: Shapes, plan: Plan, state: MemoryState, x: I
 
 def pieces(spec: MirasSpec, plan: Plan, state: MemoryState, x: Inputs) -> list[tuple[Inputs, Weights, Coefficients]]:
     """The segments of a sequence, each with its gates and coefficients."""
-    return segments(spec, x, cuts(spec, plan, state.phase[0], x.length))
+    last = plan.path == "factored" and spec.read == "anchor"
+    return segments(spec, x, cuts(spec, plan, state.phase[0], x.length), last)
 
 
 def cuts(spec: MirasSpec, plan: Plan, phase: int, length: int) -> list[int]:

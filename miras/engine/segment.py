@@ -67,7 +67,7 @@ class Segment:
         return per, self.x.token["log_decay"].cumsum(2)
 
     def thresholds(self) -> Tensor | None:
-        """The threshold every token's link sees, ``[B, H, n]``."""
+        """The threshold every token's link sees, ``[B, H, n]``, or the last one's where coefficients are its own."""
         if "threshold" not in self.gates:
             return None
         if not self.spec.retention.accumulates_threshold:
@@ -87,8 +87,11 @@ class Segment:
         return carried + torch.stack([(factor.x * row[..., None]).mT @ factor.d for row in rows.unbind(-2)], 2)
 
 
-def segments(spec: MirasSpec, x: Inputs, lengths: list[int]) -> list[tuple[Inputs, Weights, Coefficients]]:
-    """Cuts a sequence and forms the coefficients of all pieces; neighbours of equal length share one batch."""
+def segments(spec: MirasSpec, x: Inputs, lengths: list[int], last: bool) -> list[tuple[Inputs, Weights, Coefficients]]:
+    """Cuts a sequence and forms the coefficients of all pieces, or (``last``) of their last tokens.
+
+    Neighbours of equal length share one batch.
+    """
     gates = algorithm_gates(spec, x)
     pieces = x.split(lengths)
     split_gates = [
@@ -102,7 +105,7 @@ def segments(spec: MirasSpec, x: Inputs, lengths: list[int]) -> list[tuple[Input
         m = next((i for i in range(start, len(lengths)) if lengths[i] != n), len(lengths)) - start
         stretch = {g: t.narrow(2, token, m * n).unflatten(2, (m, n)) for g, t in gates.items() if t.dim() == 3}
         like = x.q[..., 0].narrow(2, token, m * n).unflatten(2, (m, n))
-        found += side_by_side(coefficients(spec, stretch, like, x.pairs), m)
+        found += side_by_side(coefficients(spec, stretch, like, x.pairs, last), m)
         start, token = start + m, token + m * n
     return list(zip(pieces, split_gates, found, strict=True))
 
