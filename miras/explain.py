@@ -82,11 +82,14 @@ def _cost(spec: MirasSpec, plan: Plan, shapes: Shapes, name: str, pairs: int) ->
         # every token's gradient, filtered sum and weight; sums over the segment for decay and filter
         return (p + 2 * n) * size, 2 * size * (3 + p / n + n + (p if slots or p > n else 0)).__ceil__()
     i, o = weight.shape
-    # forward and pull-back at the anchor, carried part of the read, write of memory and slots; then inside the segment
-    carried = 2 * i * o * (2 + 2 * (1 + slots)) * max(1, p // n)
-    inside = 2 * p * (i + o) + 2 * n * p // max(n, 1)
+    written = 1 + slots if spec.algorithm.enters is None else len(spec.algorithm.enters)
+    # forward and pull-back at the anchor, carried part of the read, write of memory and slots; then inside the segment,
+    # which nothing reads where queries see the anchor
+    anchored = path == "factored" and spec.read == "anchor"
+    carried = 2 * i * o * (2 + (1 if anchored else 1 + slots) + written) * max(1, p // n)
+    inside = 0 if anchored else 2 * p * (i + o) + 2 * n * p // max(n, 1)
     solve = n * o if path == "exact" else 0
-    return n * p + (n + p) * (i + o) + (1 + slots) * size, carried + inside + solve
+    return (1 if anchored else n) * p + (n + p) * (i + o) + (1 + slots) * size, carried + inside + solve
 
 
 def _size(count: int) -> str:

@@ -93,7 +93,7 @@ def _costs(plans: np.ndarray, paths: list[str | None]) -> tuple[np.ndarray, np.n
     for where, answer in np.ndenumerate(plans):
         names, (c, r) = where[: len(AXES)], where[len(AXES) :]
         if path := paths[answer]:
-            of_state, of_flops = _state_of(names), (names[0], names[3], path, c)
+            of_state, of_flops = _state_of(names), (names[0], names[3], path, c, READS[r] == "anchor")
             if of_state not in known or of_flops not in known:
                 core = AssociativeMemory(MirasSpec(**_parts(names), chunk_size=CHUNKS[c], read=READS[r]))
                 known[of_state] = known[of_flops] = [explain.explain(core, width, width, 1) for width in WIDTHS]
