@@ -1,4 +1,4 @@
-"""Kernels beside PyTorch, before they may run unasked: `python -m benchmarks.asked [--only NAME ...]`.
+"""Kernels that have no peer beside PyTorch: `python -m benchmarks.asked [--only NAME ...]`.
 
 Forward, and forward and backward, B4 T4096 with 1,024 channels in all. PyTorch computes in float32, as a memory does without a
 kernel, and multiplies in TF32.

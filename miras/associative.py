@@ -49,6 +49,12 @@ class AssociativeMemory:
     path: Path | None = None
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not (self.path == "picard" and self.tolerance >= 0):
+            raise ValueError(
+                f"tolerance is a number of at least 0 with path='picard', got {self.tolerance} with {self.path!r}"
+            )
+
     @property
     def main(self) -> AssociativeMemory:
         """The memory of ``spec`` by itself; another one only where a core holds several."""

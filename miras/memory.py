@@ -64,8 +64,10 @@ class Memory(nn.Module):
         **fields: Any,
     ):
         super().__init__()
-        if heads < 1 or dim < 1 or (head_dim is not None and head_dim < 1):
-            raise ValueError(f"dim, heads and head_dim must be at least 1, got {dim}, {heads} and {head_dim}")
+        if not all(isinstance(n, int) and n >= 1 for n in (dim, heads, 1 if head_dim is None else head_dim)):
+            raise ValueError(
+                f"dim, heads and head_dim must be integers of at least 1, got {dim}, {heads} and {head_dim}"
+            )
         if head_dim is None and dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads: pass head_dim")
         self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads

@@ -108,6 +108,9 @@ class Registry(Generic[T]):
                 raise ValueError(f"a mapping for {self.axis} needs a 'name', a string; got {dict(what)}")
             cls = self[name]
             known = [f.name for f in _fields(cls)]
+            for switch in (f.name for f in _fields(cls) if isinstance(f.default, bool)):
+                if not isinstance(fields.get(switch, False), bool):
+                    raise ValueError(f"{self.axis} {name!r} needs {switch} to be true or false, got {fields[switch]!r}")
             for field in fields:
                 if field not in known:
                     have = ", ".join(known) or "none"
@@ -117,7 +120,7 @@ class Registry(Generic[T]):
             except TypeError as error:  # a field is missing, or of another type
                 raise ValueError(f"{self.axis} {name!r} cannot be built from {fields}: {error}") from error
         got = f"the class {what.__name__}: call it" if isinstance(what, type) else type(what).__name__
-        raise TypeError(
+        raise ValueError(
             f"{self.axis} must be a name, a mapping with a 'name' or an object of class {self.base.__name__}; got {got}"
         )
 

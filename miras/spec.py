@@ -71,8 +71,9 @@ class MirasSpec:
             )
         if self.read not in ("after", "previous", "anchor"):
             raise ValueError(f"read must be 'after', 'previous' or 'anchor', got {self.read!r}")
-        if self.step_bound is not None and not self.step_bound > 0:
-            raise ValueError(f"step_bound must be positive or None, got {self.step_bound}")
+        bound = self.step_bound
+        if bound is not None and not (isinstance(bound, int | float) and bound > 0):
+            raise ValueError(f"step_bound must be positive or None, got {bound!r}")
         if reason := compatible(self):
             raise ValueError(reason)
         for name in ("gates", "pair_gates"):  # found here, since compilers cannot trace how a property is kept

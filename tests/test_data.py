@@ -311,7 +311,7 @@ def test_vocabularies_with_gaps_and_documents_without_tokens(tmp_path: Path):
     assert bool((batch["cu_seqlens"].diff() > 0).all())
 
 
-def test_tokens_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tokens_are_written_once(tmp_path: Path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\0".join([b"some words"] * 40))
     data = Data(source=str(path), cache=str(tmp_path / "cache"), length=4)

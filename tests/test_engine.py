@@ -1,9 +1,12 @@
 """What the drawn problems are too short for: several tiles, several blocks of channel decays, second derivatives, sweeps."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
-from miras import AssociativeMemory, MirasSpec
+from miras import AssociativeMemory, Memory, MirasSpec
 from miras.algorithms import algorithms
 from miras.engine import picard
 from miras.engine.coefficients import coefficients
@@ -13,7 +16,7 @@ from miras.engine.problem import energy
 from miras.engine.run import pieces
 from miras.engine.segment import Segment
 from miras.inputs import laid_out
-from miras.testing import problem
+from miras.testing import problem, relative
 from miras.testing.laws import every_path_is_the_reference, splits_anywhere
 
 DECAYED = {"name": "l2", "gradient_at": "decayed"}
@@ -65,6 +68,36 @@ def test_gradients_enter_where_an_algorithm_says(name: str) -> None:
     assert rows == list(algorithm.enters or ())
 
 
+@pytest.mark.parametrize("path", ["reference", "materialised", "factored", "fused"])
+@pytest.mark.parametrize("architecture", ["mlp", {"name": "gated_mlp", "norm": True}], ids=["mlp", "gated"])
+def test_second_derivatives_through_a_norm(architecture: Any, path: Any) -> None:
+    """Are those of differences: a memory has taken one derivative already, and PyTorch's norm is wrong from the third on."""
+    p = problem(MirasSpec.make(architecture=architecture, algorithm="gd", chunk_size=4, step_bound=None), length=5)
+    if path == "fused" and architecture != "mlp":
+        pytest.skip("has no such path")
+    g = torch.Generator().manual_seed(0)
+    upstream, along = (torch.randn(x.shape, generator=g, dtype=torch.float64) for x in (p.v, p.k))
+
+    def gradient(k: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
+        y, _ = replace(p, k=k).run(path)
+        return torch.autograd.grad((y * upstream).sum(), k, create_graph=create_graph)[0]
+
+    k = p.k.clone().requires_grad_()
+    (got,) = torch.autograd.grad((gradient(k, create_graph=True) * along).sum(), k)
+    near = [(p.k + s * 1e-5 * along).requires_grad_() for s in (1, -1)]
+    wanted = (gradient(near[0]) - gradient(near[1])) / 2e-5
+    assert relative(got, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("bias", ["l2", "huber"])
+def test_rows_of_a_jacobian_at_once(bias: str) -> None:
+    memory = Memory(16, heads=2, bias=bias, chunk_size=4).double()
+    x = torch.randn(1, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert memory.explain().plan.path == "fused"
+    rows = [torch.autograd.functional.jacobian(lambda x: memory(x)[0], x, vectorize=v) for v in (True, False)]
+    torch.testing.assert_close(*rows)
+
+
 def test_squared_norms_of_narrow_numbers() -> None:
     """And their gradients, of rows of zeros too, are those of the same numbers in float64."""
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -72,9 +105,24 @@ def test_squared_norms_of_narrow_numbers() -> None:
     (narrow, wide), rows = (x.clone().requires_grad_(), x.double().requires_grad_()), torch.tensor([1.0, 2.0, 3.0])
     got, wanted = energy(narrow, torch.float32), energy(wide, torch.float64)
     torch.testing.assert_close(got.double(), wanted)
-    (d_got,), (d_wanted,) = (torch.autograd.grad((y * rows).sum(), t) for y, t in ((got, narrow), (wanted, wide)))
+    d_got, d_wanted = (torch.autograd.grad((y * rows).sum(), t)[0] for y, t in ((got, narrow), (wanted, wide)))
     torch.testing.assert_close(d_got, d_wanted.bfloat16())
     assert torch.equal(torch.vmap(lambda t: energy(t, torch.float32))(x), got)
+    along = torch.func.jvp(lambda t: energy(t, torch.float32), (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(along, 2 * x.float().sum(-1))
+
+
+@pytest.mark.parametrize("batched", ["q", "k", "v"])
+def test_one_input_alone_may_be_batched(batched: str) -> None:
+    """As in a loop, of a memory with slots in chunks."""
+    spec = MirasSpec.make(architecture="matrix", algorithm="momentum", chunk_size=4)
+    p = problem(spec, length=9)
+    many = torch.stack([getattr(p, batched) * s for s in (1.0, 0.5)])
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        return replace(p, **{batched: x}).run("factored")[0]
+
+    torch.testing.assert_close(torch.vmap(answers)(many), torch.stack([answers(x) for x in many]))
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_states(call: Call, says: str):
     nan=(lambda: layer(with_nan(x)), "x holds NaN or infinite numbers"),
     step=(lambda: layer.step(x), r"step takes one token, \[B, 32\], got \(2, 5, 32\); call the memory"),
     heads=(lambda: Memory(32, heads=5), "dim 32 does not divide into 5 heads: pass head_dim"),
-    no_heads=(lambda: Memory(32, heads=0), "dim, heads and head_dim must be at least 1, got 32, 0"),
+    no_heads=(lambda: Memory(32, heads=0), "dim, heads and head_dim must be integers of at least 1, got 32, 0"),
     unknown=(lambda: Memory(32, head=2), "neither Memory nor a spec has 'head'; did you mean 'heads'"),
     spec=(lambda: Memory(32, spec={"bias": "l2"}), "spec must be a MirasSpec, got dict; MirasSpec.from_dict"),  # type: ignore
     around=(lambda: Memory(32, around={"conv": 4}), r"around must be Surroundings\(...\), got dict"),  # type: ignore
@@ -203,11 +204,34 @@ def test_layers(call: Call, says: str):
         lambda: MirasSpec(chunk_size=4, anchor_lag=4),
         r"anchor_lag must lie in \[0, chunk_size\), got 4 with chunk_size 4",
     ),
+    bound_of_text=(lambda: MirasSpec.make(step_bound="1"), "step_bound must be positive or None, got '1'"),
+    switch=(
+        lambda: MirasSpec.make(bias={"name": "l2", "half": "no"}),
+        "bias 'l2' needs half to be true or false, got 'no'",
+    ),
+    no_component=(lambda: MirasSpec.make(architecture=5), "architecture must be a name, a mapping .*; got int"),
+    other_solver=(
+        lambda: MirasSpec.make(architecture="matrix", algorithm={"name": "newton", "iterations": 3}),
+        "iterations has no effect with solver='rls'; leave it out",
+    ),
+    taps=(lambda: MirasSpec.make(algorithm={"name": "fir", "taps": (0.5, math.nan)}), "taps must be finite numbers"),
+    tolerance=(
+        lambda: AssociativeMemory(MirasSpec(), tolerance=0.1),
+        "tolerance is a number of at least 0 with path='picard', got 0.1 with None",
+    ),
     read=(lambda: MirasSpec.make(read="before"), "read must be 'after', 'previous' or 'anchor', got 'before'"),
     bound=(lambda: MirasSpec(step_bound=-1.0), "step_bound must be positive or None, got -1.0"),
     negative_lr=(
         lambda: MirasSpec.make(algorithm={"name": "gd", "max_lr": -0.1}),
         "max_lr must be positive and finite, got -0.1",
+    ),
+    window_of_chunks=(
+        lambda: MirasSpec.make(algorithm={"name": "omega", "inner": "chunk_step"}),
+        "omega replays pairs for a gradient filter; 'chunk_step' cannot be its inner algorithm",
+    ),
+    rate_in_a_window=(
+        lambda: MirasSpec.make(algorithm={"name": "omega", "inner": {"name": "gd", "max_lr": 0.5}}),
+        "omega has one learning rate, its own",
     ),
     schema=(
         lambda: MirasSpec.from_dict({"schema": SCHEMA + 1}),

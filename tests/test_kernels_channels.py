@@ -125,9 +125,6 @@ def test_compiled_without_a_graph_break(name: str) -> None:
     compiles(cast(drawn(name, length=20), DTYPE, DEVICE), "q", "k", "v", "gate.log_decay")
 
 
-WHERE = torch.device("cuda"), torch.float32
-
-
 @pytest.mark.parametrize("entry", ["gla", "rwkv6", "hgrn2", "kda", "rwkv7"])
 def test_published_memories_take_them(entry: str) -> None:
     spec = zoo.ENTRIES[entry].spec

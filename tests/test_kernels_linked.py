@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -236,6 +237,28 @@ def test_a_retention_of_your_own(retention: Retention, bound: float | None) -> N
     is_reference(thresholded(problem(spec, length=21, d_key=16, d_value=20, batch=1, heads=2)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted, as the cases")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which stands in for the device
+def test_a_link_that_has_no_slope_at_zero() -> None:
+    """Where a head fills no tile there are zeros, which no gradient is to come from."""
+    from tests import triton_softsign
+
+    members = dict(triton_link=triton_softsign.steep, triton_link_vjp=triton_softsign.steep_vjp)
+    logarithm = softsign(link=lambda self, a, context: a.log(), **members)
+    spec = replace(drawn("tanh").spec, retention=logarithm)
+    p = problem(spec, length=16, d_key=20, d_value=24, batch=1, heads=1)
+    p = replace(p, gates=p.gates | {"lr": 0.02 * p.gates["lr"]})  # so that accumulators stay above zero
+    memory = {n: 5 + w for n, w in p.state.memory.items()}
+    is_reference(replace(p, state=p.state._replace(memory=memory, anchor=memory)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted, as the cases")
+def test_thresholds_that_add_up_without_a_decay() -> None:
+    retention = damped(True, gates={"threshold": Gate("softplus", init=0.05)})
+    spec = replace(drawn("tanh").spec, retention=retention)
+    is_reference(thresholded(problem(spec, length=21, d_key=16, d_value=16, batch=1, heads=1)))
+
+
 @pytest.mark.gpu
 @own
 def test_a_retention_of_your_own_on_device(retention: Retention) -> None:
@@ -249,6 +272,10 @@ def test_two_retentions_of_one_name_keep_their_functions() -> None:
     found = [links.recall(links.key(retention)) for retention in (other, drawn("tanh").spec.retention)]
     assert found[0].link is type(other).triton_link and found[0].constants == (0.7,)
     assert found[1].link is not found[0].link and found[1].constants == ()
+
+
+def test_constants_may_come_from_numpy() -> None:
+    assert links.recall(links.key(softsign(triton_constants=(np.float64(0.25),)))).constants == (0.25,)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter never miscompiles")
@@ -271,6 +298,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     (dict(retention={"name": "tanh", "per": "key"}), "a gate per channel"),
     (dict(architecture="mlp"), "is not linear in one matrix"),
     (dict(chunk_size=128), "chunk_size 128 is over 64"),
+    (dict(retention=softsign(link=lambda self, a, context: a.tanh())), "but inherits its triton_link"),
     (dict(retention=softsign(triton_link_vjp=None)), "has a triton_link without a triton_link_vjp"),
     (dict(retention=softsign(commit=lambda self, a, context: a)), "changes accumulators at the end of a chunk"),
     (dict(retention=softsign(slope=lambda self, a, context: None)), "has a slope"),

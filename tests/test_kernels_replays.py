@@ -139,6 +139,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
         "matrix under a window: tiles of 1 tokens, with the 3 pairs before them, leave nothing to do in parallel",
     ),
     (dict(algorithm=window(4, "muon")), "matrix under a window: algorithm 'muon' is not a linear filter"),
+    (dict(chunk_size=128, anchor_lag=64), "matrix under a window: anchor_lag is not 0"),
     (dict(algorithm=window(4, "dgd")), "matrix under a window: algorithm 'dgd' in a window changes errors"),
     (dict(retention={"name": "l2", "per": "key"}), "matrix under a window: a gate per channel"),
     (dict(architecture="gated_mlp"), "perceptron under a window: architecture 'gated_mlp' is not a perceptron"),

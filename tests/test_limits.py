@@ -170,7 +170,7 @@ def test_one_memory_becomes_another(name: str, length: int, seed: int, architect
     becomes(usual | rich, usual | plain, at, length, seed)
 
 
-@pytest.mark.parametrize("inner", ["gd", "momentum"])
+@pytest.mark.parametrize("inner", ["gd", "momentum", "nesterov", "qhm", "aggmo", "fir", "dgd"])
 @pytest.mark.parametrize("architecture", ["matrix", MLP], ids=["matrix", "mlp"])
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_omega_of_one_is_its_inner_algorithm(inner: str, architecture: Any, chunk: int):

@@ -148,7 +148,7 @@ def test_a_missing_field_is_named():
     [(5, "int"), (None, "NoneType"), (Huber, "the class Huber: call it"), (retentions["l2"](), "L2Decay")],
 )
 def test_anything_else_is_refused(what: Any, got: str):
-    with pytest.raises(TypeError, match=rf"bias must be a name, a mapping .* class AttentionalBias; got {got}"):
+    with pytest.raises(ValueError, match=rf"bias must be a name, a mapping .* class AttentionalBias; got {got}"):
         biases.build(what)
 
 

@@ -97,7 +97,7 @@ PUBLISHED = ["titans_lmm", "moneta", "yaad", "memora"]
 def test_gradients_do_not_grow_with_the_text(name: str):
     """Behind a norm that divides by almost nothing they do."""
     assert gradient(name, 1024, 32) < 2 * gradient(name, 256, 32)
-    assert gradient(name, 1024, 32, eps=1e-6) > 5 * gradient(name, 256, 32, eps=1e-6)
+    assert gradient(name, 1024, 32, eps=1e-6) > 2 * gradient(name, 256, 32, eps=1e-6)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -71,6 +71,8 @@ def test_config_is_small():
     ("fields", "said"),
     [
         ({"layers": ()}, "at least one layer"),
+        ({"layers": None}, "layers must be a list of kinds of layers, got None"),
+        ({"initializer": float("nan")}, "initializer must be a finite number of at least 0, got nan"),
         ({"layers": ("mack",)}, "no layer of kind 'mack'"),
         ({"memory": "yaad"}, "must be a MirasSpec"),
         ({"window": 0}, "window must be an integer of at least 1"),

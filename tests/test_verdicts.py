@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from miras import MirasSpec
+from miras.algorithms import Nesterov, Omega
 from miras.biases import L2
 from miras.kernels import KERNELS, Dims, trust, verdicts
 
@@ -118,3 +119,13 @@ def test_a_compiler_has_a_trial_run(monkeypatch: pytest.MonkeyPatch):
     compiled = torch.compile(call, fullgraph=True, backend="eager")
     assert compiled(torch.ones(())) == call(torch.ones(())) == 4
     assert seen == [(1, False), (2, False)]
+
+
+def test_functions_and_what_is_inside_of_components_take_part():
+    """The Triton functions of a bias of one's own stand where its class may not."""
+    from tests import triton_cauchy
+
+    kind = type("Cauchy", (L2,), {"triton_residual": triton_cauchy.residual, "triton_vjp": triton_cauchy.vjp})
+    spec = MirasSpec.make(bias=kind(), algorithm={"name": "omega", "inner": "nesterov"})
+    code = list(trust._code(spec))
+    assert {triton_cauchy.residual.fn, triton_cauchy.vjp.fn, Nesterov, Omega, kind} <= set(code)

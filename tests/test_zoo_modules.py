@@ -175,6 +175,13 @@ def test_a_layer_explains_its_main_memory(name: str):
     assert "path" in str(layer.explain())
 
 
+@pytest.mark.parametrize("name", CORES)
+def test_layers_run_in_bfloat16(name: str):
+    layer: Any = zoo.load(name, dim=16, heads=2).bfloat16()
+    y, _ = layer(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0)).bfloat16())
+    assert y.dtype == torch.bfloat16 and y.isfinite().all()
+
+
 def test_gates_of_composites_stay_wide(monkeypatch: pytest.MonkeyPatch):
     """Operands in bfloat16 do not round a decay."""
     core: Any = CORES["trellis"]

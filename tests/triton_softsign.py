@@ -15,6 +15,16 @@ def vjp(a, d, constants):
 
 
 @triton.jit
+def steep(a, constants):
+    return tl.log(a)
+
+
+@triton.jit
+def steep_vjp(a, d, constants):
+    return d / a
+
+
+@triton.jit
 def damped(a, threshold, constants):
     return a / (1 + tl.maximum(threshold, 0.0) * tl.abs(a))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,8 @@ class TitansConfig:
                 raise ValueError(
                     f"{name} must be a {cls.__name__} or a mapping of its fields, got {type(value).__name__}"
                 )
+        if not isinstance(self.layers, list | tuple):
+            raise ValueError(f"layers must be a list of kinds of layers, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         if unknown := [kind for kind in self.layers if kind not in KINDS]:
             raise ValueError(f"no layer of kind {unknown[0]!r} (have: {', '.join(KINDS)})")
@@ -125,6 +128,8 @@ class TitansConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not (isinstance(self.initializer, int | float) and 0 <= self.initializer < math.inf):
+            raise ValueError(f"initializer must be a finite number of at least 0, got {self.initializer!r}")
         if self.attention.past is not None:
             raise ValueError("pass window and segment to the config, not to its attention")
         if self.weight_residual and not self.memory.retention.link_is_identity:

@@ -33,7 +33,7 @@ function answer(design, choice) {
 function rules(design, choice) {
   const rule = (axis) => design.axes[axis].find((item) => item.name === choice[axis]).rule;
   const anchor = choice.chunk === 1 ? "W_{t-1}" : "W_\\xi";
-  const read = { after: "W_t", previous: "W_{t-1}", anchor: "W_\\xi" }[choice.read];
+  const read = { after: "W_t", previous: "W_{t-1}", anchor }[choice.read];
   return [
     ["memory", rule("architecture")],
     ["inner loss", `\\ell:\\ ${rule("bias")},\\qquad p=\\mathcal M(${anchor};k_t),\\ r=p-v_t`],

@@ -5,6 +5,7 @@ Shapes: n tokens, K slots, ... batch and heads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -199,6 +200,8 @@ class FIR(Algorithm):
         object.__setattr__(self, "taps", tuple(self.taps))
         if len(self.taps) < 2:
             raise ValueError(f"taps must hold at least two weights (one is gd), got {self.taps}")
+        if not all(math.isfinite(tap) for tap in self.taps):
+            raise ValueError(f"taps must be finite numbers, got {self.taps}")
 
     @property
     def slots(self) -> int:  # type: ignore[override]

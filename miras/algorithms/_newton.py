@@ -49,6 +49,9 @@ class Newton(Algorithm):
         if not self.ridge > 0:
             raise ValueError(f"ridge must be positive, got {self.ridge}")
         at_least("iterations", self.iterations, 0)
+        unused = "iterations" if self.solver == "rls" else "ridge"
+        if getattr(self, unused) != getattr(Newton, unused):
+            raise ValueError(f"{unused} has no effect with solver={self.solver!r}; leave it out")
         if self.per != "head":
             raise ValueError("newton needs one learning rate per head: the second moment is shared by all channels")
 

@@ -36,10 +36,12 @@ class Omega(Algorithm):
         at_least("size", self.size, 1)
         if self.per != "head":
             raise ValueError("omega shares its learning rate among the pairs of a window: it is per head")
-        if isinstance(self.inner, (Omega, MultiStep, Newton, Implicit)):
+        if isinstance(self.inner, (Omega, MultiStep, Newton, Implicit)) or self.inner.settles:
             raise ValueError(
                 f"omega replays pairs for a gradient filter; {self.inner.name!r} cannot be its inner algorithm"
             )
+        if (self.inner.max_lr, self.inner.per) != (Algorithm.max_lr, Algorithm.per):
+            raise ValueError("omega has one learning rate, its own: leave out max_lr and per of the inner algorithm")
 
     @property
     def slots(self) -> int:  # type: ignore[override]

@@ -124,17 +124,22 @@ def known_activation(owner: str, name: str) -> None:
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
-    r"""$(x-\bar x)/\sqrt{\mathrm{var}(x)+\epsilon}$ over the last axis, without gain or bias."""
-    return F.layer_norm(x, x.shape[-1:], eps=eps)
+    r"""$(x-\bar x)/\sqrt{\mathrm{var}(x)+\epsilon}$ over the last axis, without gain or bias.
+
+    Not PyTorch's own, which takes mean and variance for constants from the third derivative on.
+    """
+    centred, scale = _normed(x, eps)
+    return centred * scale
+
+
+def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred, torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
 
 
 def layer_norm_tap(x: Tensor, eps: float) -> tuple[Tensor, Pull]:
-    r"""`layer_norm` with its pull-back $(d-\overline{d}-y\,\overline{d\odot y})/\sqrt{\mathrm{var}(x)+\epsilon}$.
-
-    Not the fused kernels: these take mean and variance for constants from the third derivative on.
-    """
-    centred = x - x.mean(-1, keepdim=True)
-    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    r"""`layer_norm` with its pull-back $(d-\overline{d}-y\,\overline{d\odot y})/\sqrt{\mathrm{var}(x)+\epsilon}$."""
+    centred, scale = _normed(x, eps)
     y = centred * scale
 
     def pull(d: Tensor) -> Tensor:

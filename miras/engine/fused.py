@@ -125,8 +125,10 @@ class Chunks(torch.autograd.Function):
         a, b = ctx.counts
         saved = ctx.saved_tensors
         tensors, kept, wide = saved[:a], saved[a : a + b], saved[a + b :]
-        if torch.is_grad_enabled():  # a derivative of the derivative: autograd of the definition
-            return (None, *_again(ctx.recipe, tensors, (d_out, d_w1, d_w2)))
+        many = any(map(torch._C._functorch.is_legacy_batchedtensor, (d_out, d_w1, d_w2)))  # pyright: ignore
+        if torch.is_grad_enabled() or many:  # a derivative of the derivative, or several rows of a Jacobian at once
+            with torch.enable_grad():
+                return (None, *_again(ctx.recipe, tensors, (d_out, d_w1, d_w2)))
         chunks, _, _ = _cut(ctx.recipe, tensors)
         each = len(wide) // len(chunks)
         found: list[list[Tensor | None]] = []

@@ -74,9 +74,8 @@ class _Read(torch.autograd.Function):
         y = _scaled(x, carry, start)
         if slots is not None and of_slots is not None:
             for i in range(slots.shape[-3]):
-                y -= _scaled(x, of_slots[..., i], slots[..., i, :, :])
-        y -= (pairs * (x @ keys.mT)) @ errors
-        return y
+                y = y - _scaled(x, of_slots[..., i], slots[..., i, :, :])
+        return y - (pairs * (x @ keys.mT)) @ errors
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

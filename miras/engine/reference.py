@@ -73,7 +73,8 @@ def token(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tup
     if "threshold" in retention.gates:
         threshold = x.token["threshold"][..., 0]
         if retention.accumulates_threshold:
-            threshold = threshold + heads["log_decay"][..., 0].exp() * extra["threshold"]
+            share = heads["log_decay"][..., 0].exp() if "log_decay" in heads else 1.0
+            threshold = threshold + share * extra["threshold"]
         extra = extra | {"threshold": threshold}
 
     after = state._replace(memory=memory, slots=slots, extra=extra)
@@ -138,7 +139,7 @@ def _gradients(
             )
             g = pull(algorithm.error(bias, prediction, vp, step, gates))
         if algorithm.needs_matrices:
-            g = g | _adjusted(spec, shapes, anchor, kp, g)
+            g = g | _adjusted(spec, anchor, kp, g)
         if architecture.is_linear:
             gain, extra = algorithm.write(features, heads, extra)
             if gain is not features:  # the same error, written along another key
@@ -158,7 +159,7 @@ def _gradients(
     return total, extra
 
 
-def _adjusted(spec: MirasSpec, shapes: Shapes, anchor: Weights, k: Tensor, g: Weights) -> Weights:
+def _adjusted(spec: MirasSpec, anchor: Weights, k: Tensor, g: Weights) -> Weights:
     """Gradients of matrices after `Algorithm.adjust`, which sees the output of the matrix."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 

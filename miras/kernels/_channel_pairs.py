@@ -44,7 +44,6 @@ def look(
     ri,
     I,
     C,
-    BI: tl.constexpr,
     EARLY: tl.constexpr,
     STRICT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -78,9 +77,9 @@ def pairs(
     tile, r = pid // (C // BLOCK), (pid % (C // BLOCK)).to(tl.int32) * BLOCK
     ri, rc = tl.arange(0, BI), r + tl.arange(0, BLOCK)
     at, square = tile * C * I, tile * C * C
-    look(q + at, a + at, z + at, scores + square, asked + at, r, ri, I, C, BI, EARLY, EARLY, PRECISION)
+    look(q + at, a + at, z + at, scores + square, asked + at, r, ri, I, C, EARLY, EARLY, PRECISION)
     if KEYS:
-        look(k + at, a + at, z + at, coupling + square, predicted + at, r, ri, I, C, BI, KEYS_EARLY, 1, PRECISION)
+        look(k + at, a + at, z + at, coupling + square, predicted + at, r, ri, I, C, KEYS_EARLY, 1, PRECISION)
     last = row(z + at, C - 1, ri, I)
     put(written + at, rc, ri, I, -rows(a + at, rc, ri, I) * tl.exp(last[None, :] - rows(z + at, rc, ri, I)))
 

@@ -41,10 +41,20 @@ def weights(
 
 
 @triton.jit
-def weights_vjp(a, d_w, level, d_level, LINK_VJP: tl.constexpr, CONSTANTS: tl.constexpr):
-    """The gradient of an accumulator under a link with a threshold, whose own gradient is stored."""
-    d_a, d_threshold = LINK_VJP(a, tl.load(level), d_w, CONSTANTS)
-    tl.store(d_level, tl.sum(tl.sum(d_threshold, 1), 0))
+def weights_vjp(
+    a, d_w, keep_i, keep_v, level, d_level, at, to,
+    LINK_VJP: tl.constexpr, CONSTANTS: tl.constexpr, LEVEL: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """The gradient of an accumulator under its link, zero outside as well; that of a threshold is stored."""
+    if LEVEL > 0:
+        d_a, d_threshold = LINK_VJP(a, tl.load(level + at), d_w, CONSTANTS)
+        if not FULL:
+            d_threshold = tl.where(keep_i[:, None] & keep_v[None, :], d_threshold, 0.0)
+        tl.store(d_level + to, tl.sum(tl.sum(d_threshold, 1), 0))
+    else:
+        d_a = LINK_VJP(a, d_w, CONSTANTS)
+    if not FULL:
+        d_a = tl.where(keep_i[:, None] & keep_v[None, :], d_a, 0.0)
     return d_a
 
 

@@ -150,16 +150,14 @@ def reverse(
                 W += product(KT, (dP * row[:, None]).to(DT), PRECISION)
             elif j == 0:
                 W += product(KT, dP.to(DT), PRECISION)
-            if LINK_VJP is not None and j == 0:
-                if LEVEL < 2:
-                    raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
-                if LEVEL == 1:
-                    W = weights_vjp(raw, W, level + at, d_level + at * NV + j0, LINK_VJP, LINK_CONSTANTS)
-                elif LEVEL == 0:
-                    begun = (raw,)
-                    if CEILING is not None:
-                        begun = committed(begun, n, CEILING, 1)
-                    W = LINK_VJP(begun[0], W, LINK_CONSTANTS)
+            if (LINK_VJP is not None and j == 0) and LEVEL < 2:
+                raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
+                begun = (raw,)
+                if CEILING is not None:
+                    begun = committed(begun, n, CEILING, 1)
+                W = weights_vjp(
+                    begun[0], W, keep_i, keep_v, level, d_level, at, at * NV + j0, LINK_VJP, LINK_CONSTANTS, LEVEL, FULL,
+                )  # fmt: skip
             for a in tl.static_range(J):
                 W += tl.load(mix + (at * J + a) * J + j) * stack[a]
             if LIMIT > 0:
@@ -168,7 +166,9 @@ def reverse(
                 W = tl.where((n > 0) & (raw > CEILING), 0.0, W)
             if LEVEL == 2 and j == 0:  # what was read went on
                 raw = load_tile(states + at * J * size, ri, O, rv, keep_i, keep_v, FULL)
-                W = weights_vjp(raw, W, level + at, d_level + at * NV + j0, LINK_VJP, LINK_CONSTANTS)
+                W = weights_vjp(
+                    raw, W, keep_i, keep_v, level, d_level, at, at * NV + j0, LINK_VJP, LINK_CONSTANTS, LEVEL, FULL,
+                )  # fmt: skip
             new = new + (W,)
         stack = new
     store_stack(d_start + i * J * size, size, ri, O, rv, keep_i, keep_v, stack, J, FULL)

@@ -59,7 +59,7 @@ def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int, least: int =
     rows, columns = next(iter(shapes.values())).shape
     if max(tokens, rows) < 64:  # no matrix instructions of whole warp groups
         return None
-    most = 128 if _whole_rows(spec) else 256
+    most = 128 if _whole_rows(spec) or _bounded(spec) else 256
     if max(rows, columns) > most:
         return f"a head of {rows} x {columns} is over {most} x {most}"
     if min(rows, columns) < least:
@@ -70,9 +70,13 @@ def tried(spec: MirasSpec, shapes: Shapes, tokens: int, slots: int, least: int =
 
 
 def _whole_rows(spec: MirasSpec) -> bool:
-    """Whether a program needs all value channels of a token: for their norm."""
-    bounded = spec.step_bound is not None and not spec.is_affine
-    return bounded or (residuals.supported(spec.bias) is None and residuals.rowwise(spec.bias))
+    """Whether a program has all value channels of a token, for their norm; under a bound alone those of a head meet to add up theirs."""
+    rowwise = residuals.supported(spec.bias) is None and residuals.rowwise(spec.bias)
+    return rowwise or (_bounded(spec) and not spec.retention.link_is_identity)
+
+
+def _bounded(spec: MirasSpec) -> bool:
+    return spec.step_bound is not None and not spec.is_affine
 
 
 def written_by_algorithm(spec: MirasSpec) -> bool:

@@ -56,7 +56,8 @@ def _thresholds(spec: MirasSpec, state: MemoryState, x: Inputs) -> Tensor:
     if not spec.retention.accumulates_threshold:
         return thresholds[..., -1]
     # sums from the end, since of two large ones the difference would be little but rounding
-    decay = x.token["log_decay"].unflatten(2, (-1, spec.chunk_size)).flip(-1).cumsum(-1).flip(-1)
+    logs = x.token.get("log_decay", torch.zeros_like(x.token["threshold"]))
+    decay = logs.unflatten(2, (-1, spec.chunk_size)).flip(-1).cumsum(-1).flip(-1)
     carried = F.pad(state.extra["threshold"][..., None], (0, thresholds.shape[2] - 1))  # zero, but it has a gradient
     return decay[..., 0].exp() * carried + (F.pad(decay[..., 1:], (0, 1)).exp() * thresholds).sum(-1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from miras.kernels.residuals import kinds
+from miras.kernels.residuals import kinds, stale
 from miras.retentions import ElasticNet, Exponentiated, Logistic, Retention, Tanh
 
 
@@ -57,6 +57,8 @@ def supported(retention: Retention) -> str | None:
         return f"retention {retention.name!r} has no link"
     if not own and type(retention) not in BUILT_IN:
         return f"retention {retention.name!r} has no triton_link"
+    if own and stale(type(retention), "triton_link", "link"):
+        return f"retention {retention.name!r} has a link of its own, but inherits its triton_link"
     if own and retention.triton_link_vjp is None:
         return f"retention {retention.name!r} has a triton_link without a triton_link_vjp"
     commits, accumulates = type(retention).commit is not Retention.commit, level(retention) == 2
@@ -76,7 +78,7 @@ def key(retention: Retention) -> str:
     numbers = (
         retention.triton_constants if retention.triton_link is not None else BUILT_IN[type(retention)][1](retention)
     )
-    return " ".join([retention.triton_key, *[f"{number!r}" for number in (level(retention), *numbers)]])
+    return " ".join([retention.triton_key, str(level(retention)), *[repr(float(number)) for number in numbers]])
 
 
 def recall(key: str) -> Link:

@@ -39,6 +39,8 @@ def _supports(by: Supports, spec: MirasSpec, shapes: Shapes, pairs: int) -> str 
     algorithm, before = spec.algorithm, spec.algorithm.window - 1
     if not isinstance(algorithm, Omega) or not before:
         return f"algorithm {algorithm.name!r} replays no pairs"
+    if spec.anchor_lag:
+        return "anchor_lag is not 0"
     if algorithm.changes_error:
         return f"algorithm {algorithm.inner.name!r} in a window changes errors"
     size, room = _size(spec, shapes), min(_room(spec, shapes), claims.LARGEST)

@@ -52,6 +52,8 @@ def supported(bias: AttentionalBias, norms: bool = False) -> str | None:
     """
     if len(bias.gates) > 1 or any(gate.per not in ("head", "value") for gate in bias.gates.values()):
         return f"bias {bias.name!r} has more than one gate, or one that is neither per head nor per value channel"
+    if bias.triton_residual is not None and stale(type(bias), "triton_residual", "residual"):
+        return f"bias {bias.name!r} has a residual of its own, but inherits its triton_residual"
     if bias.triton_residual is not None:
         return None if bias.triton_vjp is not None else f"bias {bias.name!r} has a triton_residual without a triton_vjp"
     if type(bias) not in BUILT_IN:
@@ -61,6 +63,12 @@ def supported(bias: AttentionalBias, norms: bool = False) -> str | None:
     return None
 
 
+def stale(kind: type, kernel: str, function: str) -> bool:
+    """Whether a class has overridden a function, but not what computes it in kernels."""
+    written, compiled = (next(i for i, c in enumerate(kind.__mro__) if n in vars(c)) for n in (function, kernel))
+    return written < compiled
+
+
 AFFINE = "affine"
 """The key of any affine residual, with the slope as its gate and the offset in the place of the value."""
 
@@ -68,7 +76,7 @@ AFFINE = "affine"
 def key(bias: AttentionalBias) -> str:
     """A string that stands for the bias in the arguments of an operator; compilers can form it while they trace."""
     numbers = bias.triton_constants if bias.triton_residual is not None else BUILT_IN[type(bias)][2](bias)
-    return " ".join([bias.triton_key, *[f"{number!r}" for number in numbers]])
+    return " ".join([bias.triton_key, *[repr(float(number)) for number in numbers]])
 
 
 def constant(key: str) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from miras.engine.problem import answers, micro_steps
 from miras.kernels import ahead, verdicts
 from miras.kernels.table import Dims, Kernel, constant
+from miras.registry import Component
 from miras.spec import MirasSpec
 
 Trial = TypeVar("Trial", bound=Callable[..., bool])
@@ -81,11 +83,23 @@ def once(trial: Trial) -> Trial:
 @once
 def tried(kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype) -> bool:
     """Outputs and gradients of the kernel against the PyTorch path; warns of a difference."""
-    parts = [type(part) for part in (spec.architecture, spec.bias, spec.retention, spec.algorithm)]
     what = f"{kernel.name}, {dims}, {dtype}, {spec}"
-    worst = verdicts.kept(lambda: error(kernel, spec, dims, device, dtype), device, what, parts)
+    worst = verdicts.kept(lambda: error(kernel, spec, dims, device, dtype), device, what, list(_code(spec)))
     instead = kernel.whole.name if kernel.whole else "PyTorch"
     return accepted(worst, kernel.name, device, f"{dtype}, heads of {dims.key} x {dims.value}", instead)
+
+
+def _code(spec: MirasSpec) -> Iterator[Any]:
+    """The classes of components, of those inside of them too, and their Triton functions."""
+    parts: list[Any] = [spec.architecture, spec.bias, spec.retention, spec.algorithm]
+    for part in parts:
+        parts += [inside for f in fields(part) if isinstance(inside := getattr(part, f.name), Component)]
+        yield type(part)
+    for part, names in (
+        (spec.bias, ("triton_residual", "triton_vjp")),
+        (spec.retention, ("triton_link", "triton_link_vjp")),
+    ):
+        yield from (f.fn for n in names if (f := getattr(part, n)) is not None)
 
 
 def accepted(worst: float, name: str, device: torch.device, where: str, instead: str = "PyTorch") -> bool:

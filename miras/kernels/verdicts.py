@@ -16,25 +16,26 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def kept(trial: Callable[[], float], device: torch.device, what: str, kinds: Iterable[type] = ()) -> float:
+def kept(trial: Callable[[], float], device: torch.device, what: str, code: Iterable[Any] = ()) -> float:
     """The error that ``trial`` finds, or found under the same conditions.
 
     Args:
         trial: makes kernel and PyTorch compute the same, and compares.
         device: where.
         what: which kernel, at which sizes, in words.
-        kinds: classes whose code takes part.
+        code: classes and functions whose code takes part.
     """
-    code = _digest(tuple(kinds))
-    if code is None:
+    digest = _digest(tuple(code))
+    if digest is None:
         return trial()
-    conditions = {"what": what, "code": code} | _machine(device)
+    conditions = {"what": what, "code": digest} | _machine(device)
     file = folder() / (hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:32] + ".json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return float(json.loads(file.read_text())["error"])
@@ -71,10 +72,10 @@ def _assembler() -> str:
 
 
 @lru_cache
-def _digest(kinds: tuple[type, ...]) -> str | None:
-    """Of this library and the files in which the classes stand; None if one stands in no file, as in an open session."""
+def _digest(code: tuple[Any, ...]) -> str | None:
+    """Of this library and the files in which classes and functions stand; None if one stands in no file, as in an open session."""
     try:
-        elsewhere = {Path(inspect.getfile(kind)) for kind in kinds}
+        elsewhere = {Path(inspect.getfile(part)) for part in code}
         files = sorted(elsewhere.union(PACKAGE.rglob("*.py")))
         return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     except (OSError, TypeError):

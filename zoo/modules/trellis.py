@@ -31,8 +31,8 @@ class Coded(Tie):
         return 2 * d_value
 
     def before(self, x: Tokens, p: Mapping[str, Tensor]) -> Tokens:
-        code = torch.einsum("bthi,him->bthm", x.k, p["code"])
-        return x._replace(v=torch.cat([code, x.v], -1))
+        code = torch.einsum("bthi,him->bthm", x.k, p["code"].to(x.k.dtype))
+        return x._replace(v=torch.cat([code.to(x.v.dtype), x.v], -1))
 
 
 @dataclass(frozen=True)
