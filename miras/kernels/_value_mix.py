@@ -23,7 +23,7 @@ def mix(
     pid = tl.program_id(0).to(tl.int64)
     tile, r = pid // (C // BLOCK), (pid % (C // BLOCK)).to(tl.int32) * BLOCK
     ro, at = tl.arange(0, BO), tile * C * O
-    Y = weighed(e + at, z + at, scores + tile * C * C, base + at, r, ro, O, C, EARLY, EARLY, PRECISION)
+    Y = weighed(e + at, z + at, scores + tile * C * C, base + at, r, ro, O, C, BO, EARLY, EARLY, PRECISION)
     put(y + at, r + tl.arange(0, BLOCK), ro, O, Y)
 
 
@@ -38,10 +38,10 @@ def mix_back(
     ro, rc = tl.arange(0, BO), r + tl.arange(0, BLOCK)
     at, square = tile * C * O, tile * C * C
     look(dy + at, e + at, z + at, d_scores + square, d_base + at, r, ro, O, C, EARLY, EARLY, PRECISION)
-    dE = seen_from(dy + at, z + at, scores + square, r, ro, O, C, EARLY, EARLY, PRECISION)
+    dE = seen_from(dy + at, z + at, scores + square, r, ro, O, C, BO, EARLY, EARLY, PRECISION)
     put(de + at, rc, ro, O, dE)
     # computed again: rounded outputs would leave more than rounding of the differences that these sums become
-    Y = weighed(e + at, z + at, scores + square, base + at, r, ro, O, C, EARLY, EARLY, PRECISION)
+    Y = weighed(e + at, z + at, scores + square, base + at, r, ro, O, C, BO, EARLY, EARLY, PRECISION)
     dZX, dZ = Y * rows(dy + at, rc, ro, O), -dE * rows(e + at, rc, ro, O)
     if EARLY:
         put(dz_early + at, rc, ro, O, dZX)
