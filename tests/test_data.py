@@ -309,6 +309,27 @@ def test_vocabularies_with_gaps_and_documents_without_tokens(tmp_path: Path):
     write(tmp_path / "s", [b" ", b"a b a", b" ", b"b b", b"a a a a", b" "], loaded)
     batch = Packed(Shards(tmp_path / "s"), 2, 4).batch(0)
     assert bool((batch["cu_seqlens"].diff() > 0).all())
+    made.enable_truncation(2)
+    made.enable_padding(length=7)
+    made.save(str(tmp_path / "short.json"))
+    assert tokenizer(str(tmp_path / "short.json")).encode(b"a b a a").tolist() == [0, 9, 0, 0]
+    with pytest.raises(ValueError, match=r"holds tokens of 'tokenizer.json-.*', not of 'bytes': name theirs"):
+        shards(Data(source=str(tmp_path / "s")))
+
+
+def test_no_document_predicts_the_next_where_a_row_ends(tmp_path: Path):
+    write(tmp_path / "s", [bytes([65 + i]) * 7 for i in range(6)], tokenizer("bytes"))  # and an end
+    batch = Packed(Shards(tmp_path / "s"), 2, 16).batch(0)
+    target = labels(batch)
+    assert batch["tokens"][:, 15].tolist() == [0, 0] and target[:, -1].tolist() == [IGNORED, IGNORED]
+    assert int((target != IGNORED).sum()) == 2 * 2 * 7
+
+
+def test_names_of_files_and_lines_of_nothing(tmp_path: Path):
+    (tmp_path / "a[1] b.txt").write_bytes(b"text")
+    assert list(collection(str(tmp_path / "a[1] b.txt"), "train").read()) == [b"text"]
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    assert list(collection(f"jsonl:{tmp_path / 'a.jsonl'}", "train").read()) == [b"one", b"two"]
 
 
 def test_tokens_are_written_once(tmp_path: Path):

@@ -78,6 +78,15 @@ def test_forward():
         made()
 
 
+def test_padding_has_no_loss():
+    """Not even that of the first token of a text, which the padding before it would be asked for."""
+    made, x = model("mac"), text(1)
+    padded = torch.cat([torch.zeros(1, 3, dtype=x.dtype), x], 1)
+    target = torch.cat([torch.full((1, 3), -100), x], 1)
+    mask = torch.arange(padded.shape[1])[None] >= 3
+    torch.testing.assert_close(made(padded, attention_mask=mask, labels=target).loss, made(x, labels=x).loss)
+
+
 @pytest.mark.parametrize("kind", ["memory", "mac"])
 def test_generate(kind: str):
     """Cached equals uncached equals our own, with padding on the left; beams too."""

@@ -138,6 +138,8 @@ def test_facts_keep_their_order_and_sizes_are_exact(book: str):
         (lambda: task("mqar", pairs=5000, length=20000), "pairs must lie"),
         (lambda: task("state_tracking", group="s4"), "parity, s3, a5"),
         (lambda: task("babilong", kind="qa6"), "qa1"),
+        (lambda: task("babilong", kind="qa3", facts=2), "qa3 takes at least 3 facts, got 2"),
+        (lambda: task("mad_fuzzy_recall", symbols=4, longest=1), "4 symbols make 2 words of up to 1, not 8"),
         (lambda: task("s_niah_2"), "pass text='FILE'"),
         (lambda: task("passkey", text="no.txt").example(0, 0), "there is no 'no.txt'"),
         (lambda: task("corrupted_keys", corrupted=2), "below half"),

@@ -565,6 +565,20 @@ def test_values_that_cannot_be_are_refused_at_once(fields: dict, message: str):
         Config(**fields)
 
 
+def test_fields_of_a_model_go_with_its_flags():
+    made = Model(size="170m", fields={"attention": {"qk_norm": True}}).build(256)
+    assert made.attention.heads == 16 and made.attention.qk_norm
+    assert Model(heads=2, fields={"attention": {"qk_norm": True}}).build(256).attention.heads == 2
+    again: list[tuple[dict, dict, str]] = [
+        ({"memory": {}}, {}, "memory"),
+        ({"layers": ["swa"]}, {"depth": 1}, "depth"),
+        ({"attention": {"heads": 1}}, {"heads": 2}, "heads"),
+    ]
+    for fields, flags, named in again:
+        with pytest.raises(ValueError, match=f"what model.{named} says: leave it out there"):
+            Model(fields=fields, **flags).build(256)
+
+
 def test_flags(whole: Config, tmp_path: Path):
     flags = "--steps 3 --model.kind mac swa --optimizer.clip None model.memory.bias:huber --model.memory.bias.delta 0.3"
     config = parse(Config, flags.split(), "train", whole)
@@ -630,7 +644,7 @@ def test_records_are_sent_to_the_end(whole: Config, tmp_path: Path, monkeypatch:
     sent: list[str] = []
 
     class Sink:
-        def __init__(self, *folder: str):
+        def __init__(self, *folder: str, purge_step: int = 0):
             self.add_scalar = self.log = lambda *row, **step: sent.append("row")
             self.close = self.finish = lambda: sent.append("end")
 

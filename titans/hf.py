@@ -155,6 +155,8 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             following = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+            if mask is not None:  # padding predicts nothing, not even the first token of a text
+                following = following.masked_fill(~mask, IGNORED)
             loss = self.model.loss(hidden, following)
             if (items := kwargs.get("num_items_in_batch")) is not None:
                 loss = loss * (following != IGNORED).sum() / items

@@ -37,6 +37,10 @@ class Generate:
     sampling: Sampling = dataclasses.field(default_factory=lambda: Sampling(temperature=0.8))
 
 
+UNFINISHED = "\ufffd".encode()
+"""How tokenizers decode a part of a character."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prints the prompt and what follows it."""
     options = parse(Generate, arguments, "generate")
@@ -47,13 +51,15 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError(f"--length must be at least 0, got {options.length}")
         model, folder = pretrained(options.run)
         tokens = tokenizer(Config.read(folder / "run.json").data.tokenizer)
+        prompt = tokens.encode(options.prompt.encode(errors="replace")).astype("int64")
+        if not len(prompt):
+            raise ValueError(f"--prompt {options.prompt!r} has no tokens; pass another")
     except ValueError as error:
         print(f"miras generate: {error}", file=sys.stderr)
         return 2
-    prompt = tokens.encode(options.prompt.encode()).astype("int64")
     stop = () if tokens.end is None else (tokens.end,)
     drawn: list[int] = []
-    shown = len(options.prompt.encode())
+    shown = len(tokens.decode(prompt.tolist()))
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     print(options.prompt, end="", flush=True)
     for _, token in stream(model, torch.from_numpy(prompt)[None], options.length, options.sampling, stop=stop):
@@ -61,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
             break
         drawn.append(following)
         text = tokens.decode([*prompt.tolist(), *drawn])
+        if text.endswith(UNFINISHED):  # a character of which tokens are missing yet
+            continue
         print(decoder.decode(text[shown:]), end="", flush=True)
         shown = len(text)
-    print()
+    print(decoder.decode(tokens.decode([*prompt.tolist(), *drawn])[shown:]))
     return 0

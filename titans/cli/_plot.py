@@ -22,7 +22,7 @@ class Plot:
         runs: their folders.
         metric: what to draw, one of the names in ``metrics.jsonl``; None for bits per byte, or the loss of what is no text.
         out: the picture, whose suffix says in which format.
-        smooth: steps over which training curves are averaged.
+        smooth: lines of ``metrics.jsonl`` over which training curves are averaged.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

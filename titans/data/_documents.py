@@ -98,6 +98,8 @@ def _jsonl(where: str, split: str) -> Collection:
         for path in files:
             with _opened(path) as lines:
                 for number, line in enumerate(lines, 1):
+                    if not line.strip():
+                        continue
                     try:
                         yield json.loads(line)[field or "text"].encode()
                     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,7 +130,7 @@ def _wikitext(where: str, split: str) -> Collection:
 
     def read() -> Iterator[bytes]:
         with _opened(found[0]) as file:
-            yield from (d for d in re.split(rb"^(?= = [^=].* = \n)", file.read(), flags=re.MULTILINE) if d.strip())
+            yield from (d for d in re.split(rb"^(?= = [^=].* = \r?\n)", file.read(), flags=re.MULTILINE) if d.strip())
 
     return Collection((found[0],), read, True)
 
@@ -168,6 +170,8 @@ KINDS: dict[str, Callable[[str, str], Collection]] = {
 
 
 def _files(pattern: str) -> tuple[Path, ...]:
+    if Path(pattern).is_file():  # a name, whatever is in it
+        return (Path(pattern),)
     files = tuple(sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file()))
     if not files:
         raise ValueError(f"no file matches {pattern!r}")

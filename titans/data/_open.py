@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -78,16 +79,26 @@ def shards(data: Data, split: str = "train") -> Shards:
             raise ValueError(
                 f"{name} holds token shards, which are not split; name a source for evaluation: data.valid"
             )
-        return Shards(Path(name))
+        there, wanted = Shards(Path(name)), tokenizer(data.tokenizer).name
+        if there.tokenizer != wanted:
+            raise ValueError(
+                f"{name} holds tokens of {there.tokenizer!r}, not of {wanted!r}: name theirs in data.tokenizer"
+            )
+        return there
     text, tokens = collection(name, split), tokenizer(data.tokenizer)
     if data.valid:  # then neither of the two is to be split
         text = text._replace(is_split=True)
     files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in text.files]
     key = hashlib.sha256(json.dumps([name, split, text.is_split, tokens.name, files]).encode()).hexdigest()[:16]
-    folder = Path(data.cache or Path(tempfile.gettempdir()) / "miras-tokens") / f"{split}-{key}"
+    folder = Path(data.cache or Path(tempfile.gettempdir()) / f"miras-tokens-{_user()}") / f"{split}-{key}"
     if not (folder / "manifest.json").is_file():
         write(folder, split_of(text, split), tokens)
     return Shards(folder)
+
+
+def _user() -> int:
+    """Whose temporary files these are."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def _name(data: Data, split: str) -> str:

@@ -73,20 +73,23 @@ class Packed(_Ordered):
         """``ids`` count rows."""
         rows: list[np.ndarray] = []
         cuts: list[np.ndarray] = []
+        inside = np.ones((self.rows, self.length), dtype=bool)
         numbers = range(step * self.rows, (step + 1) * self.rows)
         for place, number in enumerate(numbers):
-            tokens, starts = self._row(*divmod(number, self.epoch))
+            tokens, starts, ends = self._row(*divmod(number, self.epoch))
+            inside[place, -1] = not ends
             rows.append(tokens)
             cuts.append(starts + place * self.length)
         cuts.append(np.array([self.rows * self.length]))
         return Batch(
             tokens=torch.from_numpy(np.stack(rows)),
             cu_seqlens=torch.from_numpy(np.concatenate(cuts)),
+            loss_mask=torch.from_numpy(inside),
             ids=torch.tensor(list(numbers)),
         )
 
-    def _row(self, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens ``[T + 1]`` and where documents begin among the inputs, 0 first."""
+    def _row(self, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Tokens ``[T + 1]``, where documents begin among the inputs, 0 first, and whether one ends with the last input."""
         order = _permutation(self.seed, epoch, len(self.shards.starts))
         ends = self._ends(epoch)
         first, last = row * self.length, (row + 1) * self.length + 1
@@ -100,7 +103,7 @@ class Packed(_Ordered):
             at, document = min(end, last), document + 1
             if at - first < self.length:
                 starts.append(at - first)
-        return np.concatenate(pieces), np.array(starts)
+        return np.concatenate(pieces), np.array(starts), bool(np.isin(last - 1, ends))
 
     @property
     def _lengths(self) -> np.ndarray:

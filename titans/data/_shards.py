@@ -25,6 +25,7 @@ class Shards:
 
     Attributes:
         vocabulary: number of tokens in the vocabulary.
+        tokenizer: the name of what made them.
         starts: where documents begin, int64.
         bytes_per_token: of text, on average.
     """
@@ -37,6 +38,7 @@ class Shards:
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{folder} has format {manifest.get('format')!r}; this version reads {FORMAT}")
         self.vocabulary: int = manifest["vocabulary"]
+        self.tokenizer: str = manifest["tokenizer"]
         self.bytes_per_token: float = manifest["bytes"] / max(1, manifest["tokens"])
         self._size: int = manifest["shard"]
         self._parts: list[np.ndarray] = []

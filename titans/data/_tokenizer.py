@@ -64,6 +64,8 @@ class FromFile:
             raise ValueError("a tokenizer file needs the package tokenizers; pip install tokenizers") from None
         text = path.read_bytes()
         self._inner = Loaded.from_str(text.decode())
+        self._inner.no_truncation()  # what a file asks for is meant for batches of a model
+        self._inner.no_padding()
         self.name = f"{path.name}-{hashlib.sha256(text).hexdigest()[:12]}"
         self.vocabulary = 1 + max(self._inner.get_vocab().values())  # numbers may be left out between them
         known = [self._inner.token_to_id(token) for token in _ENDS]

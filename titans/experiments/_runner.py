@@ -87,8 +87,11 @@ def _results(todo: list[Cell], folder: Path, devices: Sequence[str]) -> Iterator
 
     with ThreadPoolExecutor(len(devices)) as pool:
         futures = {pool.submit(one, cell): cell for cell in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:  # where somebody stops it: those that have not begun are not to
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _apart(cell: Cell, folder: Path, device: str) -> str | None:

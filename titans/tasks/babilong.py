@@ -9,7 +9,7 @@ import numpy as np
 
 from titans.tasks._base import Example, Task, following, register
 from titans.tasks.haystack import hide
-from titans.tasks.stories import KINDS, story
+from titans.tasks.stories import KINDS, LEAST, story
 
 
 @register("babilong")
@@ -34,6 +34,8 @@ class BabiLong(Task):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.sentences < LEAST[self.kind]:
+            raise ValueError(f"{self.kind} takes at least {LEAST[self.kind]} facts, got {self.facts}")
         super().__post_init__()
 
     @property

@@ -103,6 +103,14 @@ class FuzzyRecall(_Mad):
     words: int = 8
     longest: int = 3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        there = sum((self.symbols // 2) ** n for n in range(1, self.longest + 1))
+        if self.words > there:
+            raise ValueError(
+                f"{self.name}: {self.symbols} symbols make {there} words of up to {self.longest}, not {self.words}"
+            )
+
     @property
     def vocabulary(self) -> int:
         return 1 + self.symbols

@@ -159,6 +159,9 @@ KINDS: dict[str, tuple[Callable[[World, int], Story | None], int, tuple[str, ...
 }
 """Every kind of story: how it is told, its usual number of facts, and the possible answers."""
 
+LEAST = {"qa1": 1, "qa2": 2, "qa3": 3, "qa4": 2, "qa5": 3}
+"""Facts without which a kind leaves nothing to ask."""
+
 
 def story(kind: str, facts: int, rng: np.random.Generator) -> Story:
     """A story; one that leaves nothing to ask is told anew."""

@@ -134,7 +134,7 @@ class Shelf:
         except OSError as error:
             raise CheckpointError(f"the pointer to {path} could not be written: {error}") from error
         for old in [*self._before(path), *self.folder.glob(".step-*")]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # the new one is safe, whatever keeps an old one
         return path
 
     def newest(self, say: Callable[[str], None] = print) -> Path | None:

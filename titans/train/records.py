@@ -74,7 +74,7 @@ class Recorder:
         publish(path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self.file = path.open("a")
         if config.records.tensorboard:
-            self.sinks.append(_tensorboard(run))
+            self.sinks.append(_tensorboard(run, start))
         if config.records.wandb:
             self.sinks.append(_wandb(config))
         self.progress = None if config.records.quiet else _progress(config.steps, start)
@@ -152,12 +152,12 @@ def _progress(steps: int, start: int) -> Any:
     return progress
 
 
-def _tensorboard(run: Path) -> Any:
+def _tensorboard(run: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("records.tensorboard needs the package tensorboard; pip install tensorboard") from None
-    writer = SummaryWriter(str(run / "tensorboard"))
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
     def sink(step: int, row: dict[str, Any]) -> None:
         for name, value in row.items():
