@@ -93,19 +93,12 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.dtype = inputs
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return (x * (2 * grad)[..., None]).to(x.dtype), None
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor, _: None) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * (x.to(ctx.dtype) * dx).sum(-1)
 
 
 def bounded(spec: MirasSpec, x: Inputs) -> Inputs:

@@ -150,10 +150,6 @@ class _Limited(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.clamp(-LIMIT, LIMIT)
 
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor) -> Tensor:
-        return dx.view_as(dx)
-
 
 def limited(x: Tensor) -> Tensor:
     """The same numbers; what is beyond `LIMIT` in their gradient is cut off.
