@@ -63,6 +63,11 @@ def test_config_round_trip(spec: str):
     assert pickle.loads(pickle.dumps(made)) == made and hash(made) == hash(replace(made))
 
 
+def test_a_size_keeps_its_heads():
+    assert preset("170m", attention={"qk_norm": True}).attention.heads == 16
+    assert preset("170m", attention={"heads": 2}).attention.heads == 2
+
+
 def test_config_is_small():
     assert len(TitansConfig.__dataclass_fields__) <= 16
 

@@ -571,11 +571,11 @@ def test_fields_of_a_model_go_with_its_flags():
     assert Model(heads=2, fields={"attention": {"qk_norm": True}}).build(256).attention.heads == 2
     again: list[tuple[dict, dict, str]] = [
         ({"memory": {}}, {}, "memory"),
-        ({"layers": ["swa"]}, {"depth": 1}, "depth"),
+        ({"layers": ["swa"]}, {"depth": 1}, "layers"),
         ({"attention": {"heads": 1}}, {"heads": 2}, "heads"),
     ]
     for fields, flags, named in again:
-        with pytest.raises(ValueError, match=f"what model.{named} says: leave it out there"):
+        with pytest.raises(ValueError, match=f"model.fields: '{named}' is what a flag of its own says"):
             Model(fields=fields, **flags).build(256)
 
 

@@ -195,7 +195,7 @@ def preset(size: str, kind: str | tuple[str, ...] = "mac", **fields: Any) -> Tit
     Args:
         size: ``tiny``, ``170m``, ``340m``, ``760m`` or ``1.3b``.
         kind: one kind for all layers, or several that are repeated until the depth is reached.
-        fields: any other fields of `TitansConfig`, which also override.
+        fields: any other fields of `TitansConfig`, which also override; a mapping for attention keeps the heads of the size.
 
     Example:
         >>> preset("170m", ("memory", "swa"), memory={"bias": "yaad"}).layers[:3]
@@ -213,4 +213,6 @@ def preset(size: str, kind: str | tuple[str, ...] = "mac", **fields: Any) -> Tit
         "layers": tuple(kinds[i % len(kinds)] for i in range(row["depth"])),
         "attention": AttentionSpec(heads=row["heads"]),
     }
+    if isinstance(attention := fields.get("attention"), Mapping):
+        fields["attention"] = {"heads": row["heads"], **attention}
     return TitansConfig(**(usual | _known(TitansConfig, fields, "a config")))

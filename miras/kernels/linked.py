@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miras.engine.problem import Inputs
-from miras.engine.weights import Shapes, advance, limited
+from miras.engine.weights import Shapes, advance
 from miras.kernels import claims, links, matrix
 from miras.kernels.table import Kernel, in_pytorch
 from miras.spec import MirasSpec
@@ -36,9 +36,8 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     """A whole number of chunks from a boundary."""
     from miras.kernels import _linked
 
-    given, start = matrix.operands(spec, shapes, x, False), matrix.stacked(shapes, state)
-    if given.inverse is not None:
-        start = limited(start)
+    given = matrix.operands(spec, shapes, x, False)
+    start = matrix.started(given, shapes, state)
     vectors = given.q, given.k, given.v, given.lr, given.inverse, given.gate
     how = given.bias, links.key(spec.retention), torch.is_grad_enabled()
     level = None
@@ -46,7 +45,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         ends = _thresholds(spec, state, x)
         level = torch.cat([state.extra["threshold_anchor"][..., None], ends[..., :-1]], -1)
         state = state._replace(extra=state.extra | {"threshold": ends[..., -1]})
-    y, end, _ = _linked.linked(*vectors, given.into, given.mix, level, start.contiguous(), *how)
+    y, end, _ = _linked.linked(*vectors, given.into, given.mix, level, start, *how)
     return y, advance(spec, shapes, matrix.unstacked(shapes, state, end), spec.chunk_size)
 
 

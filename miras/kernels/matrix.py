@@ -75,10 +75,7 @@ def scanned(given: Operands, shapes: Shapes, state: MemoryState) -> tuple[Tensor
     """By the operator, from that state."""
     from miras.kernels import _ops
 
-    start = stacked(shapes, state)
-    if given.inverse is not None:
-        start = limited(start)
-    y, end, *_ = _ops.matrix(*given[:-1], start.contiguous(), given.bias, torch.is_grad_enabled())
+    y, end, *_ = _ops.matrix(*given[:-1], started(given, shapes, state), given.bias, torch.is_grad_enabled())
     return y, unstacked(shapes, state, end)
 
 
@@ -120,6 +117,12 @@ def stacked(shapes: Shapes, state: MemoryState) -> Tensor:
     name = next(iter(shapes))
     start = state.memory[name].unsqueeze(2)
     return torch.cat([start, state.slots[name]], 2) if name in state.slots else start
+
+
+def started(given: Operands, shapes: Shapes, state: MemoryState) -> Tensor:
+    """The stack as operators take it, limited where there is a bound."""
+    start = stacked(shapes, state)
+    return (start if given.inverse is None else limited(start)).contiguous()
 
 
 def unstacked(shapes: Shapes, state: MemoryState, end: Tensor) -> MemoryState:

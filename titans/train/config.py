@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from miras import MirasSpec, Surroundings
 from miras.registry import hint
-from titans.config import SIZES, TitansConfig, preset
+from titans.config import TitansConfig, preset
 from titans.data import Data
 
 LEAST = {
@@ -68,11 +68,19 @@ class Model:
 
     def build(self, vocabulary: int) -> TitansConfig:
         """The config of a model for that many tokens."""
-        if twice := self._twice():
-            raise ValueError(f"model.fields says again, or otherwise, what model.{twice} says: leave it out there")
+        attention = self.fields.get("attention")
+        parts = attention if isinstance(attention, Mapping) else {}
+        flags = {
+            "memory": self.memory,
+            "around": self.around,
+            "dim": self.dim,
+            "layers": self.depth,
+            "heads": self.heads,
+        }
+        for name, value in flags.items():
+            if value is not None and (name in self.fields or name in parts):
+                raise ValueError(f"model.fields: {name!r} is what a flag of its own says; leave it out there")
         given: Options = {"vocabulary": vocabulary, "memory": self.memory, "around": self.around, **self.fields}
-        if isinstance(attention := self.fields.get("attention"), Mapping) and self.size in SIZES:
-            given["attention"] = {"heads": SIZES[self.size]["heads"], **attention}
         if unknown := [name for name in given if name not in TitansConfig.__dataclass_fields__]:
             known = TitansConfig.__dataclass_fields__
             raise ValueError(f"model.fields: a model has no {unknown[0]!r}{hint(unknown[0], known)}")
@@ -82,19 +90,6 @@ class Model:
             given["layers"] = tuple(self.kind[i % len(self.kind)] for i in range(self.depth))
         config = preset(self.size, self.kind, **given)
         return config if self.heads is None else replace(config, attention=replace(config.attention, heads=self.heads))
-
-    def _twice(self) -> str | None:
-        """A flag that ``fields`` would make void, or the other way round."""
-        attention = self.fields.get("attention")
-        heads = "heads" in attention if isinstance(attention, Mapping) else attention is not None
-        again = {
-            "memory": "memory" in self.fields,
-            "around": "around" in self.fields,
-            "dim": "dim" in self.fields and self.dim is not None,
-            "depth": "layers" in self.fields and self.depth is not None,
-            "heads": heads and self.heads is not None,
-        }
-        return next((flag for flag, twice in again.items() if twice), None)
 
 
 @dataclass(frozen=True, kw_only=True)
