@@ -69,9 +69,11 @@ class AssociativeMemory:
         self, d_key: int, d_value: int, pairs: int = 1, where: tuple[torch.device, torch.dtype] | None = None
     ) -> Plan:
         """Which engine runs, and why not a faster one; kernels only if device and dtype of the inputs are given."""
-        # compilers trace the function itself: they warn of caches
-        make = _plan if torch.compiler.is_compiling() else _remembered_plan
-        return make(self, d_key, d_value, pairs, where)
+        if not torch.compiler.is_compiling():
+            return _remembered_plan(self, d_key, d_value, pairs, where)
+        path, tile, refused, tolerance, kernel, around = self._planned(d_key, d_value, pairs, where)
+        named = next((k for k in KERNELS if k.name == kernel), None)
+        return Plan(path, tile, dict(refused), tolerance, named, around)
 
     def random_memory(self, heads: int, d_key: int, d_value: int, generator: torch.Generator | None = None) -> Weights:
         """A raw random start of every fast weight, ``[H, *weight]``: never zero, never uniform, different in every head."""
@@ -210,6 +212,15 @@ class AssociativeMemory:
         if not name:
             return replace(planned, path=planned.around, kernel=None)
         return replace(planned, kernel=next(k for k in KERNELS if k.name == name))
+
+    @constant
+    def _planned(
+        self, d_key: int, d_value: int, pairs: int, where: tuple[torch.device, torch.dtype] | None
+    ) -> tuple[Path, int, tuple[tuple[Path, str], ...], float, str, Path]:
+        """The plan's fields, and its kernel by name. Compilers have it run: they cannot trace how a spec is made."""
+        found = _remembered_plan(self, d_key, d_value, pairs, where)
+        kernel = found.kernel.name if found.kernel else ""
+        return found.path, found.tile, tuple(found.refused.items()), found.tolerance, kernel, found.around
 
     @constant
     def _trusted(self, kernel: str, d_key: int, d_value: int, device: torch.device, dtype: torch.dtype) -> str:

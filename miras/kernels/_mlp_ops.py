@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras.kernels import _mlp_answers
+from miras.kernels import _mlp_answers, _mlp_cluster
 from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, or_zeros, recall
 from miras.kernels._mlp_read import read
 from miras.kernels._mlp_read_backward import query_backward, read_backward
@@ -34,8 +34,10 @@ def _scan(
     group: tuple[int, int, int],
 ) -> None:
     """From stacks, and from fast biases and gains with their ends behind them; ends may not be asked for."""
+    if _mlp_cluster.reason(x, how) is None:
+        return _mlp_cluster.scan(x, how, w, ends, seen, group)
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    launch(
+    return launch(
         scan, x.q.shape[0] * x.tiles(scan), how, x,
         x.k, x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *vectors, *seen, *linked, *x.room(scan, how), *group,
     )  # fmt: skip
@@ -199,12 +201,16 @@ def _perceptron_backward(
             q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,
             d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
         )  # fmt: skip
-        launch(
-            reverse, b * x.tiles(reverse), how, x,
-            k, v, gate, lr, inverse, mix, into, *seen[1:5], *wide, *d_w, *late, d_z, d_o,
-            near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, None if d_b is None else rows, d_b, late_b,
-            seen.bias_rates, seen.gains, late_g.seen, late_g.errors, d_g, late_g.gains, *x.room(reverse, how), *group,
-        )  # fmt: skip
+        if _mlp_cluster.reason(x, how) is None:
+            results = [d_z, d_o, near, d.v, d.gate]
+            _mlp_cluster.reverse(x, how, seen, wide, d_w, late, results, group)
+        else:
+            launch(
+                reverse, b * x.tiles(reverse), how, x,
+                k, v, gate, lr, inverse, mix, into, *seen[1:5], *wide, *d_w, *late, d_z, d_o,
+                near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, None if d_b is None else rows, d_b, late_b,
+                seen.bias_rates, seen.gains, late_g.seen, late_g.errors, d_g, late_g.gains, *x.room(reverse, how), *group,
+            )  # fmt: skip
         launch(
             write_backward, b * group[1], how, x,
             k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,

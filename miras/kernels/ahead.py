@@ -29,6 +29,11 @@ def rehearsed(call: Callable[[], Result], device: torch.device) -> Result:
     return call()
 
 
+def rehearsing() -> bool:
+    """Whether kernels are compiled only."""
+    return _compiled.get() is not None
+
+
 def start(kernel: Any, programs: int, arguments: Sequence[Any], options: dict[str, Any]) -> None:
     """Launches so many programs of a Triton kernel, or has it compiled only."""
     compiled = _compiled.get()

@@ -18,18 +18,16 @@ from miras.engine.coefficients import Coefficients
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes
 from miras.kernels import claims, matrix, mlp
-from miras.kernels.table import Kernel, Supports, constant, in_pytorch, power
+from miras.kernels.table import Kernel, Supports, in_pytorch, power
 from miras.spec import MirasSpec
 from miras.state import MemoryState, Weights
 
 
-@constant  # compilers cannot trace how a spec is made
 def one_matrix(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What `miras.kernels.matrix` computes of the inner algorithm, in chunks."""
     return _supports(claims.chunks, spec, shapes, pairs)
 
 
-@constant
 def perceptron(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """What `miras.kernels.mlp` computes of it."""
     return _supports(mlp.supports, spec, shapes, pairs)

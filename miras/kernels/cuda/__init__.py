@@ -1,0 +1,126 @@
+"""CUDA sources that are compiled at first use, by the compiler that comes with PyTorch (NVRTC), and how they are started."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from miras.kernels import ahead
+
+FOLDER = Path(__file__).parent
+
+SHARED_MEMORY = 8
+"""`CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`."""
+
+
+@lru_cache
+def compiler() -> ctypes.CDLL | None:
+    """NVRTC of the release PyTorch was built with, if it is there."""
+    if torch.version.cuda is None:
+        return None
+    name = f"libnvrtc.so.{torch.version.cuda.partition('.')[0]}"
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(f) for f in (spec.submodule_search_locations or ())] if spec else []
+    for path in (name, *(str(p) for f in folders for p in sorted(f.glob(f"*/lib/{name}")))):
+        try:
+            return ctypes.CDLL(path)
+        except OSError:
+            continue
+    return None
+
+
+@lru_cache
+def driver() -> ctypes.CDLL:
+    """The library through which kernels are loaded and started."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _checked(status: int, what: str) -> None:
+    if status:
+        raise RuntimeError(f"{what} failed with status {status}")
+
+
+@lru_cache
+def compiled(files: tuple[str, ...], options: tuple[str, ...]) -> bytes:
+    """Machine code of those files of this folder, one after the other.
+
+    Raises:
+        RuntimeError: with what the compiler says.
+    """
+    nvrtc = compiler()
+    assert nvrtc is not None
+    source = "".join((FOLDER / name).read_text() for name in files).encode()
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    _checked(
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, files[-1].encode(), 0, None, None), "nvrtcCreateProgram"
+    )
+    given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), given)
+    if status:
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"{files[-1]} does not compile:\n{log.value.decode()}")
+    _checked(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), "nvrtcGetCUBINSize")
+    code = ctypes.create_string_buffer(size.value)
+    _checked(nvrtc.nvrtcGetCUBIN(program, code), "nvrtcGetCUBIN")
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return code.raw
+
+
+class Source(NamedTuple):
+    """A kernel before it is compiled."""
+
+    name: str
+    files: tuple[str, ...]  # of this folder, one after the other
+    constants: tuple[tuple[str, Any], ...]  # names defined before them
+    threads: int
+    shared: int  # bytes
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of the compiler, for a Hopper device."""
+        return "--gpu-architecture=sm_90a", "--std=c++17", *(f"-D{name}={value}" for name, value in self.constants)
+
+
+Argument = Tensor | int | None
+"""None stands for a null pointer."""
+
+
+@lru_cache
+def _loaded(source: Source, device: int) -> ctypes.c_void_p:
+    module, kernel = ctypes.c_void_p(), ctypes.c_void_p()
+    code = compiled(source.files, source.options)
+    _checked(driver().cuModuleLoadData(ctypes.byref(module), code), "cuModuleLoadData")
+    _checked(driver().cuModuleGetFunction(ctypes.byref(kernel), module, source.name.encode()), "cuModuleGetFunction")
+    _checked(driver().cuFuncSetAttribute(kernel, SHARED_MEMORY, source.shared), "cuFuncSetAttribute")
+    return kernel
+
+
+def pointers(arguments: Sequence[Argument]) -> tuple[Any, list[Any]]:
+    """An array of pointers to the arguments, and what it points to."""
+    values = [
+        ctypes.c_int(a) if isinstance(a, int) else ctypes.c_void_p(None if a is None else a.data_ptr())
+        for a in arguments
+    ]
+    return (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)), values
+
+
+def start(source: Source, device: torch.device, programs: int, arguments: Sequence[Argument]) -> None:
+    """Starts so many programs of a kernel on the current stream of a device."""
+    with torch.cuda.device(device):
+        kernel = _loaded(source, torch.cuda.current_device())
+        if ahead.rehearsing():
+            return
+        array, _values = pointers(arguments)
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        threads = source.threads, 1, 1
+        status = driver().cuLaunchKernel(kernel, programs, 1, 1, *threads, source.shared, stream, array, None)
+    _checked(status, "cuLaunchKernel")

@@ -1,0 +1,405 @@
+// The reverse scan of `miras.kernels._mlp_reverse` for heads and chunks of 64: clusters of programs that keep gradients of a head's
+// weights in registers.
+//
+// A program has 128 of the hidden width, each of its two groups of four warps 64: of the gradients e of both matrices and f of their slots,
+// ``[64, 64]`` a group, as sums of products of tiles, both operands of which are in shared memory. A chunk:
+//
+//     u1' = c (K e1) + ..,  h' = c (u2 e2) + ..     [tokens, F], with the coefficients c of a token
+//     u2' = c (h e2^T) + .. + (u1' slope) W2^T      summed over programs through each other's shared memory
+//     o'  = the pull-back of the error
+//     z'  = u1' turn + h' slope + (o' W2) slope
+//     e1  = mix e1 + queries + K^T z',  e2 = mix e2 + queries + u2^T (u1' slope) + o'^T h
+
+// Tiles in shared memory: keys of two chunks, errors, what queries sent (2 J), and the halves of h, z' of reads, h of reads, W2; of the
+// gradients of all stacks, in whose places others stand once they have been read.
+constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, SENT = ERRORS + TILE, HIDDEN = SENT + 2 * J * TILE, READ_Z = HIDDEN + 2 * TILE,
+              READ_H = READ_Z + 2 * TILE, SECOND = READ_H + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
+              OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE, SUMS = LATE + (SLOT ? 8 : 6) * TILE,
+              BARRIERS = SUMS + RANKS * C * ROW, BYTES = BARRIERS + 24;
+
+// Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
+
+// Both halves of a program's columns.
+DEVICE void load_halves(u32 to, const unsigned short* from, u32 thread) {
+  load_tile(to, from, F, thread);
+  load_tile(to + TILE, from + 64, F, thread);
+}
+
+// A group's tile to rows F numbers apart.
+DEVICE void write_tile(unsigned short* to, u32 from, u32 thread) {
+  const u32 row = (thread & 127) >> 3, piece = thread & 7, place = at(from, row, piece);
+  unsigned short* there = to + row * F + piece * 8;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    uint4 x;
+    load(place + i * 2048, x.x, x.y, x.z, x.w);
+    *(uint4*)(there + i * 16 * F) = x;
+  }
+}
+
+// ``d = a b`` over all 64 columns of a.
+template <int A_ACROSS, int B_ACROSS>
+DEVICE void products(float (&d)[32], u32 a, u32 b, int add) {
+#pragma unroll
+  for (int s = 0; s < 4; s++)
+    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)), beyond(tile(b), s * (B_ACROSS ? 2048 : 32)), add || s > 0);
+}
+
+// The same of 32 columns, over both halves of the hidden width.
+DEVICE void products_of_halves(float (&d)[16], u32 a, u32 b, int add) {
+#pragma unroll
+  for (int s = 0; s < 8; s++)
+    product<0, 0>(d, beyond(tile(a), (s >> 2) * TILE + (s & 3) * 32), beyond(tile(b), (s >> 2) * TILE + (s & 3) * 32), add || s > 0);
+}
+
+// Rows of a product times a number each.
+DEVICE void scaled(float (&d)[32], float of_even, float of_odd) {
+#pragma unroll
+  for (int i = 0; i < 32; i++) d[i] *= i & 2 ? of_odd : of_even;
+}
+
+// The same of a product ``a b`` on top of what is there, 32 columns at a time: registers are short.
+DEVICE void add_scaled(float (&d)[32], u32 a, u32 b, float of_even, float of_odd) {
+#pragma unroll
+  for (int side = 0; side < 2; side++) {
+    float more[16];
+    begin();
+#pragma unroll
+    for (int s = 0; s < 4; s++) product<0, 1>(more, beyond(tile(a), 32 * s), beyond(tile(b + 64 * side), 2048 * s), s > 0);
+    commit();
+    end();
+    settle(more);
+#pragma unroll
+    for (int i = 0; i < 16; i++) d[16 * side + i] += more[i] * (i & 2 ? of_odd : of_even);
+  }
+}
+
+// Of four channels of a token: what the memory answers, the value, and the gate of the bias.
+DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, const unsigned short* v,
+                  const float* gate, long long token, long long channels) {
+  const uint2 v4 = *(const uint2*)(v + 16 * j);
+  value[0] = low(v4.x), value[1] = high(v4.x), value[2] = low(v4.y), value[3] = high(v4.y);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    p[i] = y[i];
+    of_bias[i] = GATE == 2 ? gate[channels + 16 * j + i] : GATE == 1 ? gate[token] : 0.0f;
+  }
+  if (RESIDUAL) {
+    u32 x, z;
+    load(key ^ (j << 5), x, z);
+    p[0] += low(x), p[1] += high(x), p[2] += low(z), p[3] += high(z);
+  }
+}
+
+DEVICE void stack_of(const float* stack, u32 row, u32 column, float (&x)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; i++) x[i] = stack[(row + 8 * (i >> 1 & 1)) * F + column + 8 * (i >> 2) + (i & 1)];
+}
+
+DEVICE void stack_to(float* stack, u32 row, u32 column, const float (&x)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; i++) stack[(row + 8 * (i >> 1 & 1)) * F + column + 8 * (i >> 2) + (i & 1)] = x[i];
+}
+
+// What lies in the places of a product's numbers, two by two.
+DEVICE void pairs_of(const unsigned short* wide, u32 row, u32 column, u32 (&x)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) x[i] = *(const u32*)(wide + (row + 8 * (i & 1)) * F + column + 8 * (i >> 1));
+}
+
+extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
+reverse(const unsigned short* k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
+        const unsigned short* seen2, const float* kept_o, const unsigned short* kept_u2, const unsigned short* h,
+        const unsigned short* slope, const unsigned short* turn, const unsigned short* hr, const unsigned short* d_h,
+        const unsigned short* d_u1, const unsigned short* d_zr, const float* d_u2, const unsigned short* sent, float* d_w1, float* d_w2,
+        unsigned short* late1, unsigned short* late2, unsigned short* d_z, unsigned short* d_o, float* d_k, unsigned short* d_v,
+        float* d_gate, int first, int count, int total_chunks) {
+  extern __shared__ __align__(1024) unsigned char room[];
+  const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
+  const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = (warp & 3) * 16, row = mine + g;
+  const u32 program = rank * 128, columns = program + half * 64, column = columns + 2 * t;
+  const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
+  const long long b = blockIdx.x / RANKS;
+
+  float e1[32], e2[32], f1[32], f2[32];
+  float *grads1 = d_w1 + b * J * I * F, *grads2 = d_w2 + b * J * F * O;
+  stack_of(grads1, row, column, e1);
+  stack_of(grads2, row, column, e2);
+  if (SLOT) {
+    stack_of(grads1 + I * F, row, column, f1);
+    stack_of(grads2 + F * O, row, column, f2);
+  }
+  if (thread < 3) barrier(base + BARRIERS + 8 * thread, thread < 2 ? THREADS : RANKS);
+  barriers_made();
+  cluster_arrive();
+  cluster_wait();
+
+  // of the last chunk, then of the one before the current
+  auto load_early = [&](int n) {
+    const long long chunk = b * total_chunks + first + n, local = b * count + n;
+    load_tile(base + ERRORS, kept_u2 + local * C * O, O, thread);
+#pragma unroll
+    for (int i = 0; i < 2 * J; i++) load_tile(base + SENT + i * TILE, sent + (local * 2 * J + i) * C * O, O, thread);
+    load_halves(base + READ_Z, d_zr + local * C * F + program, thread);
+    load_halves(base + READ_H, hr + local * C * F + program, thread);
+  };
+  load_tile(base + KEYS + (count - 1 & 1) * TILE, k + (b * total_chunks + first + count - 1) * C * I, I, thread);
+  load_early(count - 1);
+  arrived();
+
+  for (int n = count - 1; n >= 0; n--) {
+    const long long chunk = b * total_chunks + first + n, local = b * count + n, wide = local * C * F;
+    const u32 told = count - 1 - n, counter = base + BARRIERS + 8 * (told & 1);
+    const u32 keys = base + KEYS + (n & 1) * TILE, late = base + LATE + half * TILE;
+
+    // gradients of the stacks after the chunk, for products and for the kernels that follow
+    u32 narrow[16];
+    fragments(e1, narrow);
+    store_tile(late, mine, lane, narrow);
+    fragments(e2, narrow);
+    store_tile(late + J * 2 * TILE, mine, lane, narrow);
+    if (SLOT) {
+      fragments(f1, narrow);
+      store_tile(late + 2 * TILE, mine, lane, narrow);
+      fragments(f2, narrow);
+      store_tile(late + 6 * TILE, mine, lane, narrow);
+    }
+    load_halves(base + HIDDEN, h + wide + program, thread);
+    load_halves(base + SECOND, seen2 + local * J * F * O + program, thread);
+    if (n > 0) load_tile(base + KEYS + (~n & 1) * TILE, k + (chunk - 1) * C * I, I, thread);
+    publish();
+    __syncthreads();
+
+    // what they pull at: the gradient of errors in the hidden width, then that of z
+    const float* write = into + chunk * J * C + row;
+    const float s0 = lr[chunk * C + row], s1 = lr[chunk * C + row + 8], c0 = write[0] * s0, c1 = write[8] * s1;
+    const float a0 = SLOT ? write[C] * s0 : 0.0f, a1 = SLOT ? write[C + 8] * s1 : 0.0f;
+    float by[4];
+#pragma unroll
+    for (int i = 0; i < J * J; i++) by[i] = mix[chunk * J * J + i];
+    float dz[32];
+    u32 bend[16];
+    {
+      u32 x[16];
+      pairs_of(d_u1 + wide, row, column, x);
+      pairs_of(slope + wide, row, column, bend);
+      begin();
+      products<0, 1>(dz, keys, late, 0);
+      commit();
+      write_tile(late1 + local * J * I * F + columns, late, thread);
+      write_tile(late2 + local * J * F * O + columns, late + J * 2 * TILE, thread);
+      if (SLOT) {
+        write_tile(late1 + (local * J + 1) * I * F + columns, late + 2 * TILE, thread);
+        write_tile(late2 + (local * J + 1) * F * O + columns, late + 6 * TILE, thread);
+      }
+      end();
+      settle(dz);
+      scaled(dz, c0, c1);
+      if (SLOT) add_scaled(dz, keys, late + 2 * TILE, a0, a1);
+#pragma unroll
+      for (int i = 0; i < 16; i++) {
+        dz[2 * i] += low(x[i]), dz[2 * i + 1] += high(x[i]);
+        narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+      }
+      pairs_of(turn + wide, row, column, x);
+      __syncthreads();  // what is in the places of `PULLED` has been read
+      store_tile(base + PULLED + half * TILE, mine, lane, narrow);
+#pragma unroll
+      for (int i = 0; i < 16; i++) dz[2 * i] *= low(x[i]), dz[2 * i + 1] *= high(x[i]);
+      pairs_of(d_h + wide, row, column, x);
+      float dh[32];
+      begin();
+      products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
+      commit();
+      end();
+      settle(dh);
+      scaled(dh, c0, c1);
+      if (SLOT) add_scaled(dh, base + ERRORS, late + 6 * TILE, a0, a1);
+#pragma unroll
+      for (int i = 0; i < 16; i++) {
+        dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
+        dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
+      }
+    }
+    arrived();
+    publish();
+    __syncthreads();
+
+    // the gradient of the errors, told to all
+    {
+      float part[16], more[16];
+      begin();
+      products_of_halves(part, base + HIDDEN, base + LATE + J * 2 * TILE + half * 4096, 0);
+      if (SLOT) products_of_halves(more, base + HIDDEN, base + LATE + 6 * TILE + half * 4096, 0);
+      commit();
+      end();
+      settle(part);
+      if (SLOT) settle(more);
+#pragma unroll
+      for (int i = 0; i < 16; i++) {
+        part[i] *= i & 2 ? c1 : c0;
+        if (SLOT) part[i] += more[i] * (i & 2 ? a1 : a0);
+      }
+      begin();
+      products_of_halves(part, base + PULLED, base + SECOND + half * 4096, 1);
+      commit();
+      end();
+      settle(part);
+      if (told > 0) wait_for(base + BARRIERS + 16, ~told & 1);  // until all have read the sums of the chunk before
+      tell_all(base + SUMS, counter, rank, row, 32 * half + 2 * t, thread, part);
+    }
+
+    // what does not wait for the others
+    if (SLOT) {
+      const float turned[4] = {by[0], by[2], by[1], by[3]};
+      mixed(e1, f1, turned);
+      mixed(e2, f2, turned);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 32; i++) e1[i] *= by[0], e2[i] *= by[0];
+    }
+    begin();
+    products<1, 1>(e1, base + SENT, base + READ_Z + half * TILE, 1);
+    products<1, 1>(e2, base + SENT + J * TILE, base + READ_H + half * TILE, 1);
+    if (SLOT) {
+      products<1, 1>(f1, base + SENT + TILE, base + READ_Z + half * TILE, 1);
+      products<1, 1>(f2, base + SENT + 3 * TILE, base + READ_H + half * TILE, 1);
+    }
+    products<1, 1>(e2, base + ERRORS, base + PULLED + half * TILE, 1);
+    commit();
+
+    // the pull-back of the error; a number after the other, 16 of a token
+    {
+      const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
+      float y[16], d[16], e[16];
+      float scale = 1.0f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float4 o4 = *(const float4*)(kept_o + channels + 16 * j), d4 = *(const float4*)(d_u2 + channels + 16 * j);
+        y[4 * j] = o4.x, y[4 * j + 1] = o4.y, y[4 * j + 2] = o4.z, y[4 * j + 3] = o4.w;
+        d[4 * j] = d4.x, d[4 * j + 1] = d4.y, d[4 * j + 2] = d4.z, d[4 * j + 3] = d4.w;
+      }
+      if (NORM) {
+        float mean = 0.0f, square = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 16; i++) mean += y[i];
+        mean = total(mean) * (1.0f / O);
+#pragma unroll
+        for (int i = 0; i < 16; i++) y[i] -= mean, square += y[i] * y[i];
+        scale = reciprocal_root(total(square) * (1.0f / O) + EPS);
+#pragma unroll
+        for (int i = 0; i < 16; i++) y[i] *= scale;
+      }
+      float e_mean = 0.0f, e_along = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float p[4], value[4], of_bias[4];
+        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v + of_all, gate, chunk * C + token, of_all);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const float x = BIAS(p[i], value[i], of_bias[i]);
+          e[4 * j + i] = x, e_mean += x, e_along += x * y[4 * j + i];
+        }
+      }
+      if (NORM) e_mean = total(e_mean) * (1.0f / O), e_along = total(e_along) * (1.0f / O);
+      wait_for(counter, told >> 1 & 1);
+      float d_mean = 0.0f, d_along = 0.0f, d_error = 0.0f;  // means of d, of d y, of d u
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float sum[4];
+        add_up(base + SUMS + token * ROW + (16 * j + 4 * t) * 4, sum);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const float x = d[4 * j + i] + sum[i];
+          d[4 * j + i] = x, d_mean += x, d_along += x * y[4 * j + i];
+          d_error += x * (e[4 * j + i] - e_mean - y[4 * j + i] * e_along);
+        }
+      }
+      if (NORM) d_mean = total(d_mean) * (1.0f / O), d_along = total(d_along) * (1.0f / O), d_error = total(d_error) * (scale / O);
+      const bool own = token * RANKS / C == rank;  // rows that this program writes
+      float of_gate = 0.0f, mean = 0.0f, along = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float p[4], value[4], of_bias[4];
+        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v + of_all, gate, chunk * C + token, of_all);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          float &x = d[4 * j + i], d_e = NORM ? (x - d_mean - y[4 * j + i] * d_along) * scale : x, d_p, d_value, d_bias;
+          BIAS_VJP(p[i], value[i], of_bias[i], d_e, d_p, d_value, d_bias);
+          p[i] = d_p, value[i] = d_value, of_bias[i] = d_bias, of_gate += d_bias;
+          x = NORM ? d_p - scale * (x * e_along + e[4 * j + i] * d_along) : d_p;
+          mean += x, along += x * y[4 * j + i];
+        }
+        if (own) {
+          *(uint2*)(d_v + of_all + 16 * j) = make_uint2(pack(value[0], value[1]), pack(value[2], value[3]));
+          if (RESIDUAL) {
+            float4* near = (float4*)(d_k + of_all + 16 * j);
+            const float4 x = *near;
+            *near = make_float4(x.x + p[0], x.y + p[1], x.z + p[2], x.w + p[3]);
+          }
+          if (GATE == 2) *(float4*)(d_gate + of_all + 16 * j) = make_float4(of_bias[0], of_bias[1], of_bias[2], of_bias[3]);
+        }
+      }
+      if (GATE == 1 && own) {
+        of_gate = total(of_gate);
+        if (t == 0) d_gate[chunk * C + token] = of_gate;
+      }
+      if (NORM) {
+        mean = total(mean) * (1.0f / O), along = total(along) * (1.0f / O);
+#pragma unroll
+        for (int i = 0; i < 16; i++) d[i] = (d[i] - mean - y[i] * along) * scale - scale * y[i] * d_error;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        u32 x = pack(d[4 * j], d[4 * j + 1]), z = pack(d[4 * j + 2], d[4 * j + 3]);
+        store((at(base + OUT, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
+        if (own) *(uint2*)(d_o + channels + 16 * j) = make_uint2(x, z);
+      }
+    }
+    end();
+    settle(e1);
+    settle(e2);
+    if (SLOT) {
+      settle(f1);
+      settle(f2);
+    }
+    publish();
+    __syncthreads();
+    if (thread < RANKS) arrive_there(neighbour(base + BARRIERS + 16, thread));
+
+    // what it pulls at, and what that adds
+    if (n > 0) load_early(n - 1);
+    float pulled[32];
+    begin();
+    products<0, 1>(pulled, base + OUT, base + SECOND + half * TILE, 0);
+    commit();
+    end();
+    settle(pulled);
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+      narrow[i] = pack(dz[2 * i] + pulled[2 * i] * low(bend[i]), dz[2 * i + 1] + pulled[2 * i + 1] * high(bend[i]));
+    store_tile(base + Z + half * TILE, mine, lane, narrow);
+    publish();
+    __syncthreads();
+    begin();
+    products<1, 1>(e1, keys, base + Z + half * TILE, 1);
+    products<1, 1>(e2, base + OUT, base + HIDDEN + half * TILE, 1);
+    commit();
+    write_tile(d_z + wide + columns, base + Z + half * TILE, thread);
+    end();
+    settle(e1);
+    settle(e2);
+    arrived();
+    publish();
+    __syncthreads();
+  }
+
+  stack_to(grads1, row, column, e1);
+  stack_to(grads2, row, column, e2);
+  if (SLOT) {
+    stack_to(grads1 + I * F, row, column, f1);
+    stack_to(grads2 + F * O, row, column, f2);
+  }
+  cluster_arrive();
+  cluster_wait();
+}

@@ -1,0 +1,115 @@
+"""CUDA kernels give what the Triton kernels give that they stand for, on a processor: launch by launch, on the same numbers.
+
+Triton's interpreter computes float32, the CUDA sources bfloat16: they differ by what rounding costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from miras import MirasSpec
+from miras.architectures import MLP
+from miras.kernels import _mlp_cluster, _mlp_ops, cuda
+from miras.kernels._mlp_launch import Given, Recipe, Seen
+from miras.testing import relative
+from miras.testing.problems import problem
+from tests.cuda import host
+from tests.kernels import DEVICE
+from tests.perceptrons import moved
+
+pytestmark = [
+    pytest.mark.skipif(host.compiler is None, reason="there is no g++"),
+    pytest.mark.skipif(DEVICE == "cuda", reason="the kernels themselves run"),
+]
+
+ROUNDING = 1e-2
+"""Of operands, from product to product."""
+
+TITANS: dict[str, Any] = {"bias": "l2", "retention": "l2", "algorithm": "momentum"}
+PLAIN: dict[str, Any] = {"retention": "l2", "algorithm": "gd"}
+
+SPECS = {
+    "a slot": MirasSpec.make(architecture=MLP(expansion=4), **TITANS),
+    "none": MirasSpec.make(architecture=MLP(expansion=4, activation="silu"), bias="l2", **PLAIN),
+    "one program": MirasSpec.make(architecture=MLP(expansion=2, activation="relu2"), **TITANS),
+    "no norm": MirasSpec.make(architecture=MLP(expansion=2, norm=False, residual=False), bias="dot", **PLAIN),
+}
+
+FULL = {"kept_o", "d_u2", "d_w1", "d_w2", "d_k", "d_gate"}
+"""What stays in float32."""
+
+OF_A_GROUP = {"seen1", "seen2", "kept_o", "kept_u2", "late1", "late2", "dz_", "d_o_"}
+"""What has room for all chunks of a group, of which the last may have fewer."""
+
+
+def narrow(t: Tensor | None) -> Any:
+    return None if t is None else t.bfloat16()
+
+
+class Beside:
+    """Launches of the Triton kernels, and those of the CUDA kernels on the same numbers before them."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, float] = {}
+        self.launch = _mlp_ops.launch
+
+    def __call__(self, kernel: Any, programs: int, how: Recipe, x: Given, *given: Any) -> None:
+        """As `miras.kernels._mlp_launch.launch`."""
+        own = {"scan": self._scan, "reverse": self._reverse}.get(kernel.__name__)
+        named = dict(zip(kernel.arg_names, given, strict=False))
+        narrowed = x._replace(q=narrow(x.q), k=narrow(x.k), v=narrow(x.v))
+        found = own(how, narrowed, named, given[-3:]) if own else {}
+        self.launch(kernel, programs, how, x, *given)
+        for name, got in found.items():
+            wanted, count = named[name], named["count"]
+            if name in OF_A_GROUP:
+                got, wanted = got[:, :count], wanted[:, :count]
+            self.errors[f"{kernel.__name__} {name}"] = relative(got.double(), wanted.double())
+
+    def _seen(self, w1: Any, w2: Tensor, o: Tensor, u2: Tensor) -> Seen:
+        blank = torch.empty(0)
+        return Seen(blank if w1 is None else w1, w2, o, u2, blank, None, None, None, None)
+
+    def _scan(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
+        ends = {n: torch.empty_like(named[n]) for n in ("end1", "end2") if named[n] is not None}
+        seen = {
+            n: torch.full_like(named[n] if n in FULL else narrow(named[n]), float("nan"))
+            for n in ("seen1", "seen2", "kept_o", "kept_u2")
+        }
+        given = self._seen(*seen.values())
+        _mlp_cluster.scan(x, how, [named["w1"], named["w2"]], list(ends.values()) or [None, None], given, group)
+        return seen | ends
+
+    def _reverse(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
+        given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
+        names = "h_", "slope_", "turn_", "u1_", "hr_", "d_h", "d_u1", "d_zr", "d_u2", "d_rates", "sent"
+        out = {n: given[n].clone() for n in ("d_w1", "d_w2", "late1", "late2", "dz_", "d_o_", "d_k", "d_v")}
+        d_w1, d_w2, late1, late2, *results = out.values()
+        seen = self._seen(None, given["seen2"], given["kept_o"], given["kept_u2"])
+        wide = [given[n] for n in names]
+        _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, None], group)
+        return out
+
+
+def spec_of(name: str) -> MirasSpec:
+    return replace(SPECS[name], chunk_size=64, step_bound=None)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_scans_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = Beside()
+    monkeypatch.setattr(_mlp_ops, "launch", beside)
+    monkeypatch.setattr(cuda, "start", host.start)
+    p = problem(spec_of(name), length=192, d_key=64, d_value=64, batch=1, heads=1)
+    p = moved(p.map(lambda x: x.bfloat16().float()), torch.float32)
+    p = replace(p, gates={n: x / 32 for n, x in p.gates.items()})  # small steps that are hardly forgotten
+    leafy, leaves = p.leaves()
+    y, _ = leafy.run("kernel")
+    torch.autograd.grad(y.square().sum(), list(leaves.values()), allow_unused=True)
+    assert {n.split()[0] for n in beside.errors} == {"scan", "reverse"}
+    assert all(e <= ROUNDING for e in beside.errors.values()), beside.errors
