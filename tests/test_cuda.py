@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.sm90_clusters import sources
 from miras import MirasSpec
 from miras.architectures import MLP
+from miras.biases import L2
 from miras.kernels import _mlp_cluster, _mlp_ops, cuda
 from miras.kernels._mlp_launch import Given, Recipe, Seen
 from miras.testing import relative
@@ -21,11 +23,6 @@ from miras.testing.problems import problem
 from tests.cuda import host
 from tests.kernels import DEVICE
 from tests.perceptrons import moved
-
-pytestmark = [
-    pytest.mark.skipif(host.compiler is None, reason="there is no g++"),
-    pytest.mark.skipif(DEVICE == "cuda", reason="the kernels themselves run"),
-]
 
 ROUNDING = 1e-2
 """Of operands, from product to product."""
@@ -100,6 +97,8 @@ def spec_of(name: str) -> MirasSpec:
     return replace(SPECS[name], chunk_size=64, step_bound=None)
 
 
+@pytest.mark.skipif(host.compiler is None, reason="there is no g++")
+@pytest.mark.skipif(DEVICE == "cuda", reason="the kernels themselves run")
 @pytest.mark.parametrize("name", SPECS)
 def test_scans_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = Beside()
@@ -113,3 +112,22 @@ def test_scans_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     torch.autograd.grad(y.square().sum(), list(leaves.values()), allow_unused=True)
     assert {n.split()[0] for n in beside.errors} == {"scan", "reverse"}
     assert all(e <= ROUNDING for e in beside.errors.values()), beside.errors
+
+
+@pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compiles(dtype: torch.dtype) -> None:
+    for source in sources(L2(), 1, 256, dtype, norm=True):
+        assert cuda.compiled(source.files, source.options)
+
+
+@pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")
+def test_says_what_does_not_compile() -> None:
+    [source, _] = sources(L2(), 1, 256, torch.bfloat16, norm=True)
+    wrong = replace_in(source.constants, "SHARED", 0)
+    with pytest.raises(RuntimeError, match="what the launch has set aside"):
+        cuda.compiled(source.files, source._replace(constants=wrong).options)
+
+
+def replace_in(pairs: tuple[tuple[str, Any], ...], name: str, value: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((dict(pairs) | {name: value}).items())

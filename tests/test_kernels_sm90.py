@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+from miras.kernels import cuda
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,4 +24,12 @@ def test_compiled_for_hopper(module: str) -> None:
     sizes = "--tiles" if module == "sm90_coefficients" else "--dims"
     command = [sys.executable, "-m", f"benchmarks.{module}", sizes, "64"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")
+def test_cuda_compiled_for_hopper() -> None:
+    command = [sys.executable, "-m", "benchmarks.sm90_clusters"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,6 +12,7 @@ import torch
 from miras.engine.weights import Shapes
 from miras.kernels import (
     channels,
+    clusters,
     linked,
     matrix,
     mlp,
@@ -37,6 +38,7 @@ KERNELS: tuple[Kernel, ...] = (
     matrix.TOKENS,
     matrix.CHUNKS,
     mlp_padded.KERNEL,
+    clusters.KERNEL,
     mlp.KERNEL,
     mlp_wide.KERNEL,
     mlp_links.KERNEL,

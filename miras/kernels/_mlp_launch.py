@@ -99,22 +99,30 @@ class Recipe(NamedTuple):
     link: Link
     blocks: int  # of a chunk, see `miras.kernels._mlp_blocks`
     width: int  # channels of a value, behind which there are zeros; 0 stands for all
+    clusters: bool  # whether scans are those of `miras.kernels._mlp_cluster`
 
 
-def key(architecture: MLP | GatedMLP, bias: AttentionalBias, link: str = "0", blocks: int = 1, width: int = 0) -> str:
+def key(
+    architecture: MLP | GatedMLP,
+    bias: AttentionalBias,
+    link: str = "0",
+    blocks: int = 1,
+    width: int = 0,
+    clusters: bool = False,
+) -> str:
     """A string that stands for the recipe in the arguments of an operator; compilers can form it while they trace.
 
     ``link`` is one that `Link.of` reads.
     """
     a = architecture
-    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{width}|{residuals.key(bias)}"
+    return f"{a.activation}|{a.norm}|{a.residual}|{a.eps!r}|{link}|{blocks}|{width}|{clusters}|{residuals.key(bias)}"
 
 
 def recall(key: str) -> Recipe:
     """The recipe behind a key."""
-    activation, norm, residual, eps, link, blocks, width, bias = key.split("|")
+    activation, norm, residual, eps, link, blocks, width, clusters, bias = key.split("|")
     flags = norm == "True", residual == "True"
-    return Recipe(activation, *flags, float(eps), bias, Link.of(link), int(blocks), int(width))
+    return Recipe(activation, *flags, float(eps), bias, Link.of(link), int(blocks), int(width), clusters == "True")
 
 
 def _tile(f: int, most: int, dtype: torch.dtype) -> int:

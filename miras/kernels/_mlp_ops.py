@@ -34,7 +34,7 @@ def _scan(
     group: tuple[int, int, int],
 ) -> None:
     """From stacks, and from fast biases and gains with their ends behind them; ends may not be asked for."""
-    if _mlp_cluster.reason(x, how) is None:
+    if how.clusters:
         return _mlp_cluster.scan(x, how, w, ends, seen, group)
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     return launch(
@@ -201,7 +201,7 @@ def _perceptron_backward(
             q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,
             d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
         )  # fmt: skip
-        if _mlp_cluster.reason(x, how) is None:
+        if how.clusters:
             results = [d_z, d_o, near, d.v, d.gate]
             _mlp_cluster.reverse(x, how, seen, wide, d_w, late, results, group)
         else:

@@ -95,13 +95,20 @@ def readers(spec: MirasSpec, x: Inputs, size: int | None = None) -> list[Tensor]
 
 
 def chunks(
-    spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, seen: list[Tensor], link: str = "0", blocks: int = 1
+    spec: MirasSpec,
+    shapes: Shapes,
+    state: MemoryState,
+    x: Inputs,
+    seen: list[Tensor],
+    link: str = "0",
+    blocks: int = 1,
+    clusters: bool = False,
 ) -> tuple[Tensor, MemoryState]:
     """Whole chunks, each of some blocks, with given coefficients of these.
 
     Tensors may be padded beyond ``shapes``, see `miras.kernels.mlp_padded`.
 
-    ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories.
+    ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories; ``clusters`` says who scans.
     """
     from miras.kernels import _mlp_launch, _mlp_ops
 
@@ -114,7 +121,7 @@ def chunks(
     w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases, gains]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks, shapes["w_2"].shape[1])
+    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks, shapes["w_2"].shape[1], clusters)
     y, *_, w1, w2, ends, gain_ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
     found = {"w_1": w1, "w_2": w2}
     if biases is not None:

@@ -76,7 +76,7 @@ def _digest(code: tuple[Any, ...]) -> str | None:
     """Of this library and the files in which classes and functions stand; None if one stands in no file, as in an open session."""
     try:
         elsewhere = {Path(inspect.getfile(part)) for part in code}
-        files = sorted(elsewhere.union(PACKAGE.rglob("*.py")))
+        files = sorted(elsewhere.union(PACKAGE.rglob("*.py"), PACKAGE.rglob("*.cu*")))
         return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     except (OSError, TypeError):
         return None

@@ -44,7 +44,7 @@ struct Counter {
 
 struct Program {
   std::vector<unsigned char> memory;
-  Barrier barrier;
+  Barrier barrier, groups[2] = {{128}, {128}};
   std::vector<Warp> warps;
   std::map<u32, Counter> counters;
 };
@@ -83,6 +83,7 @@ static void meet(Barrier& b) {
 }
 
 static void __syncthreads() { meet(program().barrier); }
+static void group_barrier(u32 group) { meet(program().groups[group]); }
 
 // What all threads of a warp tell each other.
 static void exchange(const u32* mine, int count, u32 (*all)[5]) {
@@ -157,6 +158,14 @@ static void matrices(bool across, u32 row, u32 a, u32 b, u32 c, u32 d) {
 static void store_matrices(u32 row, u32 a, u32 b, u32 c, u32 d) { matrices(false, row, a, b, c, d); }
 static void store_transposed(u32 row, u32 a, u32 b, u32 c, u32 d) { matrices(true, row, a, b, c, d); }
 
+static void load_matrices(u32 row, u32& a, u32& b, u32& c, u32& d) {
+  u32 all[32][5], lane = now->thread % 32, *found[4] = {&a, &b, &c, &d};
+  exchange(&row, 1, all);
+  for (u32 m = 0; m < 4; m++) memcpy(found[m], memory(all[8 * m + lane / 4][0]) + lane % 4 * 4, 4);
+}
+
+static void ask(const void*) {}
+static void add_to(float* sum, float x, float y, float z, float w) { sum[0] += x, sum[1] += y, sum[2] += z, sum[3] += w; }
 static void copy(u32 to, const void* from) { memcpy(memory(to), from, 16); }
 static void arrived() {}
 static void publish() {}
@@ -180,9 +189,9 @@ static void arrive_there(u32 a) { arrive(a); }
 static void wait_for(u32 a, u32 parity) {
   while ((counter(a).phase & 1) == (int)parity) swapcontext(&now->context, &scheduler);
 }
-static void tell(u32 a, float x, float y, u32 barrier) {
-  store(a, x), store(a + 4, y);
-  count(barrier, 0, -8);
+static void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
+  memcpy(memory(to), memory(from), bytes);
+  count(barrier, 0, -(int)bytes);
 }
 
 static void begin() {}
@@ -241,7 +250,7 @@ static void run(u32 clusters, u32 ranks, u32 threads, u32 bytes, std::function<v
     Cluster cluster;
     cluster.barrier.wanted = ranks * threads;
     for (u32 r = 0; r < ranks; r++)
-      cluster.programs.push_back({std::vector<unsigned char>(bytes, 0xff), Barrier{(int)threads}, std::vector<Warp>(threads / 32)});
+      cluster.programs.push_back({std::vector<unsigned char>(bytes, 0xff), Barrier{(int)threads}, {{128}, {128}}, std::vector<Warp>(threads / 32)});
     std::vector<Fiber> fibers(ranks * threads);
     for (u32 i = 0; i < fibers.size(); i++) {
       Fiber& f = fibers[i];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 from collections.abc import Sequence
@@ -22,17 +23,16 @@ SHARED_MEMORY = 8
 
 @lru_cache
 def compiler() -> ctypes.CDLL | None:
-    """NVRTC of the release PyTorch was built with, if it is there."""
-    if torch.version.cuda is None:
-        return None
-    name = f"libnvrtc.so.{torch.version.cuda.partition('.')[0]}"
+    """NVRTC of the release PyTorch was built with, or whichever is installed beside a PyTorch without CUDA; None if there is none."""
+    release = f".{torch.version.cuda.partition('.')[0]}" if torch.version.cuda else ".*"
     spec = importlib.util.find_spec("nvidia")
     folders = [Path(f) for f in (spec.submodule_search_locations or ())] if spec else []
-    for path in (name, *(str(p) for f in folders for p in sorted(f.glob(f"*/lib/{name}")))):
-        try:
-            return ctypes.CDLL(path)
-        except OSError:
-            continue
+    for path in [path for f in folders for path in sorted(f.glob(f"*/lib/libnvrtc.so{release}"))]:
+        for builtins in path.parent.glob("libnvrtc-builtins.so.*"):  # which it looks for by name
+            ctypes.CDLL(str(builtins))
+        return ctypes.CDLL(str(path))
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(f"libnvrtc.so{release}")
     return None
 
 

@@ -95,9 +95,21 @@ DEVICE void store_transposed(u32 row, u32 a, u32 b, u32 c, u32 d) {
                : "memory");
 }
 
+// What `store_matrices` has stored.
+DEVICE void load_matrices(u32 row, u32& a, u32& b, u32& c, u32& d) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(row) : "memory");
+}
+
+// All threads of four warps, of the first or of the second.
+DEVICE void group_barrier(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
+
 // From global memory, 16 bytes; `arrived` waits for all that a thread has begun.
 DEVICE void copy(u32 to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+DEVICE void ask(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }  // 128 bytes that will be read
+DEVICE void add_to(float* sum, float x, float y, float z, float w) {
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sum), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
 }
 DEVICE void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
@@ -137,10 +149,10 @@ DEVICE void wait_for(u32 at, u32 parity) {
       : "memory");
 }
 
-// Two numbers into a neighbour's shared memory, which its barrier counts.
-DEVICE void tell(u32 a, float x, float y, u32 barrier) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(a), "f"(x), "f"(y),
-               "r"(barrier)
+// Into a neighbour's shared memory, whose barrier counts the bytes: a multiple of 16.
+DEVICE void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from),
+               "r"(bytes), "r"(barrier)
                : "memory");
 }
 

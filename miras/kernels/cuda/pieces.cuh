@@ -2,8 +2,8 @@
 
 constexpr int C = 64, I = 64, O = 64, THREADS = 256, J = SLOT ? 2 : 1, F = 128 * RANKS;
 
-// Of a tile, and of a row of sums that programs tell each other: its distance from the next keeps rows out of each other's banks.
-constexpr u32 TILE = 8192, ROW = 320;
+// Bytes of a tile, and of the sums of a chunk in float32.
+constexpr u32 TILE = 8192, PART = C * O * 4;
 
 // Rows 0 and 1 of what products leave of a matrix: the eight numbers of columns ``8 j`` and ``8 j + 8``, row by row.
 DEVICE void fragments(const float (&x)[32], u32 (&a)[16]) {
@@ -18,6 +18,13 @@ DEVICE void store_tile(u32 tile, u32 first, u32 lane, const u32 (&a)[16]) {
   for (int j = 0; j < 8; j += 2) store_matrices(place ^ (j << 4), a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
 }
 
+// What `store_tile` has stored.
+DEVICE void load_fragments(u32 tile, u32 first, u32 lane, u32 (&a)[16]) {
+  const u32 place = at(tile, first + (lane & 15), lane >> 4);
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) load_matrices(place ^ (j << 4), a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
+}
+
 // A tile from rows that are so many numbers apart.
 DEVICE void load_tile(u32 to, const unsigned short* from, int stride, u32 thread) {
   const u32 row = thread >> 3, piece = thread & 7;
@@ -27,23 +34,23 @@ DEVICE void load_tile(u32 to, const unsigned short* from, int stride, u32 thread
   copy(place + 4096, source + 32 * stride);
 }
 
-// Sums over the hidden width: every program's part, 64 tokens and 32 channels of a group of four warps as products leave them, goes to
-// the place of its rank in all of them; barriers of all threads, of even and of odd chunks, count what comes from others.
-DEVICE void tell_all(u32 sums, u32 barrier, u32 rank, u32 row, u32 channel, u32 thread, const float (&part)[16]) {
-  const u32 place = sums + rank * (C * ROW) + row * ROW + channel * 4;
+// Sums over the hidden width: every program leaves its part, 64 x 64, in the place of its rank, and copies it there in all others. Pieces
+// of four channels are permuted within rows, so that neither those who write rows nor those who read channels meet in a bank.
+DEVICE u32 piece_of(u32 sums, u32 token, u32 piece) { return sums + token * 256 + ((piece ^ ((token & 1) << 2 | (token >> 1 & 3))) << 4); }
+
+// 32 channels of a group of four warps, as products leave them.
+DEVICE void store_part(u32 own, u32 row, u32 group, u32 t, const float (&part)[16]) {
+  const u32 place = piece_of(own, row, 8 * group + (t >> 1)) + (t & 1) * 8;
 #pragma unroll
-  for (int r = 1; r < RANKS; r++) {
-    const u32 there = neighbour(place, rank ^ r), counter = neighbour(barrier, rank ^ r);
+  for (int j = 0; j < 8; j++) store((place ^ ((j >> 1) << 5)) + 2048 * (j & 1), part[2 * j], part[2 * j + 1]);
+}
+
+// By one thread, after a barrier; ``barrier`` counts what comes from the others.
+DEVICE void tell_all(u32 sums, u32 barrier, u32 rank) {
+  arrive_expecting(barrier, (RANKS - 1) * PART);
 #pragma unroll
-    for (int j = 0; j < 8; j++) tell(there + 32 * (j >> 1) + 8 * ROW * (j & 1), part[2 * j], part[2 * j + 1], counter);
-  }
-#pragma unroll
-  for (int j = 0; j < 8; j++) store(place + 32 * (j >> 1) + 8 * ROW * (j & 1), part[2 * j], part[2 * j + 1]);
-  if (RANKS > 1 && thread == 0) {
-    arrive_expecting(barrier, (RANKS - 1) * C * O * 4);
-  } else {
-    arrive(barrier);
-  }
+  for (int r = 1; r < RANKS; r++)
+    copy_there(neighbour(sums + rank * PART, rank ^ r), sums + rank * PART, PART, neighbour(barrier, rank ^ r));
 }
 
 // Four channels of a token, in the order of ranks.
@@ -52,7 +59,7 @@ DEVICE void add_up(u32 from, float* x) {
 #pragma unroll
   for (int r = 1; r < RANKS; r++) {
     float more[4];
-    load(from + r * (C * ROW), more[0], more[1], more[2], more[3]);
+    load(from + r * PART, more[0], more[1], more[2], more[3]);
 #pragma unroll
     for (int i = 0; i < 4; i++) x[i] += more[i];
   }

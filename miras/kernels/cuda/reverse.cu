@@ -10,12 +10,14 @@
 //     z'  = u1' turn + h' slope + (o' W2) slope
 //     e1  = mix e1 + queries + K^T z',  e2 = mix e2 + queries + u2^T (u1' slope) + o'^T h
 
-// Tiles in shared memory: keys of two chunks, errors, what queries sent (2 J), and the halves of h, z' of reads, h of reads, W2; of the
+// Tiles in shared memory: keys of two chunks, errors; in one place what the hidden width is multiplied with (halves of the gradient of
+// u1, slope, turn and the gradient of h), later what queries sent (2 J) and halves of z' and h of reads; halves of h and W2; of the
 // gradients of all stacks, in whose places others stand once they have been read.
-constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, SENT = ERRORS + TILE, HIDDEN = SENT + 2 * J * TILE, READ_Z = HIDDEN + 2 * TILE,
-              READ_H = READ_Z + 2 * TILE, SECOND = READ_H + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
+constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, SENT = WIDE, READ_Z = SENT + 2 * J * TILE,
+              READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
               OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE, SUMS = LATE + (SLOT ? 8 : 6) * TILE,
-              BARRIERS = SUMS + RANKS * C * ROW, BYTES = BARRIERS + 24;
+              BARRIERS = SUMS + RANKS * PART, BYTES = BARRIERS + 24;
+static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
 
@@ -52,33 +54,22 @@ DEVICE void products_of_halves(float (&d)[16], u32 a, u32 b, int add) {
     product<0, 0>(d, beyond(tile(a), (s >> 2) * TILE + (s & 3) * 32), beyond(tile(b), (s >> 2) * TILE + (s & 3) * 32), add || s > 0);
 }
 
-// Rows of a product times a number each.
-DEVICE void scaled(float (&d)[32], float of_even, float of_odd) {
+// ``d + of_rows more`` for 32 of the columns.
+DEVICE void add_scaled(float* d, const float (&more)[16], float of_even, float of_odd) {
 #pragma unroll
-  for (int i = 0; i < 32; i++) d[i] *= i & 2 ? of_odd : of_even;
+  for (int i = 0; i < 16; i++) d[i] += more[i] * (i & 2 ? of_odd : of_even);
 }
 
-// The same of a product ``a b`` on top of what is there, 32 columns at a time: registers are short.
-DEVICE void add_scaled(float (&d)[32], u32 a, u32 b, float of_even, float of_odd) {
+// Half of the columns of ``a b``: registers are short.
+DEVICE void products_of_a_side(float (&d)[16], u32 a, u32 b, int side) {
 #pragma unroll
-  for (int side = 0; side < 2; side++) {
-    float more[16];
-    begin();
-#pragma unroll
-    for (int s = 0; s < 4; s++) product<0, 1>(more, beyond(tile(a), 32 * s), beyond(tile(b + 64 * side), 2048 * s), s > 0);
-    commit();
-    end();
-    settle(more);
-#pragma unroll
-    for (int i = 0; i < 16; i++) d[16 * side + i] += more[i] * (i & 2 ? of_odd : of_even);
-  }
+  for (int s = 0; s < 4; s++) product<0, 1>(d, beyond(tile(a), 32 * s), beyond(tile(b + 64 * side), 2048 * s), s > 0);
 }
 
 // Of four channels of a token: what the memory answers, the value, and the gate of the bias.
-DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, const unsigned short* v,
-                  const float* gate, long long token, long long channels) {
-  const uint2 v4 = *(const uint2*)(v + 16 * j);
-  value[0] = low(v4.x), value[1] = high(v4.x), value[2] = low(v4.y), value[3] = high(v4.y);
+DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, uint2 v, const float* gate,
+                  long long token, long long channels) {
+  value[0] = low(v.x), value[1] = high(v.x), value[2] = low(v.y), value[3] = high(v.y);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     p[i] = y[i];
@@ -99,12 +90,6 @@ DEVICE void stack_of(const float* stack, u32 row, u32 column, float (&x)[32]) {
 DEVICE void stack_to(float* stack, u32 row, u32 column, const float (&x)[32]) {
 #pragma unroll
   for (int i = 0; i < 32; i++) stack[(row + 8 * (i >> 1 & 1)) * F + column + 8 * (i >> 2) + (i & 1)] = x[i];
-}
-
-// What lies in the places of a product's numbers, two by two.
-DEVICE void pairs_of(const unsigned short* wide, u32 row, u32 column, u32 (&x)[16]) {
-#pragma unroll
-  for (int i = 0; i < 16; i++) x[i] = *(const u32*)(wide + (row + 8 * (i & 1)) * F + column + 8 * (i >> 1));
 }
 
 extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
@@ -129,19 +114,19 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     stack_of(grads1 + I * F, row, column, f1);
     stack_of(grads2 + F * O, row, column, f2);
   }
-  if (thread < 3) barrier(base + BARRIERS + 8 * thread, thread < 2 ? THREADS : RANKS);
+  if (thread < 3) barrier(base + BARRIERS + 8 * thread, thread < 2 ? 1 : RANKS);
   barriers_made();
   cluster_arrive();
   cluster_wait();
 
   // of the last chunk, then of the one before the current
   auto load_early = [&](int n) {
-    const long long chunk = b * total_chunks + first + n, local = b * count + n;
+    const long long local = b * count + n, wide = local * C * F + program;
     load_tile(base + ERRORS, kept_u2 + local * C * O, O, thread);
-#pragma unroll
-    for (int i = 0; i < 2 * J; i++) load_tile(base + SENT + i * TILE, sent + (local * 2 * J + i) * C * O, O, thread);
-    load_halves(base + READ_Z, d_zr + local * C * F + program, thread);
-    load_halves(base + READ_H, hr + local * C * F + program, thread);
+    load_halves(base + WIDE, d_u1 + wide, thread);
+    load_halves(base + WIDE + 2 * TILE, slope + wide, thread);
+    load_halves(base + WIDE + 4 * TILE, turn + wide, thread);
+    load_halves(base + WIDE + 6 * TILE, d_h + wide, thread);
   };
   load_tile(base + KEYS + (count - 1 & 1) * TILE, k + (b * total_chunks + first + count - 1) * C * I, I, thread);
   load_early(count - 1);
@@ -181,40 +166,57 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     u32 bend[16];
     {
       u32 x[16];
-      pairs_of(d_u1 + wide, row, column, x);
-      pairs_of(slope + wide, row, column, bend);
+      float more[32];
       begin();
       products<0, 1>(dz, keys, late, 0);
+      if (SLOT) products<0, 1>(more, keys, late + 2 * TILE, 0);
       commit();
       write_tile(late1 + local * J * I * F + columns, late, thread);
-      write_tile(late2 + local * J * F * O + columns, late + J * 2 * TILE, thread);
-      if (SLOT) {
-        write_tile(late1 + (local * J + 1) * I * F + columns, late + 2 * TILE, thread);
-        write_tile(late2 + (local * J + 1) * F * O + columns, late + 6 * TILE, thread);
-      }
+      if (SLOT) write_tile(late1 + (local * J + 1) * I * F + columns, late + 2 * TILE, thread);
+      load_fragments(base + WIDE + half * TILE, mine, lane, x);
+      load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
       end();
       settle(dz);
-      scaled(dz, c0, c1);
-      if (SLOT) add_scaled(dz, keys, late + 2 * TILE, a0, a1);
+      if (SLOT) settle(more);
 #pragma unroll
-      for (int i = 0; i < 16; i++) {
-        dz[2 * i] += low(x[i]), dz[2 * i + 1] += high(x[i]);
-        narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+      for (int i = 0; i < 32; i++) {
+        dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
+        if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
       }
-      pairs_of(turn + wide, row, column, x);
-      __syncthreads();  // what is in the places of `PULLED` has been read
-      store_tile(base + PULLED + half * TILE, mine, lane, narrow);
 #pragma unroll
-      for (int i = 0; i < 16; i++) dz[2 * i] *= low(x[i]), dz[2 * i + 1] *= high(x[i]);
-      pairs_of(d_h + wide, row, column, x);
-      float dh[32];
+      for (int i = 0; i < 16; i++) narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+    }
+    {
+      float dh[32], more[16];
+      u32 x[16];
       begin();
       products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
+      if (SLOT) products_of_a_side(more, base + ERRORS, late + 6 * TILE, 0);
       commit();
+      group_barrier(half);  // what is in the places of `PULLED` has been read
+      store_tile(base + PULLED + half * TILE, mine, lane, narrow);
+      load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
+#pragma unroll
+      for (int i = 0; i < 32; i++) dz[i] *= i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
       end();
       settle(dh);
-      scaled(dh, c0, c1);
-      if (SLOT) add_scaled(dh, base + ERRORS, late + 6 * TILE, a0, a1);
+#pragma unroll
+      for (int i = 0; i < 32; i++) dh[i] *= i & 2 ? c1 : c0;
+      if (SLOT) {
+        settle(more);
+        add_scaled(dh, more, a0, a1);
+        begin();
+        products_of_a_side(more, base + ERRORS, late + 6 * TILE, 1);
+        commit();
+      }
+      write_tile(late2 + local * J * F * O + columns, late + J * 2 * TILE, thread);
+      if (SLOT) write_tile(late2 + (local * J + 1) * F * O + columns, late + 6 * TILE, thread);
+      load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
+      if (SLOT) {
+        end();
+        settle(more);
+        add_scaled(dh + 16, more, a0, a1);
+      }
 #pragma unroll
       for (int i = 0; i < 16; i++) {
         dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
@@ -226,6 +228,10 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     __syncthreads();
 
     // the gradient of the errors, told to all
+#pragma unroll
+    for (int i = 0; i < 2 * J; i++) load_tile(base + SENT + i * TILE, sent + (local * 2 * J + i) * C * O, O, thread);
+    load_halves(base + READ_Z, d_zr + wide + program, thread);
+    load_halves(base + READ_H, hr + wide + program, thread);
     {
       float part[16], more[16];
       begin();
@@ -245,9 +251,13 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
       commit();
       end();
       settle(part);
-      if (told > 0) wait_for(base + BARRIERS + 16, ~told & 1);  // until all have read the sums of the chunk before
-      tell_all(base + SUMS, counter, rank, row, 32 * half + 2 * t, thread, part);
+      if (RANKS > 1 && told > 0) wait_for(base + BARRIERS + 16, ~told & 1);  // until all have read the sums of the chunk before
+      store_part(base + SUMS + rank * PART, row, half, t, part);
     }
+    arrived();
+    publish();
+    __syncthreads();
+    if (thread == 0) tell_all(base + SUMS, counter, rank);
 
     // what does not wait for the others
     if (SLOT) {
@@ -272,11 +282,13 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     {
       const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
       float y[16], d[16], e[16];
+      uint2 v4[4];
       float scale = 1.0f;
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float4 o4 = *(const float4*)(kept_o + channels + 16 * j), d4 = *(const float4*)(d_u2 + channels + 16 * j);
         y[4 * j] = o4.x, y[4 * j + 1] = o4.y, y[4 * j + 2] = o4.z, y[4 * j + 3] = o4.w;
+        v4[j] = *(const uint2*)(v + of_all + 16 * j);
         d[4 * j] = d4.x, d[4 * j + 1] = d4.y, d[4 * j + 2] = d4.z, d[4 * j + 3] = d4.w;
       }
       if (NORM) {
@@ -294,7 +306,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v + of_all, gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float x = BIAS(p[i], value[i], of_bias[i]);
@@ -307,7 +319,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float sum[4];
-        add_up(base + SUMS + token * ROW + (16 * j + 4 * t) * 4, sum);
+        add_up(piece_of(base + SUMS, token, t) ^ (j << 6), sum);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float x = d[4 * j + i] + sum[i];
@@ -321,7 +333,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v + of_all, gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           float &x = d[4 * j + i], d_e = NORM ? (x - d_mean - y[4 * j + i] * d_along) * scale : x, d_p, d_value, d_bias;
@@ -332,11 +344,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
         }
         if (own) {
           *(uint2*)(d_v + of_all + 16 * j) = make_uint2(pack(value[0], value[1]), pack(value[2], value[3]));
-          if (RESIDUAL) {
-            float4* near = (float4*)(d_k + of_all + 16 * j);
-            const float4 x = *near;
-            *near = make_float4(x.x + p[0], x.y + p[1], x.z + p[2], x.w + p[3]);
-          }
+          if (RESIDUAL) add_to(d_k + of_all + 16 * j, p[0], p[1], p[2], p[3]);
           if (GATE == 2) *(float4*)(d_gate + of_all + 16 * j) = make_float4(of_bias[0], of_bias[1], of_bias[2], of_bias[3]);
         }
       }
@@ -368,7 +376,16 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     if (thread < RANKS) arrive_there(neighbour(base + BARRIERS + 16, thread));
 
     // what it pulls at, and what that adds
-    if (n > 0) load_early(n - 1);
+    if (n > 0) {
+      load_early(n - 1);
+      // what will be read later, a line of 128 bytes a thread
+      const long long lines = (local - 1) * C * F + program + (thread >> 1 & 63) * F + (thread & 1) * 64, token_lines = (local - 1) * C * O;
+      ask((thread < 128 ? h : d_zr) + lines);
+      ask(thread < 128 ? hr + lines : seen2 + lines + (local - 1) * (J - 1) * F * O);
+      ask((thread < 128 ? kept_o : d_u2) + token_lines + (thread & 127) * 32);
+      if (thread < 2 * J * 64) ask(sent + token_lines * 2 * J + thread * 64);
+      if (thread < 64) ask(v + (chunk - 1) * C * O + thread * 64);
+    }
     float pulled[32];
     begin();
     products<0, 1>(pulled, base + OUT, base + SECOND + half * TILE, 0);

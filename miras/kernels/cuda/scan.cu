@@ -14,7 +14,8 @@ constexpr u32 STAGED = 272;  // bytes of a row of a stack on its way out
 
 // Of shared memory; tiles of products stand on multiples of 1024.
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, HIDDEN = ERRORS + TILE, SECOND = HIDDEN + 2 * TILE, STAGE = SECOND + 2 * TILE,
-              SUMS = STAGE + 2 * J * 64 * STAGED, RATES = SUMS + 2 * RANKS * C * ROW, BARRIERS = RATES + 2 * C * 4, BYTES = BARRIERS + 16;
+              SUMS = (STAGE + 2 * J * 64 * STAGED + 1023) / 1024 * 1024, RATES = SUMS + 2 * RANKS * PART, BARRIERS = RATES + 2 * C * 4, BYTES = BARRIERS + 16;
+static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // The transposed rows, ``[64, 128]`` with rows `STAGED` bytes apart.
 DEVICE void stage(u32 room, u32 first, u32 lane, const u32 (&a)[16]) {
@@ -66,7 +67,7 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
   load_tile(base + KEYS, k + (b * total_chunks + first) * C * I, I, thread);
   arrived();
   publish();
-  if (thread < 2) barrier(base + BARRIERS + 8 * thread, THREADS);
+  if (thread < 2) barrier(base + BARRIERS + 8 * thread, 1);
   barriers_made();
   __syncthreads();
   cluster_arrive();
@@ -132,8 +133,12 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     if (thread < C * J) store(base + RATES + thread * 4, weight);
     end();
     settle(o);
-    const u32 sums = base + SUMS + (n & 1) * (RANKS * C * ROW), counter = base + BARRIERS + 8 * (n & 1);
-    tell_all(sums, counter, rank, (warp & 3) * 16 + g, 32 * group + 2 * t, thread, o);
+    const u32 sums = base + SUMS + (n & 1) * (RANKS * PART), counter = base + BARRIERS + 8 * (n & 1);
+    store_part(sums + rank * PART, (warp & 3) * 16 + g, group, t, o);
+    publish();
+    __syncthreads();
+    if (thread == 0) tell_all(sums, counter, rank);
+
     // the stacks before the chunk
 #pragma unroll
     for (int slot = 0; slot < J; slot++) {
@@ -145,7 +150,7 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     // errors there
     float y[16], e[16];
 #pragma unroll
-    for (int j = 0; j < 4; j++) add_up(sums + token * ROW + (16 * j + 4 * t) * 4, y + 4 * j);
+    for (int j = 0; j < 4; j++) add_up(piece_of(sums, token, t) ^ (j << 6), y + 4 * j);
     const bool own = token * RANKS / C == rank;  // rows that this program writes
     if (own) {
 #pragma unroll
@@ -225,29 +230,33 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     }
 #pragma unroll
     for (int i = 0; i < 32; i++) u1[i] *= bend[i];
+    u32 left[J][16], right[J][16];
 #pragma unroll
     for (int slot = 0; slot < J; slot++) {
-      float (&first_matrix)[32] = slot ? m1 : a1, (&second_matrix)[32] = slot ? m2 : a2;
-      u32 left[16], right[16];
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         float c0, c1;
         load(base + RATES + (slot * C + 8 * j + 2 * t) * 4, c0, c1);
-        left[2 * j] = pack(u1[4 * j] * c0, u1[4 * j + 1] * c1);
-        left[2 * j + 1] = pack(u1[4 * j + 2] * c0, u1[4 * j + 3] * c1);
-        right[2 * j] = pack(low(hidden[2 * j]) * c0, high(hidden[2 * j]) * c1);
-        right[2 * j + 1] = pack(low(hidden[2 * j + 1]) * c0, high(hidden[2 * j + 1]) * c1);
+        left[slot][2 * j] = pack(u1[4 * j] * c0, u1[4 * j + 1] * c1);
+        left[slot][2 * j + 1] = pack(u1[4 * j + 2] * c0, u1[4 * j + 3] * c1);
+        right[slot][2 * j] = pack(low(hidden[2 * j]) * c0, high(hidden[2 * j]) * c1);
+        right[slot][2 * j + 1] = pack(low(hidden[2 * j + 1]) * c0, high(hidden[2 * j + 1]) * c1);
       }
+      float (&first_matrix)[32] = slot ? m1 : a1, (&second_matrix)[32] = slot ? m2 : a2;
       begin();
 #pragma unroll
       for (int s = 0; s < 4; s++) {
-        product<1>(first_matrix, left + 4 * s, beyond(tile(keys), 2048 * s), 1);
-        product<1>(second_matrix, right + 4 * s, beyond(tile(base + ERRORS), 2048 * s), 1);
+        product<1>(first_matrix, left[slot] + 4 * s, beyond(tile(keys), 2048 * s), 1);
+        product<1>(second_matrix, right[slot] + 4 * s, beyond(tile(base + ERRORS), 2048 * s), 1);
       }
       commit();
-      end();
-      settle(first_matrix);
-      settle(second_matrix);
+    }
+    end();
+    settle(a1);
+    settle(a2);
+    if (SLOT) {
+      settle(m1);
+      settle(m2);
     }
   }
 
