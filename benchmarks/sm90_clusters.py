@@ -22,7 +22,7 @@ from miras.biases import L2, AttentionalBias, Dot
 from miras.kernels import _mlp_cluster, _mlp_launch, cuda
 
 STACK = 1024
-"""Bytes a thread: of the reverse scan with a slot, a third of them are used."""
+"""Bytes a thread: of the reverse scan with a slot, half of them are used."""
 
 
 def resources(name: str, source: cuda.Source) -> Resources:
@@ -41,7 +41,7 @@ def resources(name: str, source: cuda.Source) -> Resources:
 
 
 def sources(bias: AttentionalBias, slots: int, hidden: int, dtype: torch.dtype, norm: bool) -> list[cuda.Source]:
-    """Both scans as they would be started."""
+    """All kernels as they would be started."""
     found: list[cuda.Source] = []
 
     def start(source: cuda.Source, *_: Any) -> None:
@@ -55,6 +55,7 @@ def sources(bias: AttentionalBias, slots: int, hidden: int, dtype: torch.dtype, 
     real, cuda.start = cuda.start, start
     try:
         _mlp_cluster.scan(x, how, [w, w.mT], [None, None], seen, (0, 1, 1))
+        _mlp_cluster.read_backward(x, how, q, q, seen, x, [q] * 11, (0, 1, 1))
         _mlp_cluster.reverse(x, how, seen, [q] * 11, [w, w], [q, q], [q] * 5, (0, 1, 1))
     finally:
         cuda.start = real

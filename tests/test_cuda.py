@@ -24,8 +24,8 @@ from tests.cuda import host
 from tests.kernels import DEVICE
 from tests.perceptrons import moved
 
-ROUNDING = 1e-2
-"""Of operands, from product to product."""
+ROUNDING = 2e-2
+"""Of operands, from product to product: scans stay below 5e-3, gradients of reads behind three products below 1.5e-2."""
 
 TITANS: dict[str, Any] = {"bias": "l2", "retention": "l2", "algorithm": "momentum"}
 PLAIN: dict[str, Any] = {"retention": "l2", "algorithm": "gd"}
@@ -37,10 +37,12 @@ SPECS = {
     "no norm": MirasSpec.make(architecture=MLP(expansion=2, norm=False, residual=False), bias="dot", **PLAIN),
 }
 
-FULL = {"kept_o", "d_u2", "d_w1", "d_w2", "d_k", "d_gate"}
+FULL = {"kept_o", "d_u2", "d_w1", "d_w2", "d_k", "d_gate", "out", "d_rates", "d_rows", "d_pairs"}
 """What stays in float32."""
 
-OF_A_GROUP = {"seen1", "seen2", "kept_o", "kept_u2", "late1", "late2", "dz_", "d_o_"}
+WIDE = "h_", "slope_", "turn_", "u1_", "hr_", "d_h", "d_u1", "d_zr", "d_u2", "d_rates", "sent"
+
+OF_A_GROUP = {"seen1", "seen2", "kept_o", "kept_u2", "late1", "late2", "dz_", "d_o_", *WIDE}
 """What has room for all chunks of a group, of which the last may have fewer."""
 
 
@@ -57,13 +59,15 @@ class Beside:
 
     def __call__(self, kernel: Any, programs: int, how: Recipe, x: Given, *given: Any) -> None:
         """As `miras.kernels._mlp_launch.launch`."""
-        own = {"scan": self._scan, "reverse": self._reverse}.get(kernel.__name__)
+        own = {"scan": self._scan, "read_backward": self._read_backward, "reverse": self._reverse}.get(kernel.__name__)
         named = dict(zip(kernel.arg_names, given, strict=False))
         narrowed = x._replace(q=narrow(x.q), k=narrow(x.k), v=narrow(x.v))
         found = own(how, narrowed, named, given[-3:]) if own else {}
         self.launch(kernel, programs, how, x, *given)
         for name, got in found.items():
             wanted, count = named[name], named["count"]
+            if name in ("d_rows", "d_pairs"):
+                wanted = wanted[:, given[-3] : given[-3] + count]
             if name in OF_A_GROUP:
                 got, wanted = got[:, :count], wanted[:, :count]
             self.errors[f"{kernel.__name__} {name}"] = relative(got.double(), wanted.double())
@@ -82,13 +86,23 @@ class Beside:
         _mlp_cluster.scan(x, how, [named["w1"], named["w2"]], list(ends.values()) or [None, None], given, group)
         return seen | ends
 
+    def _read_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
+        given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
+        out = {n: torch.full_like(given[n], float("nan")) for n in (*WIDE, "d_rows", "d_pairs")}
+        out["d_rates"][:, :, 0] = named["d_rates"][:, :, 0] = 0.0  # of another kernel
+        seen = self._seen(given["seen1"], given["seen2"], named["kept_u2"], given["kept_u2"])
+        d = x._replace(rows=out["d_rows"], pairs=out["d_pairs"])
+        wide = [out[n] for n in WIDE]
+        _mlp_cluster.read_backward(x, how, named["out"], given["d_answer"], seen, d, wide, group)
+        chunks = slice(group[0], group[0] + group[1])
+        return {n: t[:, chunks] if n in ("d_rows", "d_pairs") else t for n, t in out.items()}
+
     def _reverse(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
         given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
-        names = "h_", "slope_", "turn_", "u1_", "hr_", "d_h", "d_u1", "d_zr", "d_u2", "d_rates", "sent"
         out = {n: given[n].clone() for n in ("d_w1", "d_w2", "late1", "late2", "dz_", "d_o_", "d_k", "d_v")}
         d_w1, d_w2, late1, late2, *results = out.values()
         seen = self._seen(None, given["seen2"], given["kept_o"], given["kept_u2"])
-        wide = [given[n] for n in names]
+        wide = [given[n] for n in WIDE]
         _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, None], group)
         return out
 
@@ -110,8 +124,9 @@ def test_scans_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     leafy, leaves = p.leaves()
     y, _ = leafy.run("kernel")
     torch.autograd.grad(y.square().sum(), list(leaves.values()), allow_unused=True)
-    assert {n.split()[0] for n in beside.errors} == {"scan", "reverse"}
-    assert all(e <= ROUNDING for e in beside.errors.values()), beside.errors
+    assert {n.split()[0] for n in beside.errors} == {"scan", "read_backward", "reverse"}
+    bad = {n: e for n, e in beside.errors.items() if not e <= ROUNDING}
+    assert not bad, bad
 
 
 @pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")
@@ -123,7 +138,7 @@ def test_compiles(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")
 def test_says_what_does_not_compile() -> None:
-    [source, _] = sources(L2(), 1, 256, torch.bfloat16, norm=True)
+    source, *_ = sources(L2(), 1, 256, torch.bfloat16, norm=True)
     wrong = replace_in(source.constants, "SHARED", 0)
     with pytest.raises(RuntimeError, match="what the launch has set aside"):
         cuda.compiled(source.files, source._replace(constants=wrong).options)

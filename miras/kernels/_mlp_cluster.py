@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from miras.kernels._mlp_launch import Given, Recipe, Seen
 SLICE = 128
 """Of the hidden width, what a program has."""
 
-TILE, STAGED, THREADS = 8192, 272, 256
-"""Bytes of a tile, and of a row of a stack on its way out; and threads of a program, as the sources have them."""
+TILE, THREADS = 8192, 256
+"""Bytes of a tile and threads of a program, as the sources have them."""
 
 BIASES = {_biases.dot: "dot", _biases.l2: "l2"}
 """Triton functions, and the names of what the sources have in their place."""
@@ -24,10 +25,11 @@ def scan(
     x: Given, how: Recipe, w: list[Tensor], ends: list[Tensor | None], seen: Seen, group: tuple[int, int, int]
 ) -> None:
     """As `miras.kernels._mlp_scan.scan`, from stacks to stacks."""
-    stages = -(-2 * x.w1.shape[1] * x.q.shape[-1] * STAGED // 1024) * 1024
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    arguments = [x.k, x.v, x.gate, x.lr, x.mix, x.into, *w, *ends, *strides, *seen[:4], *group]
-    _start("scan", x, how, 7 * TILE + stages + 2 * _sums(x) + 2 * x.rows.shape[-1] * 4 + 16, arguments)
+    out = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), seen.o, seen.u2]
+    arguments = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.mix, x.into, *w, *ends, *strides, *out, *group]
+    tiles = 11 + 4 * x.w1.shape[1]
+    _start("scan", x, how, tiles * TILE + 2 * _sums(x) + 2 * x.rows.shape[-1] * 4 + 32, arguments)
 
 
 def reverse(
@@ -41,11 +43,48 @@ def reverse(
     group: tuple[int, int, int],
 ) -> None:
     """As `miras.kernels._mlp_reverse.reverse`; ``results`` are gradients of z, o, keys, values and gates."""
-    h, slope, turn, _u1, hr, d_h, d_u1, d_zr, d_u2, _rates, sent = wide
-    read = [*seen[1:4], h, slope, turn, hr, d_h, d_u1, d_zr, d_u2, sent]
-    arguments = [x.k, x.v, x.gate, x.lr, x.mix, x.into, *read, *d_w, *late, *results, *group]
+    *hidden, d_u2, _rates, sent = wide
+    h, slope, turn, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in (*hidden[:3], *hidden[4:]))
+    read = [
+        cuda.Tiles(seen.w2),
+        seen.o,
+        cuda.Tiles(seen.u2),
+        h,
+        slope,
+        turn,
+        hr,
+        d_h,
+        d_u1,
+        d_zr,
+        d_u2,
+        cuda.Tiles(sent),
+    ]
+    written = [*d_w, *(cuda.Tiles(t) for t in late)]
+    d_z, *others = results
+    assert d_z is not None
+    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.mix, x.into]
     tiles = 23 if x.w1.shape[1] > 1 else 21
-    _start("reverse", x, how, tiles * TILE + _sums(x) + 24, arguments)
+    _start("reverse", x, how, tiles * TILE + _sums(x) + 48, [*given, *read, *written, cuda.Tiles(d_z), *others, *group])
+
+
+def read_backward(
+    x: Given,
+    how: Recipe,
+    out: Tensor | None,
+    d_answer: Tensor,
+    seen: Seen,
+    d: Given,
+    wide: list[Tensor],
+    group: tuple[int, int, int],
+) -> None:
+    """As `miras.kernels._mlp_read_backward.read_backward`; ``out`` are answers before their norm, ``d`` gradients of rows and pairs."""
+    *hidden, d_u2, d_rates, sent = wide
+    h, slope, turn, u1, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in hidden)
+    given = [cuda.Tiles(x.q), cuda.Tiles(x.k), x.lr, x.rows, x.pairs, out, d_answer]
+    read = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), cuda.Tiles(seen.u2), d.rows, d.pairs]
+    results = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, cuda.Tiles(sent)]
+    shared = 26 * TILE + 8 * x.rows.shape[-1] * 4 + 24
+    _start("read_backward", x, how, shared, [*given, *read, *results, *group], len(x.q) * group[1])
 
 
 def _ranks(x: Given) -> int:
@@ -56,11 +95,13 @@ def _sums(x: Given) -> int:
     return _ranks(x) * x.rows.shape[-1] * x.v.shape[-1] * 4
 
 
-def _start(name: str, x: Given, how: Recipe, shared: int, arguments: list[Tensor | int | None]) -> None:
+def _start(
+    name: str, x: Given, how: Recipe, shared: int, arguments: Sequence[cuda.Argument], programs: int | None = None
+) -> None:
     files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{name}.cu"
     constants = _constants(x, how) | {"SHARED": shared}
     source = cuda.Source(name, files, tuple(constants.items()), THREADS, shared)
-    cuda.start(source, x.q.device, len(x.q) * _ranks(x), arguments)
+    cuda.start(source, x.q.device, programs or len(x.q) * _ranks(x), arguments)
 
 
 def _constants(x: Given, how: Recipe) -> dict[str, Any]:

@@ -191,11 +191,14 @@ def _perceptron_backward(
         span = _mlp_answers.Span(*group)
         if gains is not None:
             read_of_gains = _mlp_answers.read_backward(x, how, out, d_answer, d_normed, seen, late_g, span)
-        launch(
-            read_backward, b * group[1], how, x,
-            q, k, lr, rows, pairs, before, d_normed, seen.w1, seen.w2, seen.u2, rates,
-            seen.biases, seen.bias_rates, d.rows, d.pairs, d_out, *wide, scratch, *group,
-        )  # fmt: skip
+        if how.clusters:
+            _mlp_cluster.read_backward(x, how, before, d_normed, seen, d, wide, group)
+        else:
+            launch(
+                read_backward, b * group[1], how, x,
+                q, k, lr, rows, pairs, before, d_normed, seen.w1, seen.w2, seen.u2, rates,
+                seen.biases, seen.bias_rates, d.rows, d.pairs, d_out, *wide, scratch, *group,
+            )  # fmt: skip
         launch(
             query_backward, b * group[1], how, x,
             q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,

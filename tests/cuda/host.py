@@ -24,7 +24,7 @@ static void call(void (*kernel)(A...), void** given) {
   call(kernel, given, std::index_sequence_for<A...>());
 }
 extern "C" void host(u32 programs, u32 bytes, void** given) {
-  run(programs / RANKS, RANKS, THREADS, bytes, [=] { call(NAME, given); });
+  run(programs / CLUSTER, CLUSTER, THREADS, bytes, [=] { call(NAME, given); });
 }
 """
 
@@ -44,7 +44,17 @@ def _built(source: cuda.Source) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
+class Map(ctypes.Structure):
+    """As `host.h` has it."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("columns", ctypes.c_uint64), ("rest", ctypes.c_uint64 * 14))
+
+
+def encoded(tiles: cuda.Tiles) -> Map:
+    return Map(tiles.tensor.data_ptr(), tiles.tensor.shape[-1])
+
+
 def start(source: cuda.Source, device: torch.device, programs: int, arguments: Sequence[cuda.Argument]) -> None:
     """In the place of `miras.kernels.cuda.start`."""
-    array, _values = cuda.pointers(arguments)
+    array, _values = cuda.pointers(arguments, encoded)
     _built(source).host(ctypes.c_uint(programs), ctypes.c_uint(source.shared), array)

@@ -1,50 +1,58 @@
-// Activations with their slopes, and residuals of biases, as `miras.kernels._mlp_parts` and `miras.kernels._biases` have them.
+// Activations with their slopes and curvatures, and residuals of biases, as `miras.kernels._mlp_parts` and `miras.kernels._biases` have
+// them.
 
-#define VALUE_AND_SLOPE(name) DEVICE void name(float z, float& h, float& bend)
+#define ACTIVATION(name) DEVICE void name(float z, float& h, float& bend, float& curve)
 
 DEVICE float sigmoid(float z) { return reciprocal(1.0f + power_of_two(-1.4426950408889634f * z)); }
 
-VALUE_AND_SLOPE(gelu) {
+ACTIVATION(gelu) {
   float bell = power_of_two(-0.7213475204444817f * (z * z)), t = reciprocal(1.0f + 0.23164189f * fabsf(z));
   float series = 0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f)));
-  float tail = bell * t * series;
+  float tail = bell * t * series, density = 0.3989422804014327f * bell;
   float below = z < 0.0f ? tail : 1.0f - tail;
   h = z * below;
-  bend = below + z * (0.3989422804014327f * bell);
+  bend = below + z * density;
+  curve = density * (2.0f - z * z);
 }
 
-VALUE_AND_SLOPE(gelu_tanh) {
+ACTIVATION(gelu_tanh) {
   float square = z * z, gate = sigmoid(z * (1.5957691216057308f * (1.0f + 0.044715f * square)));
-  float inner = 1.5957691216057308f * (1.0f + 3.0f * 0.044715f * square);
+  float inner = 1.5957691216057308f * (1.0f + 3.0f * 0.044715f * square), rise = gate * (1.0f - gate);
   h = z * gate;
-  bend = gate + z * (gate * (1.0f - gate)) * inner;
+  bend = gate + z * rise * inner;
+  curve = rise * (2.0f * inner + z * (1.0f - 2.0f * gate) * inner * inner + 6.0f * 1.5957691216057308f * 0.044715f * square);
 }
 
-VALUE_AND_SLOPE(silu) {
-  float gate = sigmoid(z);
+ACTIVATION(silu) {
+  float gate = sigmoid(z), rise = gate * (1.0f - gate);
   h = z * gate;
-  bend = gate + z * (gate * (1.0f - gate));
+  bend = gate + z * rise;
+  curve = rise * (2.0f + z * (1.0f - 2.0f * gate));
 }
 
-VALUE_AND_SLOPE(relu) {
+ACTIVATION(relu) {
   bend = z > 0.0f ? 1.0f : 0.0f;
   h = z * bend;
+  curve = 0.0f;
 }
 
-VALUE_AND_SLOPE(relu2) {
+ACTIVATION(relu2) {
   float on = z > 0.0f ? 1.0f : 0.0f;
   h = z * z * on;
   bend = 2.0f * z * on;
+  curve = 2.0f * on;
 }
 
-VALUE_AND_SLOPE(tanh_) {
+ACTIVATION(tanh_) {
   h = 2.0f * sigmoid(2.0f * z) - 1.0f;
   bend = 1.0f - h * h;
+  curve = -2.0f * h * bend;
 }
 
-VALUE_AND_SLOPE(identity) {
+ACTIVATION(identity) {
   h = z;
   bend = 1.0f;
+  curve = 0.0f;
 }
 
 // Residuals of a prediction, a value and a gate, with constants C0, C1, ...

@@ -81,6 +81,10 @@ DEVICE void store(u32 a, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(a), "f"(x), "f"(y) : "memory");
 }
 
+DEVICE void store(u32 a, float x, float y, float z, float w) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(a), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+
 DEVICE void store(u32 a, u32 x, u32 y) { asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(a), "r"(x), "r"(y) : "memory"); }
 
 // Four matrices of eight rows of 16 bytes; every thread has a row's address, matrices as products leave them.
@@ -103,15 +107,35 @@ DEVICE void load_matrices(u32 row, u32& a, u32& b, u32& c, u32& d) {
 // All threads of four warps, of the first or of the second.
 DEVICE void group_barrier(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
 
-// From global memory, 16 bytes; `arrived` waits for all that a thread has begun.
-DEVICE void copy(u32 to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+// A matrix of 16-bit numbers in global memory, as the copy engine knows it: `miras.kernels.cuda.Tiles`.
+struct alignas(64) Map {
+  u64 words[16];
+};
+
+// Its tile of 64 x 64 at that row and column; ``barrier`` counts the bytes, 8192.
+DEVICE void copy_in(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+               "l"(&map), "r"(column), "r"(row), "r"(barrier)
+               : "memory");
 }
+
+// The other way. `close` ends a group of such copies of a thread, `read` waits until all but the last N groups have been read from shared
+// memory, `written` until all have arrived.
+DEVICE void copy_out(const Map& map, u32 row, u32 column, u32 from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
+               : "memory");
+}
+DEVICE void close() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int N>
+DEVICE void read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+DEVICE void written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 DEVICE void ask(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }  // 128 bytes that will be read
 DEVICE void add_to(float* sum, float x, float y, float z, float w) {
   asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sum), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
 }
-DEVICE void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // What this thread has stored is seen by products and copies that begin after the next barrier.
 DEVICE void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -160,6 +184,7 @@ DEVICE void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
 DEVICE void begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 DEVICE void end() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+DEVICE void end_all_but_one() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
 
 // After `end`: what the compiler does with a sum stays behind this.
 template <int N>

@@ -25,13 +25,12 @@ DEVICE void load_fragments(u32 tile, u32 first, u32 lane, u32 (&a)[16]) {
   for (int j = 0; j < 8; j += 2) load_matrices(place ^ (j << 4), a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
 }
 
-// A tile from rows that are so many numbers apart.
-DEVICE void load_tile(u32 to, const unsigned short* from, int stride, u32 thread) {
-  const u32 row = thread >> 3, piece = thread & 7;
-  const u32 place = at(to, row, piece);
-  const unsigned short* source = from + row * stride + piece * 8;
-  copy(place, source);
-  copy(place + 4096, source + 32 * stride);
+// ``d = a b`` over all 64 columns of a.
+template <int A_ACROSS, int B_ACROSS>
+DEVICE void products(float (&d)[32], u32 a, u32 b, int add) {
+#pragma unroll
+  for (int s = 0; s < 4; s++)
+    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)), beyond(tile(b), s * (B_ACROSS ? 2048 : 32)), add || s > 0);
 }
 
 // Sums over the hidden width: every program leaves its part, 64 x 64, in the place of its rank, and copies it there in all others. Pieces

@@ -13,38 +13,22 @@
 // Tiles in shared memory: keys of two chunks, errors; in one place what the hidden width is multiplied with (halves of the gradient of
 // u1, slope, turn and the gradient of h), later what queries sent (2 J) and halves of z' and h of reads; halves of h and W2; of the
 // gradients of all stacks, in whose places others stand once they have been read.
+constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, SENT = WIDE, READ_Z = SENT + 2 * J * TILE,
               READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
               OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE, SUMS = LATE + (SLOT ? 8 : 6) * TILE,
-              BARRIERS = SUMS + RANKS * PART, BYTES = BARRIERS + 24;
+              BARRIERS = SUMS + RANKS * PART, BYTES = BARRIERS + 48;
+
+// What barriers count: sums of even and of odd chunks, that all have read them, and tiles.
+constexpr u32 FREE = BARRIERS + 16, EARLY = BARRIERS + 24, LOADED = BARRIERS + 32, ASKED = BARRIERS + 40;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
 
 // Both halves of a program's columns.
-DEVICE void load_halves(u32 to, const unsigned short* from, u32 thread) {
-  load_tile(to, from, F, thread);
-  load_tile(to + TILE, from + 64, F, thread);
-}
-
-// A group's tile to rows F numbers apart.
-DEVICE void write_tile(unsigned short* to, u32 from, u32 thread) {
-  const u32 row = (thread & 127) >> 3, piece = thread & 7, place = at(from, row, piece);
-  unsigned short* there = to + row * F + piece * 8;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    uint4 x;
-    load(place + i * 2048, x.x, x.y, x.z, x.w);
-    *(uint4*)(there + i * 16 * F) = x;
-  }
-}
-
-// ``d = a b`` over all 64 columns of a.
-template <int A_ACROSS, int B_ACROSS>
-DEVICE void products(float (&d)[32], u32 a, u32 b, int add) {
-#pragma unroll
-  for (int s = 0; s < 4; s++)
-    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)), beyond(tile(b), s * (B_ACROSS ? 2048 : 32)), add || s > 0);
+DEVICE void copy_halves(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
+  copy_in(to, map, row, column, barrier);
+  copy_in(to + TILE, map, row, column + 64, barrier);
 }
 
 // The same of 32 columns, over both halves of the hidden width.
@@ -92,17 +76,19 @@ DEVICE void stack_to(float* stack, u32 row, u32 column, const float (&x)[32]) {
   for (int i = 0; i < 32; i++) stack[(row + 8 * (i >> 1 & 1)) * F + column + 8 * (i >> 2) + (i & 1)] = x[i];
 }
 
-extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
-reverse(const unsigned short* k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
-        const unsigned short* seen2, const float* kept_o, const unsigned short* kept_u2, const unsigned short* h,
-        const unsigned short* slope, const unsigned short* turn, const unsigned short* hr, const unsigned short* d_h,
-        const unsigned short* d_u1, const unsigned short* d_zr, const float* d_u2, const unsigned short* sent, float* d_w1, float* d_w2,
-        unsigned short* late1, unsigned short* late2, unsigned short* d_z, unsigned short* d_o, float* d_k, unsigned short* d_v,
-        float* d_gate, int first, int count, int total_chunks) {
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
+        const __grid_constant__ Map seen2, const float* kept_o, const __grid_constant__ Map kept_u2, const __grid_constant__ Map h,
+        const __grid_constant__ Map slope, const __grid_constant__ Map turn, const __grid_constant__ Map hr,
+        const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1, const __grid_constant__ Map d_zr, const float* d_u2,
+        const __grid_constant__ Map sent, float* d_w1, float* d_w2, const __grid_constant__ Map late1, const __grid_constant__ Map late2,
+        const __grid_constant__ Map d_z, unsigned short* d_o, float* d_k, unsigned short* d_v, float* d_gate, int first, int count,
+        int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = (warp & 3) * 16, row = mine + g;
   const u32 program = rank * 128, columns = program + half * 64, column = columns + 2 * t;
+  const bool leads = (thread & 127) == 0;  // copies of its group
   const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
@@ -114,27 +100,27 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     stack_of(grads1 + I * F, row, column, f1);
     stack_of(grads2 + F * O, row, column, f2);
   }
-  if (thread < 3) barrier(base + BARRIERS + 8 * thread, thread < 2 ? 1 : RANKS);
+  if (thread < 6) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
   barriers_made();
   cluster_arrive();
   cluster_wait();
 
   // of the last chunk, then of the one before the current
   auto load_early = [&](int n) {
-    const long long local = b * count + n, wide = local * C * F + program;
-    load_tile(base + ERRORS, kept_u2 + local * C * O, O, thread);
-    load_halves(base + WIDE, d_u1 + wide, thread);
-    load_halves(base + WIDE + 2 * TILE, slope + wide, thread);
-    load_halves(base + WIDE + 4 * TILE, turn + wide, thread);
-    load_halves(base + WIDE + 6 * TILE, d_h + wide, thread);
+    const u32 tokens = (b * total_chunks + first + n) * C, rows = (b * count + n) * C, barrier = base + EARLY;
+    arrive_expecting(barrier, 10 * TILE);
+    copy_in(base + KEYS + (n & 1) * TILE, k, tokens, 0, barrier);
+    copy_in(base + ERRORS, kept_u2, rows, 0, barrier);
+    copy_halves(base + WIDE, d_u1, rows, program, barrier);
+    copy_halves(base + WIDE + 2 * TILE, slope, rows, program, barrier);
+    copy_halves(base + WIDE + 4 * TILE, turn, rows, program, barrier);
+    copy_halves(base + WIDE + 6 * TILE, d_h, rows, program, barrier);
   };
-  load_tile(base + KEYS + (count - 1 & 1) * TILE, k + (b * total_chunks + first + count - 1) * C * I, I, thread);
-  load_early(count - 1);
-  arrived();
+  if (thread == 0) load_early(count - 1);
 
   for (int n = count - 1; n >= 0; n--) {
-    const long long chunk = b * total_chunks + first + n, local = b * count + n, wide = local * C * F;
-    const u32 told = count - 1 - n, counter = base + BARRIERS + 8 * (told & 1);
+    const long long chunk = b * total_chunks + first + n, local = b * count + n;
+    const u32 told = count - 1 - n, counter = base + BARRIERS + 8 * (told & 1), rows = local * C;
     const u32 keys = base + KEYS + (n & 1) * TILE, late = base + LATE + half * TILE;
 
     // gradients of the stacks after the chunk, for products and for the kernels that follow
@@ -149,11 +135,23 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
       fragments(f2, narrow);
       store_tile(late + 6 * TILE, mine, lane, narrow);
     }
-    load_halves(base + HIDDEN, h + wide + program, thread);
-    load_halves(base + SECOND, seen2 + local * J * F * O + program, thread);
-    if (n > 0) load_tile(base + KEYS + (~n & 1) * TILE, k + (chunk - 1) * C * I, I, thread);
     publish();
     __syncthreads();
+    if (leads) {
+      copy_out(late1, rows * J, columns, late);
+      close();
+      copy_out(late2, rows * J, columns, late + J * 2 * TILE);
+      if (SLOT) {
+        copy_out(late1, rows * J + 64, columns, late + 2 * TILE);
+        copy_out(late2, rows * J + 64, columns, late + 6 * TILE);
+      }
+      close();
+    }
+    if (thread == 0) {
+      arrive_expecting(base + LOADED, 4 * TILE);
+      copy_halves(base + HIDDEN, h, rows, program, base + LOADED);
+      copy_halves(base + SECOND, seen2, rows * J, program, base + LOADED);
+    }
 
     // what they pull at: the gradient of errors in the hidden width, then that of z
     const float* write = into + chunk * J * C + row;
@@ -167,12 +165,11 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     {
       u32 x[16];
       float more[32];
+      wait_for(base + EARLY, told & 1);
       begin();
       products<0, 1>(dz, keys, late, 0);
       if (SLOT) products<0, 1>(more, keys, late + 2 * TILE, 0);
       commit();
-      write_tile(late1 + local * J * I * F + columns, late, thread);
-      if (SLOT) write_tile(late1 + (local * J + 1) * I * F + columns, late + 2 * TILE, thread);
       load_fragments(base + WIDE + half * TILE, mine, lane, x);
       load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
       end();
@@ -193,6 +190,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
       products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
       if (SLOT) products_of_a_side(more, base + ERRORS, late + 6 * TILE, 0);
       commit();
+      if (leads) read<1>();
       group_barrier(half);  // what is in the places of `PULLED` has been read
       store_tile(base + PULLED + half * TILE, mine, lane, narrow);
       load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
@@ -209,8 +207,6 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
         products_of_a_side(more, base + ERRORS, late + 6 * TILE, 1);
         commit();
       }
-      write_tile(late2 + local * J * F * O + columns, late + J * 2 * TILE, thread);
-      if (SLOT) write_tile(late2 + (local * J + 1) * F * O + columns, late + 6 * TILE, thread);
       load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
       if (SLOT) {
         end();
@@ -223,15 +219,18 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
         dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
       }
     }
-    arrived();
+    wait_for(base + LOADED, told & 1);
     publish();
     __syncthreads();
 
     // the gradient of the errors, told to all
+    if (thread == 0) {
+      arrive_expecting(base + ASKED, (2 * J + 4) * TILE);
 #pragma unroll
-    for (int i = 0; i < 2 * J; i++) load_tile(base + SENT + i * TILE, sent + (local * 2 * J + i) * C * O, O, thread);
-    load_halves(base + READ_Z, d_zr + wide + program, thread);
-    load_halves(base + READ_H, hr + wide + program, thread);
+      for (int i = 0; i < 2 * J; i++) copy_in(base + SENT + i * TILE, sent, rows * 2 * J + i * 64, 0, base + ASKED);
+      copy_halves(base + READ_Z, d_zr, rows, program, base + ASKED);
+      copy_halves(base + READ_H, hr, rows, program, base + ASKED);
+    }
     {
       float part[16], more[16];
       begin();
@@ -251,10 +250,10 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
       commit();
       end();
       settle(part);
-      if (RANKS > 1 && told > 0) wait_for(base + BARRIERS + 16, ~told & 1);  // until all have read the sums of the chunk before
+      if (RANKS > 1 && told > 0) wait_for(base + FREE, ~told & 1);  // until all have read the sums of the chunk before
       store_part(base + SUMS + rank * PART, row, half, t, part);
     }
-    arrived();
+    if (leads) read<0>();
     publish();
     __syncthreads();
     if (thread == 0) tell_all(base + SUMS, counter, rank);
@@ -268,6 +267,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
 #pragma unroll
       for (int i = 0; i < 32; i++) e1[i] *= by[0], e2[i] *= by[0];
     }
+    wait_for(base + ASKED, told & 1);
     begin();
     products<1, 1>(e1, base + SENT, base + READ_Z + half * TILE, 1);
     products<1, 1>(e2, base + SENT + J * TILE, base + READ_H + half * TILE, 1);
@@ -373,18 +373,15 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     }
     publish();
     __syncthreads();
-    if (thread < RANKS) arrive_there(neighbour(base + BARRIERS + 16, thread));
+    if (thread < RANKS) arrive_there(neighbour(base + FREE, thread));
 
     // what it pulls at, and what that adds
     if (n > 0) {
-      load_early(n - 1);
-      // what will be read later, a line of 128 bytes a thread
-      const long long lines = (local - 1) * C * F + program + (thread >> 1 & 63) * F + (thread & 1) * 64, token_lines = (local - 1) * C * O;
-      ask((thread < 128 ? h : d_zr) + lines);
-      ask(thread < 128 ? hr + lines : seen2 + lines + (local - 1) * (J - 1) * F * O);
-      ask((thread < 128 ? kept_o : d_u2) + token_lines + (thread & 127) * 32);
-      if (thread < 2 * J * 64) ask(sent + token_lines * 2 * J + thread * 64);
+      if (thread == 0) load_early(n - 1);
+      ask((thread < 128 ? kept_o : d_u2) + (local - 1) * C * O + (thread & 127) * 32);  // a line a thread
       if (thread < 64) ask(v + (chunk - 1) * C * O + thread * 64);
+      if (thread < 2) ask(lr + (chunk - 1) * C + 32 * thread);
+      if (thread < 2 * J) ask(into + (chunk - 1) * J * C + 32 * thread);
     }
     float pulled[32];
     begin();
@@ -397,17 +394,19 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
       narrow[i] = pack(dz[2 * i] + pulled[2 * i] * low(bend[i]), dz[2 * i + 1] + pulled[2 * i + 1] * high(bend[i]));
     store_tile(base + Z + half * TILE, mine, lane, narrow);
     publish();
-    __syncthreads();
+    group_barrier(half);
     begin();
     products<1, 1>(e1, keys, base + Z + half * TILE, 1);
     products<1, 1>(e2, base + OUT, base + HIDDEN + half * TILE, 1);
     commit();
-    write_tile(d_z + wide + columns, base + Z + half * TILE, thread);
+    if (leads) {
+      copy_out(d_z, rows, columns, base + Z + half * TILE);
+      close();
+    }
     end();
     settle(e1);
     settle(e2);
-    arrived();
-    publish();
+    if (leads) read<0>();
     __syncthreads();
   }
 
@@ -417,6 +416,7 @@ reverse(const unsigned short* k, const unsigned short* v, const float* gate, con
     stack_to(grads1 + I * F, row, column, f1);
     stack_to(grads2 + F * O, row, column, f2);
   }
+  if (leads) written();
   cluster_arrive();
   cluster_wait();
 }

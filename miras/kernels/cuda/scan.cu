@@ -10,19 +10,18 @@
 //
 // Barriers a chunk: h and W2 are there; sums are told (the cluster's); errors are there. RANKS programs make a head's width.
 
-constexpr u32 STAGED = 272;  // bytes of a row of a stack on its way out
-
-// Of shared memory; tiles of products stand on multiples of 1024.
+// Of shared memory; tiles of products stand on multiples of 1024. Slopes of the activation wait
+// there too: registers are short. Barriers count sums of even and odd chunks, and their keys.
+constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, HIDDEN = ERRORS + TILE, SECOND = HIDDEN + 2 * TILE, STAGE = SECOND + 2 * TILE,
-              SUMS = (STAGE + 2 * J * 64 * STAGED + 1023) / 1024 * 1024, RATES = SUMS + 2 * RANKS * PART, BARRIERS = RATES + 2 * C * 4, BYTES = BARRIERS + 16;
+              SUMS = STAGE + 4 * J * TILE, SLOPES = SUMS + 2 * RANKS * PART, RATES = SLOPES + 32 * THREADS * 4, BARRIERS = RATES + 2 * C * 4, BYTES = BARRIERS + 32;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
-// The transposed rows, ``[64, 128]`` with rows `STAGED` bytes apart.
-DEVICE void stage(u32 room, u32 first, u32 lane, const u32 (&a)[16]) {
-  u32 place = room + ((lane & 7) + (lane >> 4) * 8) * STAGED + (first + (lane >> 3 & 1) * 8) * 2;
+// The transposed rows of a warp, into a tile ``[64, 64]`` for each group.
+DEVICE void stage(u32 room, u32 warp, u32 lane, const u32 (&a)[16]) {
+  const u32 place = at(room + (warp >> 2) * TILE, (lane & 7) + (lane >> 4) * 8, 2 * (warp & 3) + (lane >> 3 & 1));
 #pragma unroll
-  for (int j = 0; j < 8; j += 2)
-    store_transposed(place + j * 8 * STAGED, a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
+  for (int j = 0; j < 8; j += 2) store_transposed(place + j * 1024, a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
 }
 
 DEVICE void rows_of(const float* stack, u32 first, u32 g, u32 t, float (&x)[32]) {
@@ -35,25 +34,15 @@ DEVICE void rows_to(float* stack, u32 first, u32 g, u32 t, const float (&x)[32])
   for (int i = 0; i < 32; i++) stack[(8 * (i >> 2) + 2 * t + (i & 1)) * F + first + g + 8 * (i >> 1 & 1)] = x[i];
 }
 
-// 64 staged rows to rows F numbers apart.
-DEVICE void write_staged(unsigned short* to, u32 room, u32 thread) {
-  const u32 row = thread >> 4, piece = thread & 15, from = room + row * STAGED + piece * 16;
-  unsigned short* there = to + row * F + piece * 8;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    uint4 x;
-    load(from + i * 16 * STAGED, x.x, x.y, x.z, x.w);
-    *(uint4*)(there + i * 16 * F) = x;
-  }
-}
-
-extern "C" __global__ void __cluster_dims__(RANKS, 1, 1) __launch_bounds__(THREADS, 1)
-scan(const unsigned short* k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
      const float* w1, const float* w2, float* end1, float* end2, int w1_stride, int w2_stride, int end1_stride, int end2_stride,
-     unsigned short* seen1, unsigned short* seen2, float* kept_o, unsigned short* kept_u2, int first, int count, int total_chunks) {
+     const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, float* kept_o, unsigned short* kept_u2, int first, int count,
+     int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), group = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = warp * 16, column = rank * 128 + mine;
+  const u32 slopes = base + SLOPES + thread * 16;
   const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
@@ -64,18 +53,18 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     rows_of(w1 + b * w1_stride + I * F, column, g, t, m1);
     rows_of(w2 + b * w2_stride + F * O, column, g, t, m2);
   }
-  load_tile(base + KEYS, k + (b * total_chunks + first) * C * I, I, thread);
-  arrived();
-  publish();
-  if (thread < 2) barrier(base + BARRIERS + 8 * thread, 1);
+  if (thread < 4) barrier(base + BARRIERS + 8 * thread, 1);
   barriers_made();
-  __syncthreads();
   cluster_arrive();
   cluster_wait();
+  if (thread == 0) {
+    arrive_expecting(base + BARRIERS + 16, TILE);
+    copy_in(base + KEYS, k, (b * total_chunks + first) * C, 0, base + BARRIERS + 16);
+  }
 
   for (int n = 0; n < count; n++) {
     const long long chunk = b * total_chunks + first + n, local = b * count + n;
-    const u32 keys = base + KEYS + (n & 1) * TILE;
+    const u32 keys = base + KEYS + (n & 1) * TILE, counter = base + BARRIERS + 8 * (n & 1), parity = n >> 1 & 1;
     float by[4];
 #pragma unroll
     for (int i = 0; i < J * J; i++) by[i] = mix[chunk * J * J + i];
@@ -90,13 +79,14 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
         fragments(m1, narrow[1]);
         fragments(m2, narrow[3]);
       }
+      wait_for(counter + 16, parity);
       begin();
 #pragma unroll
       for (int s = 0; s < 4; s++) product<0>(bend, narrow[0] + 4 * s, beyond(tile(keys), 32 * s), s > 0);
       commit();
       store_tile(base + SECOND, mine, lane, narrow[J]);
 #pragma unroll
-      for (int i = 0; i < 2 * J; i++) stage(base + STAGE + i * 64 * STAGED, mine, lane, narrow[i]);
+      for (int i = 0; i < 2 * J; i++) stage(base + STAGE + 2 * i * TILE, warp, lane, narrow[i]);
     }
     u32 value[8];
     const unsigned short* v_row = v + (chunk * C + token) * O + 4 * t;
@@ -112,11 +102,13 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     settle(bend);
     u32 hidden[16];
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-      float h0, h1;
-      ACT(bend[2 * i], h0, bend[2 * i]);
-      ACT(bend[2 * i + 1], h1, bend[2 * i + 1]);
-      hidden[i] = pack(h0, h1);
+    for (int i = 0; i < 8; i++) {
+      float h[4], curve;
+#pragma unroll
+      for (int j = 0; j < 4; j++) ACT(bend[4 * i + j], h[j], bend[4 * i + j], curve);
+      store(slopes + i * THREADS * 16, bend[4 * i], bend[4 * i + 1], bend[4 * i + 2], bend[4 * i + 3]);
+      hidden[2 * i] = pack(h[0], h[1]);
+      hidden[2 * i + 1] = pack(h[2], h[3]);
     }
     store_tile(base + HIDDEN, mine, lane, hidden);
     publish();
@@ -129,23 +121,37 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
     for (int s = 0; s < 8; s++)
       product<1, 1>(o, beyond(tile(base + HIDDEN), 2048 * s), beyond(tile(base + SECOND + 64 * group), 2048 * s), s > 0);
     commit();
-    if (n + 1 < count) load_tile(base + KEYS + (~n & 1) * TILE, k + (chunk + 1) * C * I, I, thread);
+    if (thread == 0) {
+#pragma unroll
+      for (int i = 0; i < 4 * J; i++)  // the stacks before the chunk
+        copy_out(i < 2 * J ? seen1 : seen2, (local * J + (i >> 1) % J) * 64, rank * 128 + (i & 1) * 64, base + STAGE + i * TILE);
+      close();
+      if (n + 1 < count) {
+        const u32 next = base + BARRIERS + 16 + 8 * (~n & 1);
+        arrive_expecting(next, TILE);
+        copy_in(base + KEYS + (~n & 1) * TILE, k, (chunk + 1) * C, 0, next);
+      }
+    }
     if (thread < C * J) store(base + RATES + thread * 4, weight);
     end();
     settle(o);
-    const u32 sums = base + SUMS + (n & 1) * (RANKS * PART), counter = base + BARRIERS + 8 * (n & 1);
+    const u32 sums = base + SUMS + (n & 1) * (RANKS * PART);
     store_part(sums + rank * PART, (warp & 3) * 16 + g, group, t, o);
     publish();
     __syncthreads();
     if (thread == 0) tell_all(sums, counter, rank);
 
-    // the stacks before the chunk
+    // what does not wait for the others
+    u32 wide[16];
+    fragments(a2, wide);
+    if (SLOT) {
+      mixed(a1, m1, by);
+      mixed(a2, m2, by);
+    } else {
 #pragma unroll
-    for (int slot = 0; slot < J; slot++) {
-      write_staged(seen1 + (local * J + slot) * I * F + rank * 128, base + STAGE + slot * 64 * STAGED, thread);
-      write_staged(seen2 + (local * J + slot) * F * O + rank * 128, base + STAGE + (J + slot) * 64 * STAGED, thread);
+      for (int i = 0; i < 32; i++) a1[i] *= by[0], a2[i] *= by[0];
     }
-    wait_for(counter, n >> 1 & 1);
+    wait_for(counter, parity);
 
     // errors there
     float y[16], e[16];
@@ -202,35 +208,42 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
       store((at(base + ERRORS, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
       if (own) *(uint2*)(kept_u2 + (local * C + token) * O + 16 * j + 4 * t) = make_uint2(x, z);
     }
-    arrived();
+    if (thread == 0) read<0>();
     publish();
     __syncthreads();
 
     // what they write
     float u1[32];
-    u32 wide[16];
-    fragments(a2, wide);
     begin();
 #pragma unroll
     for (int s = 0; s < 4; s++) product<0>(u1, wide + 4 * s, beyond(tile(base + ERRORS), 32 * s), s > 0);
     commit();
-    if (SLOT) {
-      mixed(a1, m1, by);
-    } else {
+    u32 right[J][16];
 #pragma unroll
-      for (int i = 0; i < 32; i++) a1[i] *= by[0];
+    for (int slot = 0; slot < J; slot++) {
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        float c0, c1;
+        load(base + RATES + (slot * C + 8 * j + 2 * t) * 4, c0, c1);
+        right[slot][2 * j] = pack(low(hidden[2 * j]) * c0, high(hidden[2 * j]) * c1);
+        right[slot][2 * j + 1] = pack(low(hidden[2 * j + 1]) * c0, high(hidden[2 * j + 1]) * c1);
+      }
     }
-    end();
+    begin();
+#pragma unroll
+    for (int s = 0; s < 4 * J; s++)
+      product<1>(s < 4 ? a2 : m2, right[s >> 2] + 4 * (s & 3), beyond(tile(base + ERRORS), 2048 * (s & 3)), 1);
+    commit();
+    end_all_but_one();
     settle(u1);
-    if (SLOT) {
-      mixed(a2, m2, by);
-    } else {
 #pragma unroll
-      for (int i = 0; i < 32; i++) a2[i] *= by[0];
+    for (int i = 0; i < 8; i++) {
+      float x[4];
+      load(slopes + i * THREADS * 16, x[0], x[1], x[2], x[3]);
+#pragma unroll
+      for (int j = 0; j < 4; j++) u1[4 * i + j] *= x[j];
     }
-#pragma unroll
-    for (int i = 0; i < 32; i++) u1[i] *= bend[i];
-    u32 left[J][16], right[J][16];
+    u32 left[J][16];
 #pragma unroll
     for (int slot = 0; slot < J; slot++) {
 #pragma unroll
@@ -239,18 +252,13 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
         load(base + RATES + (slot * C + 8 * j + 2 * t) * 4, c0, c1);
         left[slot][2 * j] = pack(u1[4 * j] * c0, u1[4 * j + 1] * c1);
         left[slot][2 * j + 1] = pack(u1[4 * j + 2] * c0, u1[4 * j + 3] * c1);
-        right[slot][2 * j] = pack(low(hidden[2 * j]) * c0, high(hidden[2 * j]) * c1);
-        right[slot][2 * j + 1] = pack(low(hidden[2 * j + 1]) * c0, high(hidden[2 * j + 1]) * c1);
       }
-      float (&first_matrix)[32] = slot ? m1 : a1, (&second_matrix)[32] = slot ? m2 : a2;
-      begin();
-#pragma unroll
-      for (int s = 0; s < 4; s++) {
-        product<1>(first_matrix, left[slot] + 4 * s, beyond(tile(keys), 2048 * s), 1);
-        product<1>(second_matrix, right[slot] + 4 * s, beyond(tile(base + ERRORS), 2048 * s), 1);
-      }
-      commit();
     }
+    begin();
+#pragma unroll
+    for (int s = 0; s < 4 * J; s++)
+      product<1>(s < 4 ? a1 : m1, left[s >> 2] + 4 * (s & 3), beyond(tile(keys), 2048 * (s & 3)), 1);
+    commit();
     end();
     settle(a1);
     settle(a2);
@@ -268,6 +276,7 @@ scan(const unsigned short* k, const unsigned short* v, const float* gate, const 
       rows_to(end2 + b * end2_stride + F * O, column, g, t, m2);
     }
   }
+  if (thread == 0) written();
   cluster_arrive();
   cluster_wait();
 }
