@@ -37,7 +37,22 @@ SPECS = {
     "no norm": MirasSpec.make(architecture=MLP(expansion=2, norm=False, residual=False), bias="dot", **PLAIN),
 }
 
-FULL = {"kept_o", "d_u2", "d_w1", "d_w2", "d_k", "d_gate", "out", "d_rates", "d_rows", "d_pairs"}
+FULL = {
+    "kept_o",
+    "d_u2",
+    "d_w1",
+    "d_w2",
+    "d_k",
+    "d_gate",
+    "out",
+    "d_rates",
+    "d_rows",
+    "d_pairs",
+    "near",
+    "d_lr",
+    "d_mix",
+    "d_into",
+}
 """What stays in float32."""
 
 WIDE = "h_", "slope_", "turn_", "u1_", "hr_", "d_h", "d_u1", "d_zr", "d_u2", "d_rates", "sent"
@@ -59,15 +74,19 @@ class Beside:
 
     def __call__(self, kernel: Any, programs: int, how: Recipe, x: Given, *given: Any) -> None:
         """As `miras.kernels._mlp_launch.launch`."""
-        own = {"scan": self._scan, "read_backward": self._read_backward, "reverse": self._reverse}.get(kernel.__name__)
+        own = {
+            "scan": self._scan,
+            "read_backward": self._read_backward,
+            "query_backward": self._query_backward,
+            "reverse": self._reverse,
+            "write_backward": self._write_backward,
+        }.get(kernel.__name__)
         named = dict(zip(kernel.arg_names, given, strict=False))
         narrowed = x._replace(q=narrow(x.q), k=narrow(x.k), v=narrow(x.v))
         found = own(how, narrowed, named, given[-3:]) if own else {}
         self.launch(kernel, programs, how, x, *given)
         for name, got in found.items():
             wanted, count = named[name], named["count"]
-            if name in ("d_rows", "d_pairs"):
-                wanted = wanted[:, given[-3] : given[-3] + count]
             if name in OF_A_GROUP:
                 got, wanted = got[:, :count], wanted[:, :count]
             self.errors[f"{kernel.__name__} {name}"] = relative(got.double(), wanted.double())
@@ -94,8 +113,17 @@ class Beside:
         d = x._replace(rows=out["d_rows"], pairs=out["d_pairs"])
         wide = [out[n] for n in WIDE]
         _mlp_cluster.read_backward(x, how, named["out"], given["d_answer"], seen, d, wide, group)
-        chunks = slice(group[0], group[0] + group[1])
-        return {n: t[:, chunks] if n in ("d_rows", "d_pairs") else t for n, t in out.items()}
+        return out
+
+    def _query_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
+        given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
+        out = {n: given[n].clone() for n in ("d_q", "near", "d_rows", "d_pairs", "d_rates")}
+        seen = self._seen(given["seen1"], given["u1_"], out["near"], given["u1_"])
+        blank = given["u1_"]
+        wide = [blank, blank, blank, blank, blank, blank, blank, given["d_zr"], blank, out["d_rates"], blank]
+        d = x._replace(q=out["d_q"], rows=out["d_rows"], pairs=out["d_pairs"])
+        _mlp_cluster.query_backward(x, how, given["d_answer"], seen, wide, out["near"], d, group)
+        return out
 
     def _reverse(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
         given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
@@ -105,6 +133,18 @@ class Beside:
         wide = [given[n] for n in WIDE]
         _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, None], group)
         return out
+
+    def _write_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
+        given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
+        out = {n: torch.full_like(given[n], float("nan")) for n in ("d_lr", "d_mix", "d_into")}
+        d_k = torch.full_like(narrow(named["d_k"]), float("nan"))
+        seen = self._seen(given["seen1"], given["seen2"], named["near"], given["kept_u2"])
+        h, u1 = given["h_"], given["u1_"]
+        wide = [h, h, h, u1, h, h, h, h, h, named["d_rates"], h]
+        d = x._replace(k=d_k, lr=out["d_lr"], mix=out["d_mix"], into=out["d_into"])
+        late = [given["late1"], given["late2"]]
+        _mlp_cluster.write_backward(x, how, seen, wide, late, given["dz_"], named["near"], d, group)
+        return out | {"d_k": d_k}
 
 
 def spec_of(name: str) -> MirasSpec:
@@ -124,7 +164,13 @@ def test_scans_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     leafy, leaves = p.leaves()
     y, _ = leafy.run("kernel")
     torch.autograd.grad(y.square().sum(), list(leaves.values()), allow_unused=True)
-    assert {n.split()[0] for n in beside.errors} == {"scan", "read_backward", "reverse"}
+    assert {n.split()[0] for n in beside.errors} == {
+        "scan",
+        "read_backward",
+        "query_backward",
+        "reverse",
+        "write_backward",
+    }
     bad = {n: e for n, e in beside.errors.items() if not e <= ROUNDING}
     assert not bad, bad
 

@@ -87,6 +87,63 @@ def read_backward(
     _start("read_backward", x, how, shared, [*given, *read, *results, *group], len(x.q) * group[1])
 
 
+def query_backward(
+    x: Given,
+    how: Recipe,
+    d_answer: Tensor,
+    seen: Seen,
+    wide: list[Tensor],
+    near: Tensor,
+    d: Given,
+    group: tuple[int, int, int],
+) -> None:
+    """As `miras.kernels._mlp_read_backward.query_backward`; ``near`` is part of the gradient of keys, ``d`` the results."""
+    *_, u1, _hr, _d_h, _d_u1, d_zr, _d_u2, d_rates, _sent = wide
+    read = [
+        cuda.Tiles(x.q),
+        cuda.Tiles(x.k),
+        x.lr,
+        x.rows,
+        x.pairs,
+        d_answer,
+        cuda.Tiles(seen.w1),
+        cuda.Tiles(u1),
+        cuda.Tiles(d_zr),
+    ]
+    chunks, tokens = len(x.q) * group[1], x.rows.shape[-1]
+    shared = (2 * (2 + x.w1.shape[1]) + 5) * TILE + 4 * tokens * 4 + 32
+    programs = min(chunks, 2 * cuda.processors(x.q.device))
+    _start("query_backward", x, how, shared, [*read, d.q, near, d.rows, d.pairs, d_rates, chunks, *group], programs)
+
+
+def write_backward(
+    x: Given,
+    how: Recipe,
+    seen: Seen,
+    wide: list[Tensor],
+    late: list[Tensor],
+    d_z: Tensor,
+    near: Tensor,
+    d: Given,
+    group: tuple[int, int, int],
+) -> None:
+    """As `miras.kernels._mlp_write_backward.write_backward`; ``near`` is part of the gradient of keys, ``d`` the results."""
+    h, _slope, _turn, u1, *_, d_rates, _sent = wide
+    stacks = [cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2, h, u1)]
+    late1, late2 = (cuda.Tiles(t) for t in late)
+    given = [cuda.Tiles(x.k), x.lr, x.into, *stacks, d_rates, late1, late2, cuda.Tiles(d_z)]
+    chunks = len(x.q) * group[1]
+    tiles, tokens = 2 * (3 + 4 * x.w1.shape[1]) + 4, x.rows.shape[-1]
+    _start(
+        "write_backward",
+        x,
+        how,
+        tiles * TILE + 2 * tokens * 4 + 8 * 4 * 4 + 32,
+        [*given, d.k, near, d.lr, d.mix, d.into, chunks, *group],
+        min(chunks, cuda.processors(x.q.device)),
+    )
+
+
 def _ranks(x: Given) -> int:
     return x.w1.shape[-1] // SLICE
 

@@ -61,7 +61,7 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Cluster* cluster;
-  u32 rank, thread, block;
+  u32 rank, thread, block, blocks;
   bool over = false;
 };
 
@@ -70,6 +70,7 @@ static ucontext_t scheduler;
 struct Index { u32 x; };
 #define threadIdx (Index{now->thread})
 #define blockIdx (Index{now->block})
+#define gridDim (Index{now->blocks})
 unsigned char room[1];
 
 static Program& program() { return now->cluster->programs[now->rank]; }
@@ -276,7 +277,7 @@ static void run(u32 clusters, u32 ranks, u32 threads, u32 bytes, std::function<v
     for (u32 i = 0; i < fibers.size(); i++) {
       Fiber& f = fibers[i];
       f.stack.reset(new char[1 << 16]);
-      f.cluster = &cluster, f.rank = i / threads, f.thread = i % threads, f.block = c * ranks + f.rank;
+      f.cluster = &cluster, f.rank = i / threads, f.thread = i % threads, f.block = c * ranks + f.rank, f.blocks = clusters * ranks;
       getcontext(&f.context);
       f.context.uc_stack.ss_sp = f.stack.get();
       f.context.uc_stack.ss_size = 1 << 16;

@@ -75,6 +75,12 @@ def compiled(files: tuple[str, ...], options: tuple[str, ...]) -> bytes:
     return code.raw
 
 
+@lru_cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors; on a processor, a few that stand for them."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
 class Source(NamedTuple):
     """A kernel before it is compiled."""
 

@@ -80,3 +80,38 @@ DEVICE void mixed(float (&a)[32], float (&m)[32], const float* mix) {
   }
 }
 
+// Over the eight threads of a column.
+DEVICE float total_of_rows(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 4);
+  x += __shfl_xor_sync(0xffffffffu, x, 8);
+  return x + __shfl_xor_sync(0xffffffffu, x, 16);
+}
+
+// Two numbers of every row and column of this thread, from a matrix ``[64, 64]``.
+DEVICE float2 at_place(const float* matrix, u32 row, u32 t, int i) {
+  return *(const float2*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
+}
+
+// Sums of columns over the 16 rows of a warp, two numbers of each tile of eight, and over four warps.
+DEVICE void add_columns(u32 sums, const float (&x)[16], u32 warp, u32 lane) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    const float sum = total_of_rows(x[i]);
+    if (lane < 4) store(sums + ((warp & 3) * C + 8 * (i >> 1) + 2 * lane + (i & 1)) * 4, sum);
+  }
+}
+
+DEVICE float column_sum(u32 sums, u32 column) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4; i++) sum += load(sums + (i * C + column) * 4);
+  return sum;
+}
+
+// Of rows of a product with those of a tile, this thread's two.
+DEVICE void inner_rows(const float (&x)[32], const u32 (&a)[16], float& even, float& odd) {
+  even = odd = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 16; i++) (i & 1 ? odd : even) += x[2 * i] * low(a[i]) + x[2 * i + 1] * high(a[i]);
+  even = total(even), odd = total(odd);
+}

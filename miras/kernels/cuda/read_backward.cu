@@ -16,11 +16,6 @@ constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 3 * TILE,
               ROWS = OWN + 2 * OF_A_GROUP, COLUMNS = ROWS + 4 * C * 4, BARRIERS = COLUMNS + 4 * C * 4, BYTES = BARRIERS + 24;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
-// Two numbers of every row and column of this thread, from a matrix ``[64, 64]``.
-DEVICE float2 at_place(const float* matrix, u32 row, u32 t, int i) {
-  return *(const float2*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
-}
-
 // What scores are multiplied with: ``-pairs s``, by columns.
 DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32 row, u32 t) {
 #pragma unroll
@@ -312,14 +307,7 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
         in_columns[i] = first_column, in_columns[i + 1] = second_column;
       }
     }
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-      float sum = in_columns[i];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 4);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 8);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-      if (g == 0) store(base + COLUMNS + (warp * C + 8 * (i >> 1) + 2 * t + (i & 1)) * 4, sum);
-    }
+    add_columns(base + COLUMNS, in_columns, warp, lane);
     weighted(scores, own_pairs, rates, row, t);
     fragments(scores, narrow);
     store_tile(base + READS, mine, lane, narrow);
@@ -328,12 +316,7 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
     begin();
     products<1, 1>(x, base + READS, base + GRADIENTS, 0);
     commit();
-    if (thread < C) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 4; i++) sum += load(base + COLUMNS + (i * C + thread) * 4);
-      d_rates[(local * 2 + 1) * C + thread] = -sum;
-    }
+    if (thread < C) d_rates[(local * 2 + 1) * C + thread] = -column_sum(base + COLUMNS, thread);
     end();
     settle(x);
 #pragma unroll
