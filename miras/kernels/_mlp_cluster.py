@@ -67,6 +67,22 @@ def reverse(
     _start("reverse", x, how, tiles * TILE + _sums(x) + 48, [*given, *read, *written, cuda.Tiles(d_z), *others, *group])
 
 
+def read(x: Given, how: Recipe, seen: Seen, out: Tensor | None, answer: Tensor, group: tuple[int, int, int]) -> None:
+    """As `miras.kernels._mlp_read.read`."""
+    given = [
+        cuda.Tiles(x.q),
+        cuda.Tiles(x.k),
+        x.lr,
+        x.rows,
+        x.pairs,
+        *(cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2)),
+    ]
+    chunks = len(x.q) * group[1]
+    tiles = 7 + 2 * (4 * x.w1.shape[1] + 2)
+    programs = min(chunks, cuda.processors(x.q.device))
+    _start("read", x, how, tiles * TILE + 48, [*given, out, answer, chunks, *group], programs, "read_queries")
+
+
 def read_backward(
     x: Given,
     how: Recipe,
@@ -153,11 +169,17 @@ def _sums(x: Given) -> int:
 
 
 def _start(
-    name: str, x: Given, how: Recipe, shared: int, arguments: Sequence[cuda.Argument], programs: int | None = None
+    file: str,
+    x: Given,
+    how: Recipe,
+    shared: int,
+    arguments: Sequence[cuda.Argument],
+    programs: int | None = None,
+    name: str | None = None,
 ) -> None:
-    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{name}.cu"
+    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{file}.cu"
     constants = _constants(x, how) | {"SHARED": shared}
-    source = cuda.Source(name, files, tuple(constants.items()), THREADS, shared)
+    source = cuda.Source(name or file, files, tuple(constants.items()), THREADS, shared)
     cuda.start(source, x.q.device, programs or len(x.q) * _ranks(x), arguments)
 
 

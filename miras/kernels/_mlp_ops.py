@@ -99,11 +99,14 @@ def _perceptron(
         after = ends if i + 1 == len(groups) else [w[:, i + 1] for w in kept]
         vectors = [*along_b[i : i + 2], *along_g[i : i + 2]]
         _scan(x, how, [w[:, i] for w in kept], list(after), vectors, seen, linked, group)
-        launch(
-            read, len(q) * group[1], before_norm, x,
-            q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, _rates(seen, linked), seen.biases, seen.bias_rates,
-            *((out if len(out) else None, answer) if gains is None else (None, out)), *group,
-        )  # fmt: skip
+        if how.clusters:
+            _mlp_cluster.read(x, how, seen, out if len(out) else None, answer, group)
+        else:
+            launch(
+                read, len(q) * group[1], before_norm, x,
+                q, k, lr, rows, pairs, seen.w1, seen.w2, seen.u2, _rates(seen, linked), seen.biases, seen.bias_rates,
+                *((out if len(out) else None, answer) if gains is None else (None, out)), *group,
+            )  # fmt: skip
         if gains is not None:
             _mlp_answers.read(x, how, out, answer, seen, _mlp_answers.Span(*group))
     return answer, out, kept[0], kept[1], kept_b, kept_g, ends[0], ends[1].mT.contiguous(), end_b, end_g

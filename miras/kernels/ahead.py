@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
 
-_compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
-"""What is being compiled ahead of a call; None while kernels are started."""
+_jobs: ContextVar[dict[Any, Callable[[], Any]] | None] = ContextVar("jobs", default=None)
+"""What is to be made on all cores ahead of a call, by what tells one from another; None while kernels are started."""
 
 
 def rehearsed(call: Callable[[], Result], device: torch.device) -> Result:
@@ -29,18 +30,25 @@ def rehearsed(call: Callable[[], Result], device: torch.device) -> Result:
     return call()
 
 
-def rehearsing() -> bool:
-    """Whether kernels are compiled only."""
-    return _compiled.get() is not None
+def rehearsed_instead(what: Any, job: Callable[[], Any]) -> bool:
+    """Whether nothing starts now; then ``job``, which compiles it, is put on all cores, once for every ``what``."""
+    jobs = _jobs.get()
+    if jobs is not None:
+        jobs.setdefault(what, job)
+    return jobs is not None
 
 
 def start(kernel: Any, programs: int, arguments: Sequence[Any], options: dict[str, Any]) -> None:
     """Launches so many programs of a Triton kernel, or has it compiled only."""
-    compiled = _compiled.get()
-    if compiled is None:
+    if _jobs.get() is None:
         kernel[(programs,)](*arguments, **options)
     else:
-        compiled.append(kernel.warmup(*arguments, grid=(programs,), **options))
+        compiled = kernel.warmup(*arguments, grid=(programs,), **options)
+        rehearsed_instead(id(compiled), partial(_load, compiled))
+
+
+def _load(kernel: Any) -> None:
+    _ = copy.copy(kernel.result() if hasattr(kernel, "result") else kernel).run
 
 
 @contextlib.contextmanager
@@ -53,16 +61,16 @@ def _together(device: torch.device) -> Generator[None]:
     """
     from triton import AsyncCompileMode  # pyright: ignore[reportMissingTypeStubs]
 
-    def loaded(kernel: Any) -> None:
+    def made(job: Callable[[], Any]) -> None:
         with contextlib.suppress(Exception), torch.cuda.device(device):  # one that fails says so where it is started
-            _ = copy.copy(kernel.result() if hasattr(kernel, "result") else kernel).run
+            job()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         with AsyncCompileMode(pool, ignore_errors=True), torch.autograd.set_multithreading_enabled(False):
-            before = _compiled.set([])
+            before = _jobs.set({})
             try:
                 yield
-                compiled = _compiled.get() or []
+                jobs = _jobs.get() or {}
             finally:
-                _compiled.reset(before)
-        list(pool.map(loaded, {id(k): k for k in compiled}.values()))
+                _jobs.reset(before)
+        list(pool.map(made, jobs.values()))

@@ -92,6 +92,15 @@ DEVICE float2 at_place(const float* matrix, u32 row, u32 t, int i) {
   return *(const float2*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
 }
 
+// What scores are multiplied with: ``-pairs s``, by columns.
+DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32 row, u32 t) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    const float2 pair = at_place(pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
+    x[2 * i] *= -(pair.x * rate.x), x[2 * i + 1] *= -(pair.y * rate.y);
+  }
+}
+
 // Sums of columns over the 16 rows of a warp, two numbers of each tile of eight, and over four warps.
 DEVICE void add_columns(u32 sums, const float (&x)[16], u32 warp, u32 lane) {
 #pragma unroll

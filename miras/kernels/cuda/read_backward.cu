@@ -16,15 +16,6 @@ constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 3 * TILE,
               ROWS = OWN + 2 * OF_A_GROUP, COLUMNS = ROWS + 4 * C * 4, BARRIERS = COLUMNS + 4 * C * 4, BYTES = BARRIERS + 24;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
-// What scores are multiplied with: ``-pairs s``, by columns.
-DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32 row, u32 t) {
-#pragma unroll
-  for (int i = 0; i < 16; i++) {
-    const float2 pair = at_place(pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
-    x[2 * i] *= -(pair.x * rate.x), x[2 * i + 1] *= -(pair.y * rate.y);
-  }
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
               const float* out, const unsigned short* d_answer, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
