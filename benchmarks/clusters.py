@@ -1,4 +1,6 @@
-"""How long kernels of perceptrons in clusters take, and where the cycles of a chunk go in their scans: `python -m benchmarks.clusters [--tokens T ...]`.
+"""How long the kernels of perceptrons in clusters take, and where the cycles of a chunk go in their scans.
+
+    MIRAS_UNPROVEN=1 python -m benchmarks.clusters [--tokens T ...]
 
 Between the stages of a source, which comments and waits separate, one thread of the first program reads the clock. What that costs is seen
 beside the time of the source as it is.

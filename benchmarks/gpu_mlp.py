@@ -72,7 +72,7 @@ def gate(spec: MirasSpec = SPEC) -> dict[str, float]:
     """
 
     def go(path: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-        qkv, gates, state = operands(2, 256, 2, 64, spec)
+        qkv, gates, state = operands(2, 256, 16, 64, spec)  # heads enough for clusters
         wide = torch.promote_types(dtype, torch.float32)
         leaves = [x.to(dtype).requires_grad_() for x in qkv] + [x.to(wide).requires_grad_() for x in gates.values()]
         q, k, v, *given = leaves

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
-from miras.kernels import KERNELS, Dims, clusters, mlp, trust
+from miras.kernels import KERNELS, UNPROVEN, Dims, choose, clusters, mlp, trust
 from miras.kernels.table import interpreted
 from miras.testing.problems import problem
 from tests.perceptrons import TITANS, agree, moved, run
@@ -33,6 +33,20 @@ SPECS = {
 def test_comes_before_the_kernel_it_is_faster_than(name: str) -> None:
     shapes = AssociativeMemory(SPECS[name]).shapes(64, 64)
     assert [k for k in KERNELS if k.supports(SPECS[name], shapes, 1) is None] == [clusters.KERNEL, mlp.KERNEL]
+
+
+def test_waits_until_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernel in (clusters, mlp):
+        monkeypatch.setattr(kernel, "_device", lambda _: None, raising=False)
+    monkeypatch.setattr(mlp, "triton_runs", lambda *_: None)
+    shapes, where = AssociativeMemory(TITANS_64).shapes(64, 64), (torch.device("cuda"), torch.bfloat16)
+
+    def found(forced: bool) -> object:
+        return choose(TITANS_64, shapes, 1, Dims(64, 64), where, forced)
+
+    assert found(False) == found(True) == mlp.KERNEL
+    monkeypatch.setenv(UNPROVEN, "1")
+    assert found(False) == mlp.KERNEL and found(True) == clusters.KERNEL
 
 
 @pytest.mark.parametrize(
@@ -62,17 +76,20 @@ def test_needs_sixteen_bits() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_on_a_device(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate at which the memory does not amplify rounding; a last chunk that is not whole; groups of chunks; the same bits twice."""
+    monkeypatch.setenv(UNPROVEN, "1")
     monkeypatch.setattr(clusters, "FEWEST", 1)
     p = problem(SPECS[name], length=645, d_key=64, d_value=64)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
     agree(p, dtype)
     first, again = (run(moved(p, dtype), "kernel") for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
+    assert AssociativeMemory(p.spec, "kernel").plan(64, 64, 1, (torch.device("cuda"), dtype)).kernel == clusters.KERNEL
 
 
 @pytest.mark.gpu
 def test_is_the_same_as_the_other_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many heads, as benchmarks have them, and not only where it was tried."""
+    monkeypatch.setenv(UNPROVEN, "1")
     p = problem(TITANS_64, length=1024, d_key=64, d_value=64, batch=4, heads=16)
     p = moved(replace(p, gates=p.gates | {"lr": 1e-3 * p.gates["lr"]}), torch.bfloat16)
     found = []
