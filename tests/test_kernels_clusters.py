@@ -22,6 +22,8 @@ SPECS = {
     "a slot": TITANS_64,
     "no slot": replace(TITANS_64, architecture=MLP(expansion=4, activation="silu"), algorithm="gd"),
     "one program": replace(TITANS_64, architecture=MLP(expansion=2, activation="gelu_tanh")),
+    "bounded": replace(TITANS_64, step_bound=1.0),
+    "bounded, no slot": replace(TITANS_64, architecture=MLP(expansion=2), algorithm="gd", step_bound=1.0),
     "no norm": replace(
         TITANS_64, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"
     ),
@@ -54,7 +56,7 @@ def test_waits_until_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"chunk_size": 32}, "chunks of 32 and heads of 64 x 64"),
         ({"architecture": MLP(expansion=3)}, "the hidden width 192"),
-        ({"step_bound": 1.0}, "steps are bounded"),
+        ({"architecture": MLP(expansion=4, bias=True)}, "fast biases"),
         ({"bias": "huber"}, "bias 'huber' has no CUDA function"),
         ({"algorithm": "aggmo"}, "slots"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miras.engine.weights import LIMIT
 from miras.kernels import _biases, cuda, residuals
 from miras.kernels._mlp_launch import Given, Recipe, Seen
 
@@ -26,10 +27,12 @@ def scan(
 ) -> None:
     """As `miras.kernels._mlp_scan.scan`, from stacks to stacks."""
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    out = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), seen.o, seen.u2]
-    arguments = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.mix, x.into, *w, *ends, *strides, *out, *group]
+    out = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), seen.o, seen.u2, seen.squares]
+    arguments = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *out, *group]
     tiles = 11 + 4 * x.w1.shape[1]
-    _start("scan", x, how, tiles * TILE + 2 * _sums(x) + 2 * x.rows.shape[-1] * 4 + 32, arguments)
+    stack, tokens = x.w1.shape[1], x.rows.shape[-1] * 4
+    bounds = (2 * _ranks(x) + stack + 9 + 2 * _ranks(x)) * tokens + 16 if x.inverse is not None else 0
+    _start("scan", x, how, tiles * TILE + 2 * _sums(x) + stack * tokens + 32 + bounds, arguments)
 
 
 def reverse(
@@ -43,7 +46,7 @@ def reverse(
     group: tuple[int, int, int],
 ) -> None:
     """As `miras.kernels._mlp_reverse.reverse`; ``results`` are gradients of z, o, keys, values and gates."""
-    *hidden, d_u2, _rates, sent = wide
+    *hidden, d_u2, d_rates, sent = wide
     h, slope, turn, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in (*hidden[:3], *hidden[4:]))
     read = [
         cuda.Tiles(seen.w2),
@@ -62,9 +65,16 @@ def reverse(
     written = [*d_w, *(cuda.Tiles(t) for t in late)]
     d_z, *others = results
     assert d_z is not None
-    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.mix, x.into]
+    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, seen.squares, d_rates, cuda.Tiles(hidden[3])]
+    bounds = (8 + 5 * _ranks(x)) * x.rows.shape[-1] * 4 + 24 if x.inverse is not None else 0
     tiles = 23 if x.w1.shape[1] > 1 else 21
-    _start("reverse", x, how, tiles * TILE + _sums(x) + 48, [*given, *read, *written, cuda.Tiles(d_z), *others, *group])
+    _start(
+        "reverse",
+        x,
+        how,
+        tiles * TILE + _sums(x) + 48 + bounds,
+        [*given, *read, *written, cuda.Tiles(d_z), *others, *group],
+    )
 
 
 def read(x: Given, how: Recipe, seen: Seen, out: Tensor | None, answer: Tensor, group: tuple[int, int, int]) -> None:
@@ -75,6 +85,7 @@ def read(x: Given, how: Recipe, seen: Seen, out: Tensor | None, answer: Tensor, 
         x.lr,
         x.rows,
         x.pairs,
+        seen.squares,
         *(cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2)),
     ]
     chunks = len(x.q) * group[1]
@@ -96,7 +107,7 @@ def read_backward(
     """As `miras.kernels._mlp_read_backward.read_backward`; ``out`` are answers before their norm, ``d`` gradients of rows and pairs."""
     *hidden, d_u2, d_rates, sent = wide
     h, slope, turn, u1, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in hidden)
-    given = [cuda.Tiles(x.q), cuda.Tiles(x.k), x.lr, x.rows, x.pairs, out, d_answer]
+    given = [cuda.Tiles(x.q), cuda.Tiles(x.k), x.lr, x.rows, x.pairs, seen.squares, out, d_answer]
     read = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), cuda.Tiles(seen.u2), d.rows, d.pairs]
     results = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, cuda.Tiles(sent)]
     shared = 26 * TILE + 8 * x.rows.shape[-1] * 4 + 24
@@ -121,6 +132,7 @@ def query_backward(
         x.lr,
         x.rows,
         x.pairs,
+        seen.squares,
         d_answer,
         cuda.Tiles(seen.w1),
         cuda.Tiles(u1),
@@ -147,7 +159,7 @@ def write_backward(
     h, _slope, _turn, u1, *_, d_rates, _sent = wide
     stacks = [cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2, h, u1)]
     late1, late2 = (cuda.Tiles(t) for t in late)
-    given = [cuda.Tiles(x.k), x.lr, x.into, *stacks, d_rates, late1, late2, cuda.Tiles(d_z)]
+    given = [cuda.Tiles(x.k), x.lr, x.inverse, x.into, seen.squares, *stacks, d_rates, late1, late2, cuda.Tiles(d_z)]
     chunks = len(x.q) * group[1]
     tiles, tokens = 2 * (3 + 4 * x.w1.shape[1]) + 4, x.rows.shape[-1]
     _start(
@@ -155,7 +167,7 @@ def write_backward(
         x,
         how,
         tiles * TILE + 2 * tokens * 4 + 8 * 4 * 4 + 32,
-        [*given, d.k, near, d.lr, d.mix, d.into, chunks, *group],
+        [*given, d.k, near, d.lr, d.inverse, d.mix, d.into, chunks, *group],
         min(chunks, cuda.processors(x.q.device)),
     )
 
@@ -194,6 +206,8 @@ def _constants(x: Given, how: Recipe) -> dict[str, Any]:
         "ACT": how.activation + "_" * (how.activation == "tanh"),
         "BIAS": f"{bias}_residual",
         "BIAS_VJP": f"{bias}_vjp",
+        "BOUND": int(x.inverse is not None),
+        "LIMIT": f"{LIMIT!r}f",
         "NORM": int(how.norm),
         "RESIDUAL": int(how.residual),
         "GATE": 0 if x.gate is None else 1 if x.gate.shape[-1] == 1 else 2,

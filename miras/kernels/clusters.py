@@ -27,7 +27,7 @@ FEWEST = 32
 
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """What `miras.kernels.mlp` computes without bounds, in one size."""
+    """What `miras.kernels.mlp` computes, in one size and of two biases."""
     if reason := mlp.supports(spec, shapes, pairs):
         return reason
     (width, hidden), (_, values) = shapes["w_1"].shape, shapes["w_2"].shape
@@ -35,8 +35,8 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"chunks of {spec.chunk_size} and heads of {width} x {values} are not of {WIDTH}"
     if hidden not in HIDDEN:
         return f"the hidden width {hidden} is not one of {HIDDEN}"
-    if spec.step_bound is not None or len(shapes) > 2:
-        return "steps are bounded, or there are fast vectors"
+    if len(shapes) > 2:
+        return "there are fast vectors"
     if type(spec.bias) not in (Dot, L2):
         return f"bias {spec.bias.name!r} has no CUDA function"
     return None

@@ -132,6 +132,7 @@ static float high(u32 both) { return low(both >> 16); }
 static u32 pack(float a, float b) { return (bits_of(a) & 0xffff) | bits_of(b) << 16; }
 static float power_of_two(float x) { return std::exp2(x); }
 static float reciprocal(float x) { return 1 / x; }
+static float root(float x) { return std::sqrt(x); }
 static float reciprocal_root(float x) { return 1 / std::sqrt(x); }
 
 template <typename T>
@@ -210,6 +211,10 @@ static void arrive_there(u32 a) { arrive(a); }
 static void wait_for(u32 a, u32 parity) {
   while ((counter(a).phase & 1) == (int)parity) swapcontext(&now->context, &scheduler);
 }
+static void tell(u32 to, float x, u32 barrier) {
+  store(to, x);
+  count(barrier, 0, -4);
+}
 static void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
   memcpy(memory(to), memory(from), bytes);
   count(barrier, 0, -(int)bytes);
@@ -276,11 +281,11 @@ static void run(u32 clusters, u32 ranks, u32 threads, u32 bytes, std::function<v
     std::vector<Fiber> fibers(ranks * threads);
     for (u32 i = 0; i < fibers.size(); i++) {
       Fiber& f = fibers[i];
-      f.stack.reset(new char[1 << 16]);
+      f.stack.reset(new char[1 << 18]);
       f.cluster = &cluster, f.rank = i / threads, f.thread = i % threads, f.block = c * ranks + f.rank, f.blocks = clusters * ranks;
       getcontext(&f.context);
       f.context.uc_stack.ss_sp = f.stack.get();
-      f.context.uc_stack.ss_size = 1 << 16;
+      f.context.uc_stack.ss_size = 1 << 18;
       makecontext(&f.context, enter, 0);
     }
     for (bool left = true; left;) {

@@ -44,6 +44,11 @@ DEVICE float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+DEVICE float root(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 DEVICE float reciprocal_root(float x) {
   float y;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -173,7 +178,10 @@ DEVICE void wait_for(u32 at, u32 parity) {
       : "memory");
 }
 
-// Into a neighbour's shared memory, whose barrier counts the bytes: a multiple of 16.
+// Into a neighbour's shared memory, whose barrier counts the bytes: a number, or a multiple of 16.
+DEVICE void tell(u32 to, float x, u32 barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(x), "r"(barrier) : "memory");
+}
 DEVICE void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
   asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from),
                "r"(bytes), "r"(barrier)

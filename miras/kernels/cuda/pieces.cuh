@@ -2,8 +2,11 @@
 
 constexpr int C = 64, I = 64, O = 64, THREADS = 256, J = SLOT ? 2 : 1, F = 128 * RANKS;
 
-// Bytes of a tile, and of the sums of a chunk in float32.
-constexpr u32 TILE = 8192, PART = C * O * 4;
+// Bytes of a tile, and of the sums of a chunk in float32, with a number a token behind them where steps are bounded.
+constexpr u32 TILE = 8192, TOKEN_SUMS = C * O * 4, PART = TOKEN_SUMS + (BOUND ? C * 4 : 0);
+
+// Numbers a token of a chunk in what the scan leaves of norms: squares of h, of u1 and of u2, then the rates of both matrices.
+constexpr int SQUARES = 5 * C;
 
 // Rows 0 and 1 of what products leave of a matrix: the eight numbers of columns ``8 j`` and ``8 j + 8``, row by row.
 DEVICE void fragments(const float (&x)[32], u32 (&a)[16]) {
@@ -92,6 +95,11 @@ DEVICE float2 at_place(const float* matrix, u32 row, u32 t, int i) {
   return *(const float2*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
 }
 
+// The rates of a chunk's tokens for the first matrix or the second.
+DEVICE const float* rates_of(const float* lr, const float* squares, long long chunk, long long local, int matrix) {
+  return BOUND ? squares + local * SQUARES + (3 + matrix) * C : lr + chunk * C;
+}
+
 // What scores are multiplied with: ``-pairs s``, by columns.
 DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32 row, u32 t) {
 #pragma unroll
@@ -101,19 +109,19 @@ DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32
   }
 }
 
-// Sums of columns over the 16 rows of a warp, two numbers of each tile of eight, and over four warps.
+// Sums of columns over the 16 rows of a warp, two numbers of each tile of eight, and over so many warps.
 DEVICE void add_columns(u32 sums, const float (&x)[16], u32 warp, u32 lane) {
 #pragma unroll
   for (int i = 0; i < 16; i++) {
     const float sum = total_of_rows(x[i]);
-    if (lane < 4) store(sums + ((warp & 3) * C + 8 * (i >> 1) + 2 * lane + (i & 1)) * 4, sum);
+    if (lane < 4) store(sums + (warp * C + 8 * (i >> 1) + 2 * lane + (i & 1)) * 4, sum);
   }
 }
 
-DEVICE float column_sum(u32 sums, u32 column) {
+DEVICE float column_sum(u32 sums, u32 column, int warps) {
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 4; i++) sum += load(sums + (i * C + column) * 4);
+  for (int i = 0; i < warps; i++) sum += load(sums + (i * C + column) * 4);
   return sum;
 }
 
@@ -123,4 +131,18 @@ DEVICE void inner_rows(const float (&x)[32], const u32 (&a)[16], float& even, fl
 #pragma unroll
   for (int i = 0; i < 16; i++) (i & 1 ? odd : even) += x[2 * i] * low(a[i]) + x[2 * i + 1] * high(a[i]);
   even = total(even), odd = total(odd);
+}
+
+// One number a thread over all programs, in the order of ranks: what each says of token `thread`, of as many as threads are here.
+DEVICE float told_sum(u32 told, u32 barrier, u32 parity, u32 rank, u32 thread, u32 threads, float x) {
+  const u32 place = told + (rank * threads + thread) * 4;
+  store(place, x);
+#pragma unroll
+  for (int r = 1; r < RANKS; r++) tell(neighbour(place, rank ^ r), x, neighbour(barrier, rank ^ r));
+  if (thread == 0) arrive_expecting(barrier, (RANKS - 1) * threads * 4);
+  wait_for(barrier, parity);
+  float sum = 0.0f;
+#pragma unroll
+  for (int r = 0; r < RANKS; r++) sum += load(told + (r * threads + thread) * 4);
+  return sum;
 }

@@ -16,6 +16,7 @@ constexpr int TILES = F / 64;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
+               const float* squares,
                const unsigned short* d_answer, const __grid_constant__ Map seen1, const __grid_constant__ Map u1,
                const __grid_constant__ Map d_zr, unsigned short* d_q, float* near, float* d_rows, float* d_pairs, float* d_rates, int chunks,
                int first, int count, int total_chunks) {
@@ -86,7 +87,7 @@ query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, con
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
     if (half == 0) {
       // scores, and the gradients of what they were multiplied with
-      const float *own_pairs = pairs + chunk * C * C, *rates = lr + chunk * C;
+      const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0);
       float y[32];
       u32 narrow[16];
       begin();
@@ -136,7 +137,7 @@ query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, con
       products<1, 1>(x[0], base + SCORES, queries, 0);
     }
     commit();
-    if (thread < C) d_rates[(long long)local * 2 * C + thread] = -column_sum(base + COLUMNS, thread);
+    if (thread < C) d_rates[(long long)local * 2 * C + thread] = -column_sum(base + COLUMNS, thread, 4);
     end();
     settle(x[0]);
 #pragma unroll

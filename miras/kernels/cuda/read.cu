@@ -20,7 +20,7 @@ DEVICE u32 place_of(u32 base, u32 thread, int i) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
-             const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, float* out,
+             const float* squares, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, float* out,
              unsigned short* answer, int chunks, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
@@ -58,7 +58,7 @@ read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const
   for (int local = begins; local < chunks; local += every, turn++) {
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
     const u32 queries = base + TOKENS + (turn & 1) * 3 * TILE, keys = queries + TILE, errors = keys + TILE;
-    const float *own_pairs = pairs + chunk * C * C, *rates = lr + chunk * C;
+    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0), *rates2 = rates_of(lr, squares, chunk, local, 1);
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
@@ -187,7 +187,7 @@ read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const
 #pragma unroll
         for (int j = 0; j < 4; j++) scores[4 * i + j] += a[j], y[0][4 * i + j] += b[j];
       }
-      weighted(scores, own_pairs, rates, row, t);
+      weighted(scores, own_pairs, rates2, row, t);
       fragments(scores, narrow);
       store_tile(base + SCORES, mine, lane, narrow);
       publish();

@@ -18,6 +18,7 @@ static_assert(BYTES == SHARED, "what the launch has set aside");
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
+              const float* squares,
               const float* out, const unsigned short* d_answer, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
               const __grid_constant__ Map kept_u2, float* d_rows, float* d_pairs, const __grid_constant__ Map h_out,
               const __grid_constant__ Map slope_out, const __grid_constant__ Map turn_out, const __grid_constant__ Map u1_out,
@@ -115,7 +116,7 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
     commit();
     end();
     settle(x);
-    weighted(x, pairs + chunk * C * C, lr + chunk * C, row, t);
+    weighted(x, pairs + chunk * C * C, rates_of(lr, squares, chunk, local, half), row, t);
     fragments(x, narrow);
     store_tile(base + (half ? SCORES : READS), mine, lane, narrow);
   }
@@ -285,7 +286,7 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
     }
     end();
     settle(x);
-    const float *own_pairs = pairs + chunk * C * C, *rates = lr + chunk * C;
+    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 1);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
       const float2 pair = at_place(own_pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
@@ -307,7 +308,7 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
     begin();
     products<1, 1>(x, base + READS, base + GRADIENTS, 0);
     commit();
-    if (thread < C) d_rates[(local * 2 + 1) * C + thread] = -column_sum(base + COLUMNS, thread);
+    if (thread < C) d_rates[(local * 2 + 1) * C + thread] = -column_sum(base + COLUMNS, thread, 4);
     end();
     settle(x);
 #pragma unroll

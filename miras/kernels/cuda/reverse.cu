@@ -17,10 +17,14 @@ constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, SENT = WIDE, READ_Z = SENT + 2 * J * TILE,
               READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
               OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE, SUMS = LATE + (SLOT ? 8 : 6) * TILE,
-              BARRIERS = SUMS + RANKS * PART, BYTES = BARRIERS + 48;
+              NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0), BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0),
+              BYTES = BARRIERS + (BOUND ? 72 : 48);
 
-// What barriers count: sums of even and of odd chunks, that all have read them, and tiles.
-constexpr u32 FREE = BARRIERS + 16, EARLY = BARRIERS + 24, LOADED = BARRIERS + 32, ASKED = BARRIERS + 40;
+// What barriers count: sums of even and of odd chunks, that all have read them, and tiles; where steps are bounded, W2, which waits until
+// u1 has been read in its place, and sums of norms of even and of odd chunks.
+constexpr u32 FREE = BARRIERS + 16, EARLY = BARRIERS + 24, LOADED = BARRIERS + 32, ASKED = BARRIERS + 40, LATER = BARRIERS + 48;
+
+// In `NORMS`: inner products of both groups, of u1 and then of h; squares of keys; and what gradients of norms are multiplied with: u1, h, u2.
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
@@ -66,6 +70,8 @@ DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const f
   }
 }
 
+DEVICE float clipped(float x) { return fminf(fmaxf(x, -LIMIT), LIMIT); }
+
 DEVICE void stack_of(const float* stack, u32 row, u32 column, float (&x)[32]) {
 #pragma unroll
   for (int i = 0; i < 32; i++) x[i] = stack[(row + 8 * (i >> 1 & 1)) * F + column + 8 * (i >> 2) + (i & 1)];
@@ -77,7 +83,8 @@ DEVICE void stack_to(float* stack, u32 row, u32 column, const float (&x)[32]) {
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
+reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse, const float* mix,
+        const float* into, const float* squares, const float* d_rates, const __grid_constant__ Map u1,
         const __grid_constant__ Map seen2, const float* kept_o, const __grid_constant__ Map kept_u2, const __grid_constant__ Map h,
         const __grid_constant__ Map slope, const __grid_constant__ Map turn, const __grid_constant__ Map hr,
         const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1, const __grid_constant__ Map d_zr, const float* d_u2,
@@ -100,7 +107,7 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
     stack_of(grads1 + I * F, row, column, f1);
     stack_of(grads2 + F * O, row, column, f2);
   }
-  if (thread < 6) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
+  if (thread < (BOUND ? 9 : 6)) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
   barriers_made();
   cluster_arrive();
   cluster_wait();
@@ -150,76 +157,180 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
     if (thread == 0) {
       arrive_expecting(base + LOADED, 4 * TILE);
       copy_halves(base + HIDDEN, h, rows, program, base + LOADED);
-      copy_halves(base + SECOND, seen2, rows * J, program, base + LOADED);
+      if (BOUND) {
+        copy_halves(base + SECOND, u1, rows, program, base + LOADED);
+      } else {
+        copy_halves(base + SECOND, seen2, rows * J, program, base + LOADED);
+      }
     }
 
     // what they pull at: the gradient of errors in the hidden width, then that of z
-    const float* write = into + chunk * J * C + row;
-    const float s0 = lr[chunk * C + row], s1 = lr[chunk * C + row + 8], c0 = write[0] * s0, c1 = write[8] * s1;
-    const float a0 = SLOT ? write[C] * s0 : 0.0f, a1 = SLOT ? write[C + 8] * s1 : 0.0f;
+    const float *write = into + chunk * J * C + row, *rates = rates_of(lr, squares, chunk, local, 1) + row;
+    const float c0 = write[0] * rates[0], c1 = write[8] * rates[8];  // with the rates of the second matrix
+    const float a0 = SLOT ? write[C] * rates[0] : 0.0f, a1 = SLOT ? write[C + 8] * rates[8] : 0.0f;
     float by[4];
 #pragma unroll
     for (int i = 0; i < J * J; i++) by[i] = mix[chunk * J * J + i];
     float dz[32];
     u32 bend[16];
-    {
+    if (BOUND) {
+      float dh[32];
       u32 x[16];
-      float more[32];
       wait_for(base + EARLY, told & 1);
-      begin();
-      products<0, 1>(dz, keys, late, 0);
-      if (SLOT) products<0, 1>(more, keys, late + 2 * TILE, 0);
-      commit();
-      load_fragments(base + WIDE + half * TILE, mine, lane, x);
-      load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
-      end();
-      settle(dz);
-      if (SLOT) settle(more);
+      {  // squares of keys
+        float square = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          u32 y, z;
+          load((at(keys, token, t >> 1) + (t & 1) * 8) ^ (j << 5), y, z);
+          square += low(y) * low(y) + high(y) * high(y) + low(z) * low(z) + high(z) * high(z);
+        }
+        square = total(square);
+        if (t == 0) store(base + NORMS + (4 * C + token) * 4, square);
+      }
+      const float w0 = write[0], w1 = write[8], v0 = SLOT ? write[C] : 0.0f, v1 = SLOT ? write[C + 8] : 0.0f;
+#pragma unroll
+      for (int matrix = 0; matrix < 2; matrix++) {
+        float (&d)[32] = matrix ? dh : dz;
+        const u32 with = matrix ? base + ERRORS : keys, of = late + matrix * J * 2 * TILE;
+        float more[16];
+        begin();
+        products<0, 1>(d, with, of, 0);
+        if (SLOT) products_of_a_side(more, with, of + 2 * TILE, 0);
+        commit();
+        end();
+        settle(d);
+#pragma unroll
+        for (int i = 0; i < 32; i++) d[i] *= i & 2 ? w1 : w0;
+        if (SLOT) {
+          settle(more);
+          add_scaled(d, more, v0, v1);
+          begin();
+          products_of_a_side(more, with, of + 2 * TILE, 1);
+          commit();
+          end();
+          settle(more);
+          add_scaled(d + 16, more, v0, v1);
+        }
+      }
+      wait_for(base + LOADED, told & 1);
+      u32 errors[16], hidden[16];
+      load_fragments(base + SECOND + half * TILE, mine, lane, errors);
+      load_fragments(base + HIDDEN + half * TILE, mine, lane, hidden);
+      float even, odd;
+      inner_rows(dz, errors, even, odd);
+      if (t == 0) store(base + NORMS + (half * C + row) * 4, even), store(base + NORMS + (half * C + row + 8) * 4, odd);
+      inner_rows(dh, hidden, even, odd);
+      if (t == 0) store(base + NORMS + ((2 + half) * C + row) * 4, even), store(base + NORMS + ((2 + half) * C + row + 8) * 4, odd);
+      if (leads) read<1>();
+      publish();
+      __syncthreads();
+      if (thread == 0) {
+        arrive_expecting(base + LATER, 2 * TILE);
+        copy_halves(base + SECOND, seen2, rows * J, program, base + LATER);
+      }
+      if (thread < 2 * C) {
+        const u32 which = thread / C, one = thread % C;
+        const float* norms = squares + local * SQUARES + one;
+        const float mine_here = load(base + NORMS + (2 * which * C + one) * 4) + load(base + NORMS + ((2 * which + 1) * C + one) * 4);
+        const float sum = told_sum(base + TOLD + (told & 1) * 2 * RANKS * C * 4, base + LATER + 8 + 8 * (told & 1), told >> 1 & 1, rank, thread, 2 * C, mine_here);
+        const float left = which ? norms[0] : load(base + NORMS + (4 * C + one) * 4), right = which ? norms[2 * C] : norms[C];
+        float d_lr, d_bound, d_square;
+        bounded_vjp(d_rates[(local * 2 + which) * C + one] + sum, lr[chunk * C + one], inverse[chunk * C + one], left * right, d_lr, d_bound, d_square);
+        if (which) {
+          store(base + NORMS + (6 * C + one) * 4, d_square * right);
+          store(base + NORMS + (7 * C + one) * 4, d_square * left);
+        } else {
+          store(base + NORMS + (5 * C + one) * 4, d_square * left);
+        }
+      }
+      __syncthreads();
+      const float *rates1 = rates_of(lr, squares, chunk, local, 0) + row, s0 = rates1[0], s1 = rates1[8];
+      const float u0 = load(base + NORMS + (5 * C + row) * 4), u8 = load(base + NORMS + (5 * C + row + 8) * 4);
+      const float h0 = load(base + NORMS + (6 * C + row) * 4), h8 = load(base + NORMS + (6 * C + row + 8) * 4);
 #pragma unroll
       for (int i = 0; i < 32; i++) {
-        dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
-        if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
+        const float error = i & 1 ? high(errors[i >> 1]) : low(errors[i >> 1]), h = i & 1 ? high(hidden[i >> 1]) : low(hidden[i >> 1]);
+        dz[i] = dz[i] * (i & 2 ? s1 : s0) + (i & 2 ? u8 : u0) * error;
+        dh[i] = dh[i] * (i & 2 ? rates[8] : rates[0]) + (i & 2 ? h8 : h0) * h;
       }
+      load_fragments(base + WIDE + half * TILE, mine, lane, x);
+      load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
+#pragma unroll
+      for (int i = 0; i < 32; i++) dz[i] += i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
 #pragma unroll
       for (int i = 0; i < 16; i++) narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
-    }
-    {
-      float dh[32], more[16];
-      u32 x[16];
-      begin();
-      products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
-      if (SLOT) products_of_a_side(more, base + ERRORS, late + 6 * TILE, 0);
-      commit();
-      if (leads) read<1>();
-      group_barrier(half);  // what is in the places of `PULLED` has been read
       store_tile(base + PULLED + half * TILE, mine, lane, narrow);
       load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
 #pragma unroll
       for (int i = 0; i < 32; i++) dz[i] *= i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
-      end();
-      settle(dh);
-#pragma unroll
-      for (int i = 0; i < 32; i++) dh[i] *= i & 2 ? c1 : c0;
-      if (SLOT) {
-        settle(more);
-        add_scaled(dh, more, a0, a1);
-        begin();
-        products_of_a_side(more, base + ERRORS, late + 6 * TILE, 1);
-        commit();
-      }
       load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
-      if (SLOT) {
-        end();
-        settle(more);
-        add_scaled(dh + 16, more, a0, a1);
-      }
 #pragma unroll
       for (int i = 0; i < 16; i++) {
         dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
         dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
       }
+      wait_for(base + LATER, told & 1);
+    } else {
+      {
+        u32 x[16];
+        float more[32];
+        wait_for(base + EARLY, told & 1);
+        begin();
+        products<0, 1>(dz, keys, late, 0);
+        if (SLOT) products<0, 1>(more, keys, late + 2 * TILE, 0);
+        commit();
+        load_fragments(base + WIDE + half * TILE, mine, lane, x);
+        load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
+        end();
+        settle(dz);
+        if (SLOT) settle(more);
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+          dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
+          if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
+        }
+#pragma unroll
+        for (int i = 0; i < 16; i++) narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+      }
+      {
+        float dh[32], more[16];
+        u32 x[16];
+        begin();
+        products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
+        if (SLOT) products_of_a_side(more, base + ERRORS, late + 6 * TILE, 0);
+        commit();
+        if (leads) read<1>();
+        group_barrier(half);  // what is in the places of `PULLED` has been read
+        store_tile(base + PULLED + half * TILE, mine, lane, narrow);
+        load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
+#pragma unroll
+        for (int i = 0; i < 32; i++) dz[i] *= i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
+        end();
+        settle(dh);
+#pragma unroll
+        for (int i = 0; i < 32; i++) dh[i] *= i & 2 ? c1 : c0;
+        if (SLOT) {
+          settle(more);
+          add_scaled(dh, more, a0, a1);
+          begin();
+          products_of_a_side(more, base + ERRORS, late + 6 * TILE, 1);
+          commit();
+        }
+        load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
+        if (SLOT) {
+          end();
+          settle(more);
+          add_scaled(dh + 16, more, a0, a1);
+        }
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+          dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
+          dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
+        }
+      }
+      wait_for(base + LOADED, told & 1);
     }
-    wait_for(base + LOADED, told & 1);
     publish();
     __syncthreads();
 
@@ -314,6 +425,11 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
         }
       }
       if (NORM) e_mean = total(e_mean) * (1.0f / O), e_along = total(e_along) * (1.0f / O);
+      if (BOUND) {
+        const float pull = load(base + NORMS + (7 * C + token) * 4) * scale;
+#pragma unroll
+        for (int i = 0; i < 16; i++) d[i] += pull * (NORM ? e[i] - e_mean - y[i] * e_along : e[i]);
+      }
       wait_for(counter, told >> 1 & 1);
       float d_mean = 0.0f, d_along = 0.0f, d_error = 0.0f;  // means of d, of d y, of d u
 #pragma unroll
@@ -406,6 +522,13 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
     end();
     settle(e1);
     settle(e2);
+    if (BOUND) {
+#pragma unroll
+      for (int i = 0; i < 32; i++) {
+        e1[i] = clipped(e1[i]), e2[i] = clipped(e2[i]);
+        if (SLOT) f1[i] = clipped(f1[i]), f2[i] = clipped(f2[i]);
+      }
+    }
     if (leads) read<0>();
     __syncthreads();
   }

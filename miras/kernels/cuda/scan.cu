@@ -14,7 +14,8 @@
 // there too: registers are short. Barriers count sums of even and odd chunks, and their keys.
 constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, HIDDEN = ERRORS + TILE, SECOND = HIDDEN + 2 * TILE, STAGE = SECOND + 2 * TILE,
-              SUMS = STAGE + 4 * J * TILE, SLOPES = SUMS + 2 * RANKS * PART, RATES = SLOPES + 32 * THREADS * 4, BARRIERS = RATES + 2 * C * 4, BYTES = BARRIERS + 32;
+              SUMS = STAGE + 4 * J * TILE, SLOPES = SUMS + 2 * RANKS * PART, RATES = SLOPES + 32 * THREADS * 4, RATES2 = RATES + (BOUND ? J * C * 4 : 0), NORMS = RATES2 + J * C * 4,
+              TOLD = NORMS + (BOUND ? 9 * C * 4 : 0), BARRIERS = TOLD + (BOUND ? 2 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 48 : 32);
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // The transposed rows of a warp, into a tile ``[64, 64]`` for each group.
@@ -35,10 +36,10 @@ DEVICE void rows_to(float* stack, u32 first, u32 g, u32 t, const float (&x)[32])
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* mix, const float* into,
+scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse, const float* mix, const float* into,
      const float* w1, const float* w2, float* end1, float* end2, int w1_stride, int w2_stride, int end1_stride, int end2_stride,
-     const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, float* kept_o, unsigned short* kept_u2, int first, int count,
-     int total_chunks) {
+     const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, float* kept_o, unsigned short* kept_u2, float* squares, int first,
+     int count,     int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), group = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = warp * 16, column = rank * 128 + mine;
@@ -53,7 +54,7 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
     rows_of(w1 + b * w1_stride + I * F, column, g, t, m1);
     rows_of(w2 + b * w2_stride + F * O, column, g, t, m2);
   }
-  if (thread < 4) barrier(base + BARRIERS + 8 * thread, 1);
+  if (thread < (BOUND ? 6 : 4)) barrier(base + BARRIERS + 8 * thread, 1);
   barriers_made();
   cluster_arrive();
   cluster_wait();
@@ -96,11 +97,13 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
       value[2 * j] = two.x;
       value[2 * j + 1] = two.y;
     }
-    float weight = 0.0f;
-    if (thread < C * J) weight = into[chunk * J * C + thread] * lr[chunk * C + thread % C];
+    float rate = 0.0f, bound = 0.0f, weight = 0.0f;
+    if (BOUND) rate = lr[chunk * C + token], bound = inverse[chunk * C + token];
+    if (!BOUND && thread < C * J) weight = into[chunk * J * C + thread] * lr[chunk * C + thread % C];
     end();
     settle(bend);
     u32 hidden[16];
+    float squared[16];  // of the columns of this thread
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       float h[4], curve;
@@ -109,7 +112,9 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
       store(slopes + i * THREADS * 16, bend[4 * i], bend[4 * i + 1], bend[4 * i + 2], bend[4 * i + 3]);
       hidden[2 * i] = pack(h[0], h[1]);
       hidden[2 * i + 1] = pack(h[2], h[3]);
+      squared[2 * i] = h[0] * h[0] + h[2] * h[2], squared[2 * i + 1] = h[1] * h[1] + h[3] * h[3];
     }
+    if (BOUND) add_columns(base + NORMS, squared, warp, lane);
     store_tile(base + HIDDEN, mine, lane, hidden);
     publish();
     __syncthreads();
@@ -132,11 +137,12 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
         copy_in(base + KEYS + (~n & 1) * TILE, k, (chunk + 1) * C, 0, next);
       }
     }
-    if (thread < C * J) store(base + RATES + thread * 4, weight);
+    if (!BOUND && thread < C * J) store(base + RATES + thread * 4, weight);
     end();
     settle(o);
     const u32 sums = base + SUMS + (n & 1) * (RANKS * PART);
     store_part(sums + rank * PART, (warp & 3) * 16 + g, group, t, o);
+    if (BOUND && thread < C) store(sums + rank * PART + TOKEN_SUMS + thread * 4, column_sum(base + NORMS, thread, 8));
     publish();
     __syncthreads();
     if (thread == 0) tell_all(sums, counter, rank);
@@ -208,6 +214,29 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
       store((at(base + ERRORS, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
       if (own) *(uint2*)(kept_u2 + (local * C + token) * O + 16 * j + 4 * t) = make_uint2(x, z);
     }
+    if (BOUND) {
+      float h_square = 0.0f, u2_square = 0.0f, k_square = 0.0f;
+#pragma unroll
+      for (int r = 0; r < RANKS; r++) h_square += load(sums + r * PART + TOKEN_SUMS + token * 4);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        u32 x, z;
+        load((at(keys, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
+        k_square += low(x) * low(x) + high(x) * high(x) + low(z) * low(z) + high(z) * high(z);
+#pragma unroll
+        for (int i = 0; i < 4; i++) u2_square += e[4 * j + i] * e[4 * j + i];
+      }
+      k_square = total(k_square), u2_square = total(u2_square);
+      const float rate2 = bounded_rate(rate, bound, h_square * u2_square);
+      if (t < J) store(base + RATES2 + (t * C + token) * 4, into[(chunk * J + t) * C + token] * rate2);
+      if (t == 0) {
+        store(base + NORMS + (8 * C + token) * 4, k_square);
+        if (own) {
+          float* to = squares + local * SQUARES + token;
+          to[0] = h_square, to[2 * C] = u2_square, to[4 * C] = rate2;
+        }
+      }
+    }
     if (thread == 0) read<0>();
     publish();
     __syncthreads();
@@ -224,7 +253,7 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         float c0, c1;
-        load(base + RATES + (slot * C + 8 * j + 2 * t) * 4, c0, c1);
+        load(base + RATES2 + (slot * C + 8 * j + 2 * t) * 4, c0, c1);
         right[slot][2 * j] = pack(low(hidden[2 * j]) * c0, high(hidden[2 * j]) * c1);
         right[slot][2 * j + 1] = pack(low(hidden[2 * j + 1]) * c0, high(hidden[2 * j + 1]) * c1);
       }
@@ -242,6 +271,25 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
       load(slopes + i * THREADS * 16, x[0], x[1], x[2], x[3]);
 #pragma unroll
       for (int j = 0; j < 4; j++) u1[4 * i + j] *= x[j];
+      squared[2 * i] = u1[4 * i] * u1[4 * i] + u1[4 * i + 2] * u1[4 * i + 2];
+      squared[2 * i + 1] = u1[4 * i + 1] * u1[4 * i + 1] + u1[4 * i + 3] * u1[4 * i + 3];
+    }
+    if (BOUND) {
+      add_columns(base + NORMS, squared, warp, lane);
+      __syncthreads();
+      if (thread < C) {
+        const u32 told = base + TOLD + (n & 1) * RANKS * C * 4;
+        const float u1_square = told_sum(told, counter + 32, parity, rank, thread, C, column_sum(base + NORMS, thread, 8));
+        const float square = load(base + NORMS + (8 * C + thread) * 4) * u1_square;
+        const float rate1 = bounded_rate(lr[chunk * C + thread], inverse[chunk * C + thread], square);
+#pragma unroll
+        for (int slot = 0; slot < J; slot++) store(base + RATES + (slot * C + thread) * 4, into[(chunk * J + slot) * C + thread] * rate1);
+        if (thread * RANKS / C == rank) {
+          float* to = squares + local * SQUARES + thread;
+          to[C] = u1_square, to[3 * C] = rate1;
+        }
+      }
+      __syncthreads();
     }
     u32 left[J][16];
 #pragma unroll

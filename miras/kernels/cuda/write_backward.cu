@@ -32,10 +32,10 @@ DEVICE float inner(u32 a, u32 b, u32 thread) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-write_backward(const __grid_constant__ Map k, const float* lr, const float* into, const __grid_constant__ Map seen1,
+write_backward(const __grid_constant__ Map k, const float* lr, const float* inverse, const float* into, const float* squares, const __grid_constant__ Map seen1,
                const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, const __grid_constant__ Map h,
                const __grid_constant__ Map u1, const float* d_rates, const __grid_constant__ Map late1, const __grid_constant__ Map late2,
-               const __grid_constant__ Map d_z, unsigned short* d_k, const float* near, float* d_lr, float* d_mix, float* d_into, int chunks,
+               const __grid_constant__ Map d_z, unsigned short* d_k, const float* near, float* d_lr, float* d_inverse, float* d_mix, float* d_into, int chunks,
                int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
@@ -115,7 +115,12 @@ write_backward(const __grid_constant__ Map k, const float* lr, const float* into
     u32 with[16];
     wait_for(base + BARRIERS + 16 + 8 * (turn & 1), turn >> 1 & 1);
     load_fragments(base + TOKENS + (turn & 1) * 2 * TILE + half * TILE, mine, lane, with);
-    float of_rows[J][2];
+    float of_rows[J][2], k_square[2] = {0.0f, 0.0f};
+    if (BOUND) {
+#pragma unroll
+      for (int i = 0; i < 16; i++) k_square[i & 1] += low(with[i]) * low(with[i]) + high(with[i]) * high(with[i]);
+      k_square[0] = total(k_square[0]), k_square[1] = total(k_square[1]);
+    }
 #pragma unroll
     for (int j = 0; j < J; j++) {
       inner_rows(x[j], with, of_rows[j][0], of_rows[j][1]);
@@ -134,14 +139,25 @@ write_backward(const __grid_constant__ Map k, const float* lr, const float* into
 #pragma unroll
       for (int side = 0; side < 2; side++) {
         const u32 token = row + 8 * side;
-        const float rate = lr[chunk * C + token];
+        const float rate = rates_of(lr, squares, chunk, local, 0)[token], rate2 = rates_of(lr, squares, chunk, local, 1)[token];
         float d_s1 = d_rates[(long long)local * 2 * C + token], d_s2 = d_rates[((long long)local * 2 + 1) * C + token], scale[J];
 #pragma unroll
         for (int j = 0; j < J; j++) {
           const float write = into[(chunk * J + j) * C + token], other = load(base + SUMS + (j * C + token) * 4);
           scale[j] = write * rate;
           d_s1 += write * of_rows[j][side], d_s2 += write * other;
-          if (t == 0) d_into[(chunk * J + j) * C + token] = of_rows[j][side] * rate + other * rate;
+          if (t == 0) d_into[(chunk * J + j) * C + token] = of_rows[j][side] * rate + other * rate2;
+        }
+        float of_keys = 0.0f;  // what the bound adds to gradients of keys, times these
+        if (BOUND) {
+          const float* norms = squares + (long long)local * SQUARES + token;
+          const float whole = lr[chunk * C + token], bound = inverse[chunk * C + token], h_square = norms[0], u1_square = norms[C];
+          float lr1, lr2, bound1, bound2, d_square;
+          bounded_vjp(d_s2, whole, bound, h_square * norms[2 * C], lr2, bound2, d_square);
+          bounded_vjp(d_s1, whole, bound, k_square[side] * u1_square, lr1, bound1, d_square);
+          of_keys = d_square * u1_square;
+          d_s1 = lr1, d_s2 = lr2;
+          if (t == 0) d_inverse[chunk * C + token] = bound1 + bound2;
         }
         if (t == 0) d_lr[chunk * C + token] = d_s1 + d_s2;
 #pragma unroll
@@ -151,6 +167,7 @@ write_backward(const __grid_constant__ Map k, const float* lr, const float* into
           float d[2] = {dk[4 * i + 2 * side], dk[4 * i + 2 * side + 1]};
 #pragma unroll
           for (int j = 0; j < J; j++) d[0] += scale[j] * x[j][4 * i + 2 * side], d[1] += scale[j] * x[j][4 * i + 2 * side + 1];
+          if (BOUND) d[0] += of_keys * low(with[2 * i + side]), d[1] += of_keys * high(with[2 * i + side]);
           *(u32*)(d_k + place) = pack(before.x + d[0], before.y + d[1]);
         }
       }
