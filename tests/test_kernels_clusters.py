@@ -56,7 +56,7 @@ def test_waits_until_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"chunk_size": 32}, "chunks of 32 and heads of 64 x 64"),
         ({"architecture": MLP(expansion=3)}, "the hidden width 192"),
-        ({"architecture": MLP(expansion=4, bias=True)}, "fast biases"),
+        ({"architecture": MLP(expansion=4, bias=True)}, "two matrices and nothing else"),
         ({"bias": "huber"}, "bias 'huber' has no CUDA function"),
         ({"algorithm": "aggmo"}, "slots"),
     ],

@@ -35,8 +35,6 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"chunks of {spec.chunk_size} and heads of {width} x {values} are not of {WIDTH}"
     if hidden not in HIDDEN:
         return f"the hidden width {hidden} is not one of {HIDDEN}"
-    if len(shapes) > 2:
-        return "there are fast vectors"
     if type(spec.bias) not in (Dot, L2):
         return f"bias {spec.bias.name!r} has no CUDA function"
     return None
