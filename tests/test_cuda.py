@@ -35,7 +35,11 @@ SPECS = {
     "none": MirasSpec.make(architecture=MLP(expansion=4, activation="silu"), bias="l2", **PLAIN),
     "one program": MirasSpec.make(architecture=MLP(expansion=2, activation="tanh"), **TITANS),
     "bounded": MirasSpec.make(architecture=MLP(expansion=4), **TITANS, step_bound=1.0),
-    "bounded, no slot": MirasSpec.make(architecture=MLP(expansion=2, norm=False), bias="l2", **PLAIN, step_bound=1.0),
+    "huber, bounded, no slot": MirasSpec.make(
+        architecture=MLP(expansion=2, norm=False), bias="huber", **PLAIN, step_bound=1.0
+    ),
+    "huber per channel": MirasSpec.make(architecture=MLP(expansion=2), bias={"name": "huber", "per": "value"}, **PLAIN),
+    "log_cosh": MirasSpec.make(architecture=MLP(expansion=2), bias="log_cosh", **PLAIN),
     "no norm": MirasSpec.make(architecture=MLP(expansion=2, norm=False, residual=False), bias="dot", **PLAIN),
 }
 
@@ -53,7 +57,7 @@ OF_A_GROUP = frozenset((*["seen1", "seen2", "kept_o", "kept_u2", "late1", "late2
 """What has room for all chunks of a group, of which the last may have fewer."""
 
 
-OF_TOKENS = frozenset(["answer", "out", "d_q", "near", "d_k", "d_v", "d_lr", "d_inverse"])
+OF_TOKENS = frozenset(["answer", "out", "d_q", "near", "d_k", "d_v", "d_lr", "d_inverse", "d_gate"])
 OF_CHUNKS = frozenset(["d_rows", "d_pairs", "d_mix", "d_into"])
 """What has room for all tokens or chunks, of which a launch has some."""
 
@@ -154,9 +158,11 @@ class Beside:
         given = {n: t if n in FULL else narrow(t) for n, t in named.items() if isinstance(t, Tensor)}
         out = {n: given[n].clone() for n in ("d_w1", "d_w2", "late1", "late2", "dz_", "d_o_", "d_k", "d_v")}
         d_w1, d_w2, late1, late2, *results = out.values()
+        if x.gate is not None:
+            out["d_gate"] = torch.full_like(given["d_gate"], float("nan"))
         seen = self._seen(None, given["seen2"], given["kept_o"], given["kept_u2"], named["squares"])
         wide = [given[n] for n in WIDE]
-        _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, None], group)
+        _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, out.get("d_gate")], group)
         return out
 
     def _write_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
@@ -189,7 +195,8 @@ def test_kernels_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(_mlp_launch, "FEWEST", 1)
     p = problem(spec_of(name), length=192, d_key=64, d_value=64, batch=1, heads=2)  # three chunks in two groups
     p = moved(p.map(lambda x: x.bfloat16().float()), torch.float32)
-    p = replace(p, gates={n: x / 32 for n, x in p.gates.items()})  # small steps that are hardly forgotten
+    steps = {n: x if n == "delta" else x / 32 for n, x in p.gates.items()}  # small ones that are hardly forgotten
+    p = replace(p, gates=steps)
     leafy, leaves = p.leaves()
     y, _ = leafy.run("kernel")
     torch.autograd.grad(y.square().sum(), list(leaves.values()), allow_unused=True)

@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 
 from miras import AssociativeMemory, MirasSpec
 from miras.architectures import MLP
+from miras.biases import Huber
 from miras.kernels import KERNELS, UNPROVEN, Dims, choose, clusters, mlp, trust
 from miras.kernels.table import interpreted
 from miras.testing.problems import problem
@@ -24,6 +25,9 @@ SPECS = {
     "one program": replace(TITANS_64, architecture=MLP(expansion=2, activation="gelu_tanh")),
     "bounded": replace(TITANS_64, step_bound=1.0),
     "bounded, no slot": replace(TITANS_64, architecture=MLP(expansion=2), algorithm="gd", step_bound=1.0),
+    "huber": replace(TITANS_64, architecture=MLP(expansion=2), bias=Huber(), step_bound=1.0),
+    "huber per channel": replace(TITANS_64, bias=Huber(per="value"), algorithm="gd"),
+    "log_cosh": replace(TITANS_64, bias="log_cosh"),
     "no norm": replace(
         TITANS_64, architecture=MLP(expansion=2, norm=False, residual=False, activation="tanh"), bias="dot"
     ),
@@ -57,7 +61,7 @@ def test_waits_until_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"chunk_size": 32}, "chunks of 32 and heads of 64 x 64"),
         ({"architecture": MLP(expansion=3)}, "the hidden width 192"),
         ({"architecture": MLP(expansion=4, bias=True)}, "two matrices and nothing else"),
-        ({"bias": "huber"}, "bias 'huber' has no CUDA function"),
+        ({"bias": "lp"}, "bias 'lp' has no CUDA function"),
         ({"algorithm": "aggmo"}, "slots"),
     ],
 )

@@ -18,7 +18,7 @@ SLICE = 128
 TILE, THREADS = 8192, 256
 """Bytes of a tile and threads of a program, as the sources have them."""
 
-BIASES = {_biases.dot: "dot", _biases.l2: "l2"}
+BIASES = {_biases.dot: "dot", _biases.l2: "l2", _biases.log_cosh: "log_cosh", _biases.huber: "huber"}
 """Triton functions, and the names of what the sources have in their place."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras.biases import L2, Dot
+from miras.biases import L2, Dot, Huber, LogCosh
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes
 from miras.kernels import cuda, mlp, split
@@ -22,12 +22,15 @@ WIDTH = 64
 HIDDEN = (128, 256)
 """Hidden widths: one or two programs."""
 
+BIASES = (Dot, L2, LogCosh, Huber)
+"""Those with functions in CUDA."""
+
 FEWEST = 32
 """Heads of all rows. Fewer leave most of a card idle, and the programs of `miras.kernels.mlp` scan sooner (measured on an H200)."""
 
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
-    """What `miras.kernels.mlp` computes, in one size and of two biases."""
+    """What `miras.kernels.mlp` computes, in one size and of a few biases."""
     if reason := mlp.supports(spec, shapes, pairs):
         return reason
     (width, hidden), (_, values) = shapes["w_1"].shape, shapes["w_2"].shape
@@ -35,7 +38,7 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
         return f"chunks of {spec.chunk_size} and heads of {width} x {values} are not of {WIDTH}"
     if hidden not in HIDDEN:
         return f"the hidden width {hidden} is not one of {HIDDEN}"
-    if type(spec.bias) not in (Dot, L2):
+    if type(spec.bias) not in BIASES:
         return f"bias {spec.bias.name!r} has no CUDA function"
     return None
 

@@ -61,6 +61,8 @@ ACTIVATION(identity) {
 
 RESIDUAL_OF(dot) { return -v; }
 RESIDUAL_OF(l2) { return C0 * (p - v); }
+RESIDUAL_OF(log_cosh) { return 2.0f * sigmoid(2.0f * (p - v)) - 1.0f; }
+RESIDUAL_OF(huber) { return fminf(fmaxf(p - v, -g), g); }
 
 // What a gradient d of a residual becomes for its prediction, its value and its gate.
 
@@ -68,6 +70,15 @@ RESIDUAL_OF(l2) { return C0 * (p - v); }
 
 PULL_BACK_OF(dot) { d_p = 0.0f, d_v = -d, d_g = 0.0f; }
 PULL_BACK_OF(l2) { d_p = C0 * d, d_v = -C0 * d, d_g = 0.0f; }
+PULL_BACK_OF(log_cosh) {
+  float e = log_cosh_residual(p, v, g);
+  d_p = (1.0f - e * e) * d, d_v = -d_p, d_g = 0.0f;
+}
+PULL_BACK_OF(huber) {
+  float r = p - v;
+  d_p = fabsf(r) <= g ? d : 0.0f, d_v = -d_p;
+  d_g = r > g ? d : r < -g ? -d : 0.0f;
+}
 
 // A learning rate divided by one plus the norm of its step, and what a gradient of it becomes; ``square`` is that of the gradient's norm.
 
