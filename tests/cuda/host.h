@@ -24,10 +24,18 @@ typedef unsigned long long u64;
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-struct uint2 { u32 x, y; };
-struct uint4 { u32 x, y, z, w; };
-struct float4 { float x, y, z, w; };
-struct float2 { float x, y; };
+struct uint2 {
+  u32 x, y;
+};
+struct uint4 {
+  u32 x, y, z, w;
+};
+struct float4 {
+  float x, y, z, w;
+};
+struct float2 {
+  float x, y;
+};
 static float2 make_float2(float x, float y) { return {x, y}; }
 static uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -67,7 +75,9 @@ struct Fiber {
 
 static Fiber* now;
 static ucontext_t scheduler;
-struct Index { u32 x; };
+struct Index {
+  u32 x;
+};
 #define threadIdx (Index{now->thread})
 #define blockIdx (Index{now->block})
 #define gridDim (Index{now->blocks})
@@ -277,12 +287,14 @@ static void run(u32 clusters, u32 ranks, u32 threads, u32 bytes, std::function<v
     Cluster cluster;
     cluster.barrier.wanted = ranks * threads;
     for (u32 r = 0; r < ranks; r++)
-      cluster.programs.push_back({std::vector<unsigned char>(bytes, 0xff), Barrier{(int)threads}, {{128}, {128}}, std::vector<Warp>(threads / 32)});
+      cluster.programs.push_back(
+          {std::vector<unsigned char>(bytes, 0xff), Barrier{(int)threads}, {{128}, {128}}, std::vector<Warp>(threads / 32)});
     std::vector<Fiber> fibers(ranks * threads);
     for (u32 i = 0; i < fibers.size(); i++) {
       Fiber& f = fibers[i];
       f.stack.reset(new char[1 << 18]);
-      f.cluster = &cluster, f.rank = i / threads, f.thread = i % threads, f.block = c * ranks + f.rank, f.blocks = clusters * ranks;
+      f.cluster = &cluster, f.rank = i / threads, f.thread = i % threads, f.block = c * ranks + f.rank,
+      f.blocks = clusters * ranks;
       getcontext(&f.context);
       f.context.uc_stack.ss_sp = f.stack.get();
       f.context.uc_stack.ss_size = 1 << 18;

@@ -82,9 +82,12 @@ PULL_BACK_OF(huber) {
 
 // A learning rate divided by one plus the norm of its step, and what a gradient of it becomes; ``square`` is that of the gradient's norm.
 
-DEVICE float bounded_rate(float lr, float inverse, float square) { return lr * reciprocal(1.0f + root(square + 1e-30f) * lr * inverse); }
+DEVICE float bounded_rate(float lr, float inverse, float square) {
+  return lr * reciprocal(1.0f + root(square + 1e-30f) * lr * inverse);
+}
 
-DEVICE void bounded_vjp(float d_rate, float lr, float inverse, float square, float& d_lr, float& d_inverse, float& d_half_square) {
+DEVICE void bounded_vjp(float d_rate, float lr, float inverse, float square, float& d_lr, float& d_inverse,
+                        float& d_half_square) {
   const float norm = root(square + 1e-30f), damp = reciprocal(1.0f + norm * lr * inverse);
   d_lr = d_rate * damp * damp;
   d_inverse = -d_lr * lr * lr * norm;

@@ -106,7 +106,10 @@ DEVICE void store_transposed(u32 row, u32 a, u32 b, u32 c, u32 d) {
 
 // What `store_matrices` has stored.
 DEVICE void load_matrices(u32 row, u32& a, u32& b, u32& c, u32& d) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"(row) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(row)
+               : "memory");
 }
 
 // All threads of four warps, of the first or of the second.
@@ -119,15 +122,17 @@ struct alignas(64) Map {
 
 // Its tile of 64 x 64 at that row and column; ``barrier`` counts the bytes, 8192.
 DEVICE void copy_in(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-               "l"(&map), "r"(column), "r"(row), "r"(barrier)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
 }
 
 // The other way. `close` ends a group of such copies of a thread, `read` waits until all but the last N groups have been read from shared
 // memory, `written` until all have arrived.
 DEVICE void copy_out(const Map& map, u32 row, u32 column, u32 from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column), "r"(row), "r"(from)
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column),
+               "r"(row), "r"(from)
                : "memory");
 }
 DEVICE void close() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -174,17 +179,19 @@ DEVICE void arrive_expecting(u32 at, u32 bytes) {
 DEVICE void arrive_there(u32 at) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(at) : "memory"); }
 DEVICE void wait_for(u32 at, u32 parity) {
   asm volatile(
-      "{ .reg .pred p;\nwaiting_%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra waiting_%=; }" ::"r"(at), "r"(parity)
+      "{ .reg .pred p;\nwaiting_%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra waiting_%=; }" ::"r"(at),
+      "r"(parity)
       : "memory");
 }
 
 // Into a neighbour's shared memory, whose barrier counts the bytes: a number, or a multiple of 16.
 DEVICE void tell(u32 to, float x, u32 barrier) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(x), "r"(barrier) : "memory");
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(x), "r"(barrier)
+               : "memory");
 }
 DEVICE void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from),
-               "r"(bytes), "r"(barrier)
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "r"(from), "r"(bytes), "r"(barrier)
                : "memory");
 }
 
@@ -202,15 +209,14 @@ DEVICE void settle(float (&d)[N]) {
 }
 
 // A tile from that address on, which 64 columns wide has its groups of eight rows next to each other.
-DEVICE u64 tile(u32 a) {
-  return (u64)((a & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(1024 >> 4) << 32) | ((u64)1 << 62);
-}
+DEVICE u64 tile(u32 a) { return (u64)((a & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(1024 >> 4) << 32) | ((u64)1 << 62); }
 
 // The tile that begins so many bytes further on.
 DEVICE u64 beyond(u64 tile, u32 bytes) { return tile + (bytes >> 4); }
 
 #define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." HALF "." HALF " "
-#define D8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define D8(d, i) \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 
 // ``d = add d + a b`` with 16 columns of a in registers, as products leave them; b has 16 x 64. ``ACROSS``: its rows are those of the
 // sum, otherwise its columns are.
@@ -224,8 +230,8 @@ DEVICE void product(float (&d)[32], const u32* a, u64 b, int add) {
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(ACROSS));
 }
 
-// ``d = add d + a b`` of tiles, 16 columns of a and 64 or 32 columns of b. ``A_ACROSS``, ``B_ACROSS``: rows of the tile are those of the sum;
-// otherwise its columns are.
+// ``d = add d + a b`` of tiles, 16 columns of a and 64 or 32 columns of b. ``A_ACROSS``, ``B_ACROSS``: rows of the tile are those of
+// the sum; otherwise its columns are.
 template <int A_ACROSS, int B_ACROSS>
 DEVICE void product(float (&d)[32], u64 a, u64 b, int add) {
   asm volatile(
@@ -238,9 +244,8 @@ DEVICE void product(float (&d)[32], u64 a, u64 b, int add) {
 
 template <int A_ACROSS, int B_ACROSS>
 DEVICE void product(float (&d)[16], u64 a, u64 b, int add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %18, 0;\n" INSTRUCTION(32)
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, %19, %20; }"
-      : D8(d, 0), D8(d, 8)
-      : "l"(a), "l"(b), "r"(add), "n"(A_ACROSS), "n"(B_ACROSS));
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;\n" INSTRUCTION(
+                   32) "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, %19, %20; }"
+               : D8(d, 0), D8(d, 8)
+               : "l"(a), "l"(b), "r"(add), "n"(A_ACROSS), "n"(B_ACROSS));
 }

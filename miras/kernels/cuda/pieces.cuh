@@ -33,12 +33,15 @@ template <int A_ACROSS, int B_ACROSS>
 DEVICE void products(float (&d)[32], u32 a, u32 b, int add) {
 #pragma unroll
   for (int s = 0; s < 4; s++)
-    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)), beyond(tile(b), s * (B_ACROSS ? 2048 : 32)), add || s > 0);
+    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)), beyond(tile(b), s * (B_ACROSS ? 2048 : 32)),
+                                add || s > 0);
 }
 
 // Sums over the hidden width: every program leaves its part, 64 x 64, in the place of its rank, and copies it there in all others. Pieces
 // of four channels are permuted within rows, so that neither those who write rows nor those who read channels meet in a bank.
-DEVICE u32 piece_of(u32 sums, u32 token, u32 piece) { return sums + token * 256 + ((piece ^ ((token & 1) << 2 | (token >> 1 & 3))) << 4); }
+DEVICE u32 piece_of(u32 sums, u32 token, u32 piece) {
+  return sums + token * 256 + ((piece ^ ((token & 1) << 2 | (token >> 1 & 3))) << 4);
+}
 
 // 32 channels of a group of four warps, as products leave them.
 DEVICE void store_part(u32 own, u32 row, u32 group, u32 t, const float (&part)[16]) {

@@ -1,5 +1,5 @@
-// The rest of what `read_backward` begins, as `miras.kernels._mlp_read_backward.query_backward` has it, for heads and chunks of 64: gradients of
-// queries, and of keys as far as queries read them.
+// The rest of what `read_backward` begins, as `miras.kernels._mlp_read_backward.query_backward` has it, for heads and chunks of 64:
+// gradients of queries, and of keys as far as queries read them.
 //
 //     p = zr' u1^T,  x_j = zr' W1_j^T,  S = -pairs s p
 //     q' = sum rows_j x_j + S K,  near = S^T Q,  and the gradients of rows, pairs and rates
@@ -15,11 +15,10 @@ static_assert(BYTES == SHARED, "what the launch has set aside");
 constexpr int TILES = F / 64;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
-               const float* squares,
-               const unsigned short* d_answer, const __grid_constant__ Map seen1, const __grid_constant__ Map u1,
-               const __grid_constant__ Map d_zr, unsigned short* d_q, float* near, float* d_rows, float* d_pairs, float* d_rates, int chunks,
-               int first, int count, int total_chunks) {
+    query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
+                   const float* pairs, const float* squares, const unsigned short* d_answer, const __grid_constant__ Map seen1,
+                   const __grid_constant__ Map u1, const __grid_constant__ Map d_zr, unsigned short* d_q, float* near,
+                   float* d_rows, float* d_pairs, float* d_rates, int chunks, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g;
@@ -30,7 +29,8 @@ query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, con
 
   // barriers of both steps in flight, then of both chunks
   auto load_step = [&](int local, int tile, u32 step) {
-    const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), place = local * C, column = 64 * tile;
+    const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), place = local * C,
+              column = 64 * tile;
     arrive_expecting(counter, OF_A_STEP);
     copy_in(to + DZ, d_zr, place, column, counter);
     copy_in(to + U1, u1, place, column, counter);

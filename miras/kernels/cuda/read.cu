@@ -8,8 +8,8 @@
 
 // Tiles in shared memory: queries, keys and errors of two chunks; P, later S; of each group the stacks of two steps, h, and u1, later hr.
 constexpr u32 CLUSTER = 1;
-constexpr u32 TOKENS = 0, SCORES = 6 * TILE, OWN = 7 * TILE, OF_A_STEP = 2 * J * TILE, H = 2 * OF_A_STEP, U1 = H + TILE, OF_A_GROUP = U1 + TILE,
-              BARRIERS = OWN + 2 * OF_A_GROUP, BYTES = BARRIERS + 48;
+constexpr u32 TOKENS = 0, SCORES = 6 * TILE, OWN = 7 * TILE, OF_A_STEP = 2 * J * TILE, H = 2 * OF_A_STEP, U1 = H + TILE,
+              OF_A_GROUP = U1 + TILE, BARRIERS = OWN + 2 * OF_A_GROUP, BYTES = BARRIERS + 48;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // Where the second group leaves sums for the first: in the places of h and u1 of both, four numbers a thread at a time.
@@ -19,9 +19,10 @@ DEVICE u32 place_of(u32 base, u32 thread, int i) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
-             const float* squares, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, float* out,
-             unsigned short* answer, int chunks, int first, int count, int total_chunks) {
+    read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
+                 const float* pairs, const float* squares, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
+                 const __grid_constant__ Map kept_u2, float* out, unsigned short* answer, int chunks, int first, int count,
+                 int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
@@ -58,7 +59,8 @@ read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const
   for (int local = begins; local < chunks; local += every, turn++) {
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
     const u32 queries = base + TOKENS + (turn & 1) * 3 * TILE, keys = queries + TILE, errors = keys + TILE;
-    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0), *rates2 = rates_of(lr, squares, chunk, local, 1);
+    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0),
+                *rates2 = rates_of(lr, squares, chunk, local, 1);
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];

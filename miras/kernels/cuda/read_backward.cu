@@ -11,25 +11,25 @@
 
 // Tiles in shared memory: queries, keys, errors, d, P and S; then of each group what it has of the stacks (2 J at most) and what it writes.
 constexpr u32 CLUSTER = 1;
-constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 3 * TILE, READS = 4 * TILE, SCORES = 5 * TILE, OWN = 6 * TILE,
-              OF_A_GROUP = 10 * TILE, H = 4 * TILE, SLOPE = H + TILE, TURN = SLOPE + TILE, U1 = TURN + TILE, HR = U1 + TILE, DZ = HR + TILE,
-              ROWS = OWN + 2 * OF_A_GROUP, COLUMNS = ROWS + 4 * C * 4, BARRIERS = COLUMNS + 4 * C * 4, BYTES = BARRIERS + 24;
+constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 3 * TILE, READS = 4 * TILE, SCORES = 5 * TILE,
+              OWN = 6 * TILE, OF_A_GROUP = 10 * TILE, H = 4 * TILE, SLOPE = H + TILE, TURN = SLOPE + TILE, U1 = TURN + TILE,
+              HR = U1 + TILE, DZ = HR + TILE, ROWS = OWN + 2 * OF_A_GROUP, COLUMNS = ROWS + 4 * C * 4,
+              BARRIERS = COLUMNS + 4 * C * 4, BYTES = BARRIERS + 24;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows, const float* pairs,
-              const float* squares,
-              const float* out, const unsigned short* d_answer, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
-              const __grid_constant__ Map kept_u2, float* d_rows, float* d_pairs, const __grid_constant__ Map h_out,
-              const __grid_constant__ Map slope_out, const __grid_constant__ Map turn_out, const __grid_constant__ Map u1_out,
-              const __grid_constant__ Map hr_out, const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1,
-              const __grid_constant__ Map d_zr, float* d_u2, float* d_rates, const __grid_constant__ Map sent, int first, int count,
-              int total_chunks) {
+    read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
+                  const float* pairs, const float* squares, const float* out, const unsigned short* d_answer,
+                  const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2,
+                  float* d_rows, float* d_pairs, const __grid_constant__ Map h_out, const __grid_constant__ Map slope_out,
+                  const __grid_constant__ Map turn_out, const __grid_constant__ Map u1_out, const __grid_constant__ Map hr_out,
+                  const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1, const __grid_constant__ Map d_zr,
+                  float* d_u2, float* d_rates, const __grid_constant__ Map sent, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
   const bool leads = (thread & 127) == 0;  // copies of its group
-  const u32 token = thread >> 2;  // whose gradient this thread helps with: 16 channels from ``4 t`` on
+  const u32 token = thread >> 2;           // whose gradient this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / count, n = blockIdx.x % count, chunk = b * total_chunks + first + n, local = b * count + n;
   const u32 place = local * C;
 
@@ -291,7 +291,8 @@ read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, cons
     for (int i = 0; i < 16; i++) {
       const float2 pair = at_place(own_pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
       x[2 * i] *= scores[2 * i], x[2 * i + 1] *= scores[2 * i + 1];
-      *(float2*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t) = make_float2(-x[2 * i] * rate.x, -x[2 * i + 1] * rate.y);
+      *(float2*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t) =
+          make_float2(-x[2 * i] * rate.x, -x[2 * i + 1] * rate.y);
       const float first_column = x[2 * i] * pair.x, second_column = x[2 * i + 1] * pair.y;
       if (i & 1) {
         in_columns[i - 1] += first_column, in_columns[i] += second_column;

@@ -15,16 +15,17 @@
 // gradients of all stacks, in whose places others stand once they have been read.
 constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, SENT = WIDE, READ_Z = SENT + 2 * J * TILE,
-              READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, PULLED = LATE,
-              OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE, SUMS = LATE + (SLOT ? 8 : 6) * TILE,
-              NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0), BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0),
-              BYTES = BARRIERS + (BOUND ? 72 : 48);
+              READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
+              PULLED = LATE, OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE,
+              SUMS = LATE + (SLOT ? 8 : 6) * TILE, NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0),
+              BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 72 : 48);
 
 // What barriers count: sums of even and of odd chunks, that all have read them, and tiles; where steps are bounded, W2, which waits until
 // u1 has been read in its place, and sums of norms of even and of odd chunks.
 constexpr u32 FREE = BARRIERS + 16, EARLY = BARRIERS + 24, LOADED = BARRIERS + 32, ASKED = BARRIERS + 40, LATER = BARRIERS + 48;
 
-// In `NORMS`: inner products of both groups, of u1 and then of h; squares of keys; and what gradients of norms are multiplied with: u1, h, u2.
+// In `NORMS`: inner products of both groups, of u1 and then of h; squares of keys; and what gradients of norms
+// are multiplied with: u1, h, u2.
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
@@ -39,7 +40,8 @@ DEVICE void copy_halves(u32 to, const Map& map, u32 row, u32 column, u32 barrier
 DEVICE void products_of_halves(float (&d)[16], u32 a, u32 b, int add) {
 #pragma unroll
   for (int s = 0; s < 8; s++)
-    product<0, 0>(d, beyond(tile(a), (s >> 2) * TILE + (s & 3) * 32), beyond(tile(b), (s >> 2) * TILE + (s & 3) * 32), add || s > 0);
+    product<0, 0>(d, beyond(tile(a), (s >> 2) * TILE + (s & 3) * 32), beyond(tile(b), (s >> 2) * TILE + (s & 3) * 32),
+                  add || s > 0);
 }
 
 // ``d + of_rows more`` for 32 of the columns.
@@ -55,8 +57,8 @@ DEVICE void products_of_a_side(float (&d)[16], u32 a, u32 b, int side) {
 }
 
 // Of four channels of a token: what the memory answers, the value, and the gate of the bias.
-DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, uint2 v, const float* gate,
-                  long long token, long long channels) {
+DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, uint2 v,
+                  const float* gate, long long token, long long channels) {
   value[0] = low(v.x), value[1] = high(v.x), value[2] = low(v.y), value[3] = high(v.y);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -83,20 +85,20 @@ DEVICE void stack_to(float* stack, u32 row, u32 column, const float (&x)[32]) {
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse, const float* mix,
-        const float* into, const float* squares, const float* d_rates, const __grid_constant__ Map u1,
-        const __grid_constant__ Map seen2, const float* kept_o, const __grid_constant__ Map kept_u2, const __grid_constant__ Map h,
-        const __grid_constant__ Map slope, const __grid_constant__ Map turn, const __grid_constant__ Map hr,
-        const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1, const __grid_constant__ Map d_zr, const float* d_u2,
-        const __grid_constant__ Map sent, float* d_w1, float* d_w2, const __grid_constant__ Map late1, const __grid_constant__ Map late2,
-        const __grid_constant__ Map d_z, unsigned short* d_o, float* d_k, unsigned short* d_v, float* d_gate, int first, int count,
-        int total_chunks) {
+    reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse,
+            const float* mix, const float* into, const float* squares, const float* d_rates, const __grid_constant__ Map u1,
+            const __grid_constant__ Map seen2, const float* kept_o, const __grid_constant__ Map kept_u2,
+            const __grid_constant__ Map h, const __grid_constant__ Map slope, const __grid_constant__ Map turn,
+            const __grid_constant__ Map hr, const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1,
+            const __grid_constant__ Map d_zr, const float* d_u2, const __grid_constant__ Map sent, float* d_w1, float* d_w2,
+            const __grid_constant__ Map late1, const __grid_constant__ Map late2, const __grid_constant__ Map d_z,
+            unsigned short* d_o, float* d_k, unsigned short* d_v, float* d_gate, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = (warp & 3) * 16, row = mine + g;
   const u32 program = rank * 128, columns = program + half * 64, column = columns + 2 * t;
   const bool leads = (thread & 127) == 0;  // copies of its group
-  const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
+  const u32 token = thread >> 2;           // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
   float e1[32], e2[32], f1[32], f2[32];
@@ -221,7 +223,8 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
       inner_rows(dz, errors, even, odd);
       if (t == 0) store(base + NORMS + (half * C + row) * 4, even), store(base + NORMS + (half * C + row + 8) * 4, odd);
       inner_rows(dh, hidden, even, odd);
-      if (t == 0) store(base + NORMS + ((2 + half) * C + row) * 4, even), store(base + NORMS + ((2 + half) * C + row + 8) * 4, odd);
+      if (t == 0)
+        store(base + NORMS + ((2 + half) * C + row) * 4, even), store(base + NORMS + ((2 + half) * C + row + 8) * 4, odd);
       if (leads) read<1>();
       publish();
       __syncthreads();
@@ -232,11 +235,14 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
       if (thread < 2 * C) {
         const u32 which = thread / C, one = thread % C;
         const float* norms = squares + local * SQUARES + one;
-        const float mine_here = load(base + NORMS + (2 * which * C + one) * 4) + load(base + NORMS + ((2 * which + 1) * C + one) * 4);
-        const float sum = told_sum(base + TOLD + (told & 1) * 2 * RANKS * C * 4, base + LATER + 8 + 8 * (told & 1), told >> 1 & 1, rank, thread, 2 * C, mine_here);
+        const float mine_here =
+            load(base + NORMS + (2 * which * C + one) * 4) + load(base + NORMS + ((2 * which + 1) * C + one) * 4);
+        const float sum = told_sum(base + TOLD + (told & 1) * 2 * RANKS * C * 4, base + LATER + 8 + 8 * (told & 1), told >> 1 & 1,
+                                   rank, thread, 2 * C, mine_here);
         const float left = which ? norms[0] : load(base + NORMS + (4 * C + one) * 4), right = which ? norms[2 * C] : norms[C];
         float d_lr, d_bound, d_square;
-        bounded_vjp(d_rates[(local * 2 + which) * C + one] + sum, lr[chunk * C + one], inverse[chunk * C + one], left * right, d_lr, d_bound, d_square);
+        bounded_vjp(d_rates[(local * 2 + which) * C + one] + sum, lr[chunk * C + one], inverse[chunk * C + one], left * right,
+                    d_lr, d_bound, d_square);
         if (which) {
           store(base + NORMS + (6 * C + one) * 4, d_square * right);
           store(base + NORMS + (7 * C + one) * 4, d_square * left);
@@ -250,7 +256,8 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
       const float h0 = load(base + NORMS + (6 * C + row) * 4), h8 = load(base + NORMS + (6 * C + row + 8) * 4);
 #pragma unroll
       for (int i = 0; i < 32; i++) {
-        const float error = i & 1 ? high(errors[i >> 1]) : low(errors[i >> 1]), h = i & 1 ? high(hidden[i >> 1]) : low(hidden[i >> 1]);
+        const float error = i & 1 ? high(errors[i >> 1]) : low(errors[i >> 1]),
+                    h = i & 1 ? high(hidden[i >> 1]) : low(hidden[i >> 1]);
         dz[i] = dz[i] * (i & 2 ? s1 : s0) + (i & 2 ? u8 : u0) * error;
         dh[i] = dh[i] * (i & 2 ? rates[8] : rates[0]) + (i & 2 ? h8 : h0) * h;
       }
@@ -443,7 +450,8 @@ reverse(const __grid_constant__ Map k, const unsigned short* v, const float* gat
           d_error += x * (e[4 * j + i] - e_mean - y[4 * j + i] * e_along);
         }
       }
-      if (NORM) d_mean = total(d_mean) * (1.0f / O), d_along = total(d_along) * (1.0f / O), d_error = total(d_error) * (scale / O);
+      if (NORM)
+        d_mean = total(d_mean) * (1.0f / O), d_along = total(d_along) * (1.0f / O), d_error = total(d_error) * (scale / O);
       const bool own = token * RANKS / C == rank;  // rows that this program writes
       float of_gate = 0.0f, mean = 0.0f, along = 0.0f;
 #pragma unroll

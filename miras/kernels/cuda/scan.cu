@@ -14,8 +14,9 @@
 // there too: registers are short. Barriers count sums of even and odd chunks, and their keys.
 constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, HIDDEN = ERRORS + TILE, SECOND = HIDDEN + 2 * TILE, STAGE = SECOND + 2 * TILE,
-              SUMS = STAGE + 4 * J * TILE, SLOPES = SUMS + 2 * RANKS * PART, RATES = SLOPES + 32 * THREADS * 4, RATES2 = RATES + (BOUND ? J * C * 4 : 0), NORMS = RATES2 + J * C * 4,
-              TOLD = NORMS + (BOUND ? 9 * C * 4 : 0), BARRIERS = TOLD + (BOUND ? 2 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 48 : 32);
+              SUMS = STAGE + 4 * J * TILE, SLOPES = SUMS + 2 * RANKS * PART, RATES = SLOPES + 32 * THREADS * 4,
+              RATES2 = RATES + (BOUND ? J * C * 4 : 0), NORMS = RATES2 + J * C * 4, TOLD = NORMS + (BOUND ? 9 * C * 4 : 0),
+              BARRIERS = TOLD + (BOUND ? 2 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 48 : 32);
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 // The transposed rows of a warp, into a tile ``[64, 64]`` for each group.
@@ -36,10 +37,10 @@ DEVICE void rows_to(float* stack, u32 first, u32 g, u32 t, const float (&x)[32])
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse, const float* mix, const float* into,
-     const float* w1, const float* w2, float* end1, float* end2, int w1_stride, int w2_stride, int end1_stride, int end2_stride,
-     const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, float* kept_o, unsigned short* kept_u2, float* squares, int first,
-     int count,     int total_chunks) {
+    scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, const float* lr, const float* inverse,
+         const float* mix, const float* into, const float* w1, const float* w2, float* end1, float* end2, int w1_stride,
+         int w2_stride, int end1_stride, int end2_stride, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
+         float* kept_o, unsigned short* kept_u2, float* squares, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), group = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = warp * 16, column = rank * 128 + mine;
@@ -167,7 +168,8 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
     if (own) {
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        *(float4*)(kept_o + (local * C + token) * O + 16 * j + 4 * t) = make_float4(y[4 * j], y[4 * j + 1], y[4 * j + 2], y[4 * j + 3]);
+        *(float4*)(kept_o + (local * C + token) * O + 16 * j + 4 * t) =
+            make_float4(y[4 * j], y[4 * j + 1], y[4 * j + 2], y[4 * j + 3]);
     }
     float scale = 1.0f;
     if (NORM) {
@@ -283,7 +285,8 @@ scan(const __grid_constant__ Map k, const unsigned short* v, const float* gate, 
         const float square = load(base + NORMS + (8 * C + thread) * 4) * u1_square;
         const float rate1 = bounded_rate(lr[chunk * C + thread], inverse[chunk * C + thread], square);
 #pragma unroll
-        for (int slot = 0; slot < J; slot++) store(base + RATES + (slot * C + thread) * 4, into[(chunk * J + slot) * C + thread] * rate1);
+        for (int slot = 0; slot < J; slot++)
+          store(base + RATES + (slot * C + thread) * 4, into[(chunk * J + slot) * C + thread] * rate1);
         if (thread * RANKS / C == rank) {
           float* to = squares + local * SQUARES + thread;
           to[C] = u1_square, to[3 * C] = rate1;

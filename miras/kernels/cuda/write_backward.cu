@@ -1,5 +1,5 @@
-// What the reverse scan leaves to be done for all chunks, as `miras.kernels._mlp_write_backward` has it, for heads and chunks of 64: gradients
-// of keys, mixing, coefficients and rates.
+// What the reverse scan leaves to be done for all chunks, as `miras.kernels._mlp_write_backward` has it, for heads and chunks of 64:
+// gradients of keys, mixing, coefficients and rates.
 //
 //     x_j = u1 late1_j^T,  y_j = h late2_j^T,  k' = near + z' W1^T + sum c_j s x_j
 //     mix'_ij = <late_i, seen_j>,  into'_j = s (<x_j, k> + <y_j, u2>) of every token
@@ -32,11 +32,12 @@ DEVICE float inner(u32 a, u32 b, u32 thread) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-write_backward(const __grid_constant__ Map k, const float* lr, const float* inverse, const float* into, const float* squares, const __grid_constant__ Map seen1,
-               const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, const __grid_constant__ Map h,
-               const __grid_constant__ Map u1, const float* d_rates, const __grid_constant__ Map late1, const __grid_constant__ Map late2,
-               const __grid_constant__ Map d_z, unsigned short* d_k, const float* near, float* d_lr, float* d_inverse, float* d_mix, float* d_into, int chunks,
-               int first, int count, int total_chunks) {
+    write_backward(const __grid_constant__ Map k, const float* lr, const float* inverse, const float* into, const float* squares,
+                   const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2,
+                   const __grid_constant__ Map h, const __grid_constant__ Map u1, const float* d_rates,
+                   const __grid_constant__ Map late1, const __grid_constant__ Map late2, const __grid_constant__ Map d_z,
+                   unsigned short* d_k, const float* near, float* d_lr, float* d_inverse, float* d_mix, float* d_into, int chunks,
+                   int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g;
@@ -47,7 +48,8 @@ write_backward(const __grid_constant__ Map k, const float* lr, const float* inve
 
   // barriers of both steps in flight, then of both chunks
   auto load_step = [&](int local, int tile, u32 step) {
-    const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), rows = local * C, column = 64 * tile;
+    const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), rows = local * C,
+              column = 64 * tile;
     arrive_expecting(counter, OF_A_STEP);
     copy_in(to + U1, u1, rows, column, counter);
     copy_in(to + DZ, d_z, rows, column, counter);
@@ -151,7 +153,8 @@ write_backward(const __grid_constant__ Map k, const float* lr, const float* inve
         float of_keys = 0.0f;  // what the bound adds to gradients of keys, times these
         if (BOUND) {
           const float* norms = squares + (long long)local * SQUARES + token;
-          const float whole = lr[chunk * C + token], bound = inverse[chunk * C + token], h_square = norms[0], u1_square = norms[C];
+          const float whole = lr[chunk * C + token], bound = inverse[chunk * C + token], h_square = norms[0],
+                      u1_square = norms[C];
           float lr1, lr2, bound1, bound2, d_square;
           bounded_vjp(d_s2, whole, bound, h_square * norms[2 * C], lr2, bound2, d_square);
           bounded_vjp(d_s1, whole, bound, k_square[side] * u1_square, lr1, bound1, d_square);
