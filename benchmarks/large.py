@@ -90,6 +90,7 @@ def written_out(chunk: int) -> Callable[..., Tensor]:
 
 def check(device: str, d: int, chunk: int) -> float:
     """How far the two are apart, in float32 and, which is returned, as they are timed."""
+    torch.set_float32_matmul_precision("highest")
     x = leaves(Shape(1, 3 * chunk, 2, d), device)
     exact = library(chunk)(*(t.float() for t in x))
     error = relative(written_out(chunk)(*(t.float() for t in x)).double(), exact.double())
