@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", nargs="*", type=int, default=[4096, 32768])
     arguments = parser.parse_args()
-    clusters.FEWEST = 1
+    clusters.CROWD = 1
     print(torch.cuda.get_device_name(), {n: f"{e:.1e}" for n, e in gpu_mlp.gate().items()}, flush=True)
     for tokens in arguments.tokens:
         for launch in launches(tokens).values():

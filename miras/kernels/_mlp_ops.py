@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras.kernels import _mlp_answers, _mlp_cluster
+from miras.kernels import _mlp_answers, _mlp_cluster, clusters
 from miras.kernels._mlp_launch import Given, Linked, Recipe, Seen, launch, or_zeros, recall
 from miras.kernels._mlp_read import read
 from miras.kernels._mlp_read_backward import query_backward, read_backward
@@ -34,7 +34,7 @@ def _scan(
     group: tuple[int, int, int],
 ) -> None:
     """From stacks, and from fast biases and gains with their ends behind them; ends may not be asked for."""
-    if how.clusters:
+    if how.clusters and len(x.q) >= clusters.CROWD:
         return _mlp_cluster.scan(x, how, w, ends, seen, group)
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
     return launch(

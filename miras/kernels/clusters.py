@@ -1,6 +1,7 @@
 """Perceptrons with heads and chunks of 64 whose scans are clusters of programs on Hopper, in CUDA: see `miras.kernels.cuda`.
 
-Two programs have a head where `miras.kernels.mlp` has eight, and hand sums round through each other's shared memory.
+Two programs have a head where `miras.kernels.mlp` has eight, and hand sums round through each other's shared memory. What lies between
+the scans is CUDA too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 from miras.biases import L2, Dot, Huber, LogCosh
 from miras.engine.problem import Inputs
 from miras.engine.weights import Shapes
-from miras.kernels import cuda, mlp, split
+from miras.kernels import cuda, mlp
 from miras.kernels.table import Dims, Kernel, constant
 from miras.spec import MirasSpec
 from miras.state import MemoryState
@@ -22,11 +23,12 @@ WIDTH = 64
 HIDDEN = (128, 256)
 """Hidden widths: one or two programs."""
 
+CROWD = 32
+"""Heads of all rows from which on clusters scan forward. Fewer leave most of a card idle, and eight programs a head are sooner there
+(measured on an H200)."""
+
 BIASES = (Dot, L2, LogCosh, Huber)
 """Those with functions in CUDA."""
-
-FEWEST = 32
-"""Heads of all rows. Fewer leave most of a card idle, and the programs of `miras.kernels.mlp` scan sooner (measured on an H200)."""
 
 
 def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
@@ -64,12 +66,4 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return mlp.chunks(spec, shapes, state, x, mlp.readers(spec, x), clusters=True)
 
 
-def differs(spec: MirasSpec, shapes: Shapes, x: Inputs) -> bool:
-    """Whether there are heads enough."""
-    batch, heads = x.q.shape[:2]
-    return split.known(batch, heads) and batch * heads >= FEWEST
-
-
-KERNEL = Kernel(
-    "perceptron in clusters", supports, fits, run, mlp.one, tail=mlp.tail, whole=mlp.KERNEL, differs=differs
-)
+KERNEL = Kernel("perceptron in clusters", supports, fits, run, mlp.one, tail=mlp.tail, whole=mlp.KERNEL, crowd=CROWD)

@@ -47,6 +47,7 @@ class Kernel:
         tail: then, the same for fewer tokens than a chunk from a boundary, if there is more than that path for them.
         whole: the kernel of the table that computes the same, if this one is only faster at some sizes.
         differs: with ``whole``, whether this one does anything else for such inputs, ``(spec, shapes, inputs)``.
+        crowd: with ``whole``, heads of the trial, where few are computed in another way.
         proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for, and, if another
             fits as well, ``$MIRAS_UNPROVEN`` is 1.
     """
@@ -60,6 +61,7 @@ class Kernel:
     tail: Run | None = None
     whole: Kernel | None = None
     differs: Callable[[MirasSpec, Shapes, Inputs], bool] | None = None
+    crowd: int = 0
     proven: bool = False
 
 

@@ -117,11 +117,11 @@ def accepted(worst: float, name: str, device: torch.device, where: str, instead:
 def error(
     kernel: Kernel, spec: MirasSpec, dims: Dims, device: torch.device, dtype: torch.dtype, count: int = 16
 ) -> float:
-    """The largest relative error of outputs and gradients over that many heads and tiles, or few heads and more tiles.
+    """The largest relative error of outputs and gradients over that many heads and tiles, or few heads and more tiles, or a crowd of heads.
 
     Triton specialises for integers that 16 divides: then these are the very kernels of most real calls.
     """
-    heads, tiles = (2, 4 * count) if kernel.whole else (count, count)
+    heads, tiles = (kernel.crowd, count // 4) if kernel.crowd else (2, 4 * count) if kernel.whole else (count, count)
     length = tiles * (spec.chunk_size if kernel.whole_chunks else 64)
     with apart(device):
         leaves = _numbers(spec, dims, heads, length, device)
