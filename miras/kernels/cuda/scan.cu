@@ -265,7 +265,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     for (int s = 0; s < 4 * J; s++)
       product<1>(s < 4 ? a2 : m2, right[s >> 2] + 4 * (s & 3), beyond(tile(base + ERRORS), 2048 * (s & 3)), 1);
     commit();
-    end_all_but_one();
+    if (BOUND) {  // what follows has branches, across which no products may be under way
+      end();
+      settle(a2);
+      if (SLOT) settle(m2);
+    } else {
+      end_all_but_one();
+    }
     settle(u1);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
