@@ -16,7 +16,7 @@ from benchmarks.sm90_clusters import sources
 from miras import MirasSpec
 from miras.architectures import MLP
 from miras.biases import L2
-from miras.kernels import _mlp_cluster, _mlp_launch, _mlp_ops, cuda
+from miras.kernels import Dims, _mlp_cluster, _mlp_launch, _mlp_ops, clusters, cuda, trust
 from miras.kernels._mlp_launch import Given, Recipe, Seen
 from miras.testing.problems import problem
 from tests.cuda import host
@@ -45,7 +45,7 @@ SPECS = {
 
 FULL = frozenset(
     (
-        *("kept_o", "squares", "out", "d_u2", "d_rates", "d_rows", "d_pairs", "d_w1", "d_w2", "d_k", "near"),
+        *("kept_o", "squares", "out", "d_u2", "d_rates", "d_rows", "d_w1", "d_w2", "d_k", "near"),
         *("d_gate", "d_lr", "d_inverse", "d_mix", "d_into"),
     )
 )
@@ -98,7 +98,7 @@ class Beside:
             "write_backward": self._write_backward,
         }.get(kernel.__name__)
         named = dict(zip(kernel.arg_names, given, strict=False))
-        narrowed = x._replace(q=narrow(x.q), k=narrow(x.k), v=narrow(x.v))
+        narrowed = x._replace(q=narrow(x.q), k=narrow(x.k), v=narrow(x.v), pairs=narrow(x.pairs))
         found = own(how, narrowed, named, given[-3:]) if own else {}
         self.launch(kernel, programs, how, x, *given)
         for name, got in found.items():
@@ -204,6 +204,17 @@ def test_kernels_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert {n.split()[0] for n in beside.errors} == kernels
     bad = {n: e for n, e in beside.errors.items() if not e <= (2 if n.endswith(("d_rows", "d_mix")) else 1) * ROUNDING}
     assert not bad, bad
+
+
+@pytest.mark.skipif(host.compiler is None, reason="there is no g++")
+@pytest.mark.skipif(DEVICE == "cuda", reason="the kernels themselves run")
+@pytest.mark.parametrize("name", ["a slot", "bounded"])
+def test_a_memory_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers and gradients of everything, as a trial at first use has them."""
+    monkeypatch.setattr(cuda, "start", host.start)
+    monkeypatch.setattr(clusters, "CROWD", 1)
+    kernel, cpu = replace(clusters.KERNEL, crowd=2), torch.device("cpu")
+    assert trust.error(kernel, spec_of(name), Dims(64, 64), cpu, torch.bfloat16, 8) < trust.WRONG / 2
 
 
 @pytest.mark.skipif(cuda.compiler() is None, reason="there is no NVRTC")

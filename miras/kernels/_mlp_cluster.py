@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def read(x: Given, how: Recipe, seen: Seen, out: Tensor | None, answer: Tensor, 
     chunks = len(x.q) * group[1]
     tiles = 7 + 2 * (4 * x.w1.shape[1] + 2)
     programs = min(chunks, cuda.processors(x.q.device))
-    _start("read", x, how, tiles * TILE + 48, [*given, out, answer, chunks, *group], programs, "read_queries")
+    _start("read_queries", x, how, tiles * TILE + 48, [*given, out, answer, chunks, *group], programs)
 
 
 def read_backward(
@@ -172,6 +172,34 @@ def write_backward(
     )
 
 
+class Room(NamedTuple):
+    """What the kernels of a group leave for each other, and gradients that pass from group to group."""
+
+    wide: list[Tensor]  # in the order of `miras.kernels._mlp_read_backward.read_backward`
+    w: list[Tensor]  # gradients of stacks
+    late: list[Tensor]  # of those after every chunk
+    z: Tensor
+    o: Tensor
+    near: Tensor  # of keys, in part
+
+
+def backward(
+    x: Given,
+    how: Recipe,
+    out: Tensor | None,
+    d_answer: Tensor,
+    seen: Seen,
+    room: Room,
+    d: Given,
+    group: tuple[int, int, int],
+) -> None:
+    """All kernels of a group after its scan; ``out`` are answers before their norm, ``d`` the results."""
+    read_backward(x, how, out, d_answer, seen, d, room.wide, group)
+    query_backward(x, how, d_answer, seen, room.wide, room.near, d, group)
+    reverse(x, how, seen, room.wide, room.w, room.late, [room.z, room.o, room.near, d.v, d.gate], group)
+    write_backward(x, how, seen, room.wide, room.late, room.z, room.near, d, group)
+
+
 def _ranks(x: Given) -> int:
     return x.w1.shape[-1] // SLICE
 
@@ -181,17 +209,16 @@ def _sums(x: Given) -> int:
 
 
 def _start(
-    file: str,
+    name: str,
     x: Given,
     how: Recipe,
     shared: int,
     arguments: Sequence[cuda.Argument],
     programs: int | None = None,
-    name: str | None = None,
 ) -> None:
-    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{file}.cu"
+    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{name}.cu"
     constants = _constants(x, how) | {"SHARED": shared}
-    source = cuda.Source(name or file, files, tuple(constants.items()), THREADS, shared)
+    source = cuda.Source(name, files, tuple(constants.items()), THREADS, shared)
     cuda.start(source, x.q.device, programs or len(x.q) * _ranks(x), arguments)
 
 

@@ -190,44 +190,35 @@ def _perceptron_backward(
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]
         _scan(x, how, [kept1[:, i], kept2[:, i]], [None, None], vectors, seen, linked, group)
+        if how.clusters:
+            room = _mlp_cluster.Room(wide, d_w, late, d_z, d_o, near)
+            _mlp_cluster.backward(x, how, before, d_answer, seen, room, d, group)
+            continue
         rates = _rates(seen, linked)
         span = _mlp_answers.Span(*group)
         if gains is not None:
             read_of_gains = _mlp_answers.read_backward(x, how, out, d_answer, d_normed, seen, late_g, span)
-        if how.clusters:
-            _mlp_cluster.read_backward(x, how, before, d_normed, seen, d, wide, group)
-        else:
-            launch(
-                read_backward, b * group[1], how, x,
-                q, k, lr, rows, pairs, before, d_normed, seen.w1, seen.w2, seen.u2, rates,
-                seen.biases, seen.bias_rates, d.rows, d.pairs, d_out, *wide, scratch, *group,
-            )  # fmt: skip
-        if how.clusters:
-            _mlp_cluster.query_backward(x, how, d_answer, seen, wide, near, d, group)
-        else:
-            launch(
-                query_backward, b * group[1], how, x,
-                q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,
-                d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
-            )  # fmt: skip
-        if how.clusters:
-            results = [d_z, d_o, near, d.v, d.gate]
-            _mlp_cluster.reverse(x, how, seen, wide, d_w, late, results, group)
-        else:
-            launch(
-                reverse, b * x.tiles(reverse), how, x,
-                k, v, gate, lr, inverse, mix, into, *seen[1:5], *wide, *d_w, *late, d_z, d_o,
-                near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, None if d_b is None else rows, d_b, late_b,
-                seen.bias_rates, seen.gains, late_g.seen, late_g.errors, d_g, late_g.gains, *x.room(reverse, how), *group,
-            )  # fmt: skip
-        if how.clusters:
-            _mlp_cluster.write_backward(x, how, seen, wide, late, d_z, near, d, group)
-        else:
-            launch(
-                write_backward, b * group[1], how, x,
-                k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
-                d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, seen.biases, late_b, seen.bias_rates, *group,
-            )  # fmt: skip
+        launch(
+            read_backward, b * group[1], how, x,
+            q, k, lr, rows, pairs, before, d_normed, seen.w1, seen.w2, seen.u2, rates,
+            seen.biases, seen.bias_rates, d.rows, d.pairs, d_out, *wide, scratch, *group,
+        )  # fmt: skip
+        launch(
+            query_backward, b * group[1], how, x,
+            q, k, lr, rows, pairs, d_answer, seen.w1, rates, u1, d_zr, seen.biases, seen.bias_rates,
+            d.q, near, d.rows, d.pairs, d_rates, scratch, *group,
+        )  # fmt: skip
+        launch(
+            reverse, b * x.tiles(reverse), how, x,
+            k, v, gate, lr, inverse, mix, into, *seen[1:5], *wide, *d_w, *late, d_z, d_o,
+            near, d.v, d.gate, seen.w1 if how.link.kind else None, linked.sizes, None if d_b is None else rows, d_b, late_b,
+            seen.bias_rates, seen.gains, late_g.seen, late_g.errors, d_g, late_g.gains, *x.room(reverse, how), *group,
+        )  # fmt: skip
+        launch(
+            write_backward, b * group[1], how, x,
+            k, lr, inverse, into, seen.w1, seen.w2, seen.u2, seen.squares, h, u1, d_rates, *late, d_z,
+            d.k, near, d.lr, d.inverse, d.mix, d.into, linked.sizes, seen.biases, late_b, seen.bias_rates, *group,
+        )  # fmt: skip
         if read_of_gains is not None:
             _mlp_answers.write_backward(x, d, read_of_gains, seen, late_g, span)
     d = d._replace(w1=d_w[0], w2=d_w[1].mT.contiguous(), biases=d_b, gains=d_g)

@@ -86,6 +86,61 @@ DEVICE void mixed(float (&a)[32], float (&m)[32], const float* mix) {
   }
 }
 
+// 16 numbers of a token less their mean, over their size; returns what they were multiplied with. Nothing where there is no norm.
+DEVICE float normed(float (&y)[16]) {
+  if (!NORM) return 1.0f;
+  float mean = 0.0f, square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 16; i++) mean += y[i];
+  mean = total(mean) * (1.0f / O);
+#pragma unroll
+  for (int i = 0; i < 16; i++) y[i] -= mean, square += y[i] * y[i];
+  const float scale = reciprocal_root(total(square) * (1.0f / O) + EPS);
+#pragma unroll
+  for (int i = 0; i < 16; i++) y[i] *= scale;
+  return scale;
+}
+
+// The gradient at the input of that norm, from the one at its output y.
+DEVICE void normed_vjp(float (&d)[16], const float (&y)[16], float scale) {
+  if (!NORM) return;
+  float mean = 0.0f, along = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 16; i++) mean += d[i], along += d[i] * y[i];
+  mean = total(mean) * (1.0f / O), along = total(along) * (1.0f / O);
+#pragma unroll
+  for (int i = 0; i < 16; i++) d[i] = (d[i] - mean - y[i] * along) * scale;
+}
+
+// The square of a token's key, of which this thread has a quarter.
+DEVICE float key_square(u32 keys, u32 token, u32 t) {
+  const u32 place = at(keys, token, t >> 1) + (t & 1) * 8;
+  float square = 0.0f;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    u32 x, z;
+    load(place ^ (j << 5), x, z);
+    square += low(x) * low(x) + high(x) * high(x) + low(z) * low(z) + high(z) * high(z);
+  }
+  return total(square);
+}
+
+// Of four channels of a token: what the memory answers, the value, and the gate of the bias.
+DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, uint2 v,
+                  const float* gate, long long token, long long channels) {
+  value[0] = low(v.x), value[1] = high(v.x), value[2] = low(v.y), value[3] = high(v.y);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    p[i] = y[i];
+    of_bias[i] = GATE == 2 ? gate[channels + 16 * j + i] : GATE == 1 ? gate[token] : 0.0f;
+  }
+  if (RESIDUAL) {
+    u32 x, z;
+    load(key ^ (j << 5), x, z);
+    p[0] += low(x), p[1] += high(x), p[2] += low(z), p[3] += high(z);
+  }
+}
+
 // Over the eight threads of a column.
 DEVICE float total_of_rows(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 4);
@@ -94,8 +149,9 @@ DEVICE float total_of_rows(float x) {
 }
 
 // Two numbers of every row and column of this thread, from a matrix ``[64, 64]``.
-DEVICE float2 at_place(const float* matrix, u32 row, u32 t, int i) {
-  return *(const float2*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
+DEVICE float2 at_place(const unsigned short* matrix, u32 row, u32 t, int i) {
+  const u32 both = *(const u32*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
+  return make_float2(low(both), high(both));
 }
 
 // The rates of a chunk's tokens for the first matrix or the second.
@@ -104,7 +160,7 @@ DEVICE const float* rates_of(const float* lr, const float* squares, long long ch
 }
 
 // What scores are multiplied with: ``-pairs s``, by columns.
-DEVICE void weighted(float (&x)[32], const float* pairs, const float* rates, u32 row, u32 t) {
+DEVICE void weighted(float (&x)[32], const unsigned short* pairs, const float* rates, u32 row, u32 t) {
 #pragma unroll
   for (int i = 0; i < 16; i++) {
     const float2 pair = at_place(pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);

@@ -16,9 +16,10 @@ constexpr int TILES = F / 64;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     query_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
-                   const float* pairs, const float* squares, const unsigned short* d_answer, const __grid_constant__ Map seen1,
-                   const __grid_constant__ Map u1, const __grid_constant__ Map d_zr, unsigned short* d_q, float* near,
-                   float* d_rows, float* d_pairs, float* d_rates, int chunks, int first, int count, int total_chunks) {
+                   const unsigned short* pairs, const float* squares, const unsigned short* d_answer,
+                   const __grid_constant__ Map seen1, const __grid_constant__ Map u1, const __grid_constant__ Map d_zr,
+                   unsigned short* d_q, float* near, float* d_rows, unsigned short* d_pairs, float* d_rates, int chunks,
+                   int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g;
@@ -87,7 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
     if (half == 0) {
       // scores, and the gradients of what they were multiplied with
-      const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0);
+      const unsigned short* own_pairs = pairs + chunk * C * C;
+      const float* rates = rates_of(lr, squares, chunk, local, 0);
       float y[32];
       u32 narrow[16];
       begin();
@@ -99,10 +101,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
       for (int i = 0; i < 16; i++) {
         const float2 pair = at_place(own_pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
-        float2* to = (float2*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
-        const float2 known = *to;
+        u32* to = (u32*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
+        const u32 known = *to;
         const float left = y[2 * i] * x[0][2 * i], right = y[2 * i + 1] * x[0][2 * i + 1];
-        *to = make_float2(known.x - left * rate.x, known.y - right * rate.y);
+        *to = pack(low(known) - left * rate.x, high(known) - right * rate.y);
         narrow[i] = pack(-(pair.x * rate.x) * x[0][2 * i], -(pair.y * rate.y) * x[0][2 * i + 1]);
         if (i & 1) {
           in_columns[i - 1] += left * pair.x, in_columns[i] += right * pair.y;

@@ -19,12 +19,13 @@ static_assert(BYTES == SHARED, "what the launch has set aside");
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     read_backward(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
-                  const float* pairs, const float* squares, const float* out, const unsigned short* d_answer,
+                  const unsigned short* pairs, const float* squares, const float* out, const unsigned short* d_answer,
                   const __grid_constant__ Map seen1, const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2,
-                  float* d_rows, float* d_pairs, const __grid_constant__ Map h_out, const __grid_constant__ Map slope_out,
-                  const __grid_constant__ Map turn_out, const __grid_constant__ Map u1_out, const __grid_constant__ Map hr_out,
-                  const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1, const __grid_constant__ Map d_zr,
-                  float* d_u2, float* d_rates, const __grid_constant__ Map sent, int first, int count, int total_chunks) {
+                  float* d_rows, unsigned short* d_pairs, const __grid_constant__ Map h_out,
+                  const __grid_constant__ Map slope_out, const __grid_constant__ Map turn_out, const __grid_constant__ Map u1_out,
+                  const __grid_constant__ Map hr_out, const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1,
+                  const __grid_constant__ Map d_zr, float* d_u2, float* d_rates, const __grid_constant__ Map sent, int first,
+                  int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
@@ -63,23 +64,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       d[4 * j] = low(x.x), d[4 * j + 1] = high(x.x), d[4 * j + 2] = low(x.y), d[4 * j + 3] = high(x.y);
     }
     if (NORM) {
-      float y[16], mean = 0.0f, square = 0.0f, d_mean = 0.0f, along = 0.0f;
+      float y[16];
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         const float4 x = *(const float4*)(out + channels + 16 * j);
         y[4 * j] = x.x, y[4 * j + 1] = x.y, y[4 * j + 2] = x.z, y[4 * j + 3] = x.w;
       }
-#pragma unroll
-      for (int i = 0; i < 16; i++) mean += y[i];
-      mean = total(mean) * (1.0f / O);
-#pragma unroll
-      for (int i = 0; i < 16; i++) y[i] -= mean, square += y[i] * y[i];
-      const float scale = reciprocal_root(total(square) * (1.0f / O) + EPS);
-#pragma unroll
-      for (int i = 0; i < 16; i++) y[i] *= scale, d_mean += d[i], along += d[i] * y[i];
-      d_mean = total(d_mean) * (1.0f / O), along = total(along) * (1.0f / O);
-#pragma unroll
-      for (int i = 0; i < 16; i++) d[i] = (d[i] - d_mean - y[i] * along) * scale;
+      normed_vjp(d, y, normed(y));
     }
     const u32 spot = at(0, token, t >> 1) + (t & 1) * 8;
     wait_for(base + BARRIERS, 0);
@@ -286,13 +277,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     end();
     settle(x);
-    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 1);
+    const unsigned short* own_pairs = pairs + chunk * C * C;
+    const float* rates = rates_of(lr, squares, chunk, local, 1);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
       const float2 pair = at_place(own_pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
       x[2 * i] *= scores[2 * i], x[2 * i + 1] *= scores[2 * i + 1];
-      *(float2*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t) =
-          make_float2(-x[2 * i] * rate.x, -x[2 * i + 1] * rate.y);
+      *(u32*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t) =
+          pack(-x[2 * i] * rate.x, -x[2 * i + 1] * rate.y);
       const float first_column = x[2 * i] * pair.x, second_column = x[2 * i + 1] * pair.y;
       if (i & 1) {
         in_columns[i - 1] += first_column, in_columns[i] += second_column;

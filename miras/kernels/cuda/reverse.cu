@@ -56,19 +56,23 @@ DEVICE void products_of_a_side(float (&d)[16], u32 a, u32 b, int side) {
   for (int s = 0; s < 4; s++) product<0, 1>(d, beyond(tile(a), 32 * s), beyond(tile(b + 64 * side), 2048 * s), s > 0);
 }
 
-// Of four channels of a token: what the memory answers, the value, and the gate of the bias.
-DEVICE void asked(float (&p)[4], float (&value)[4], float (&of_bias)[4], const float* y, u32 key, int j, uint2 v,
-                  const float* gate, long long token, long long channels) {
-  value[0] = low(v.x), value[1] = high(v.x), value[2] = low(v.y), value[3] = high(v.y);
+// ``d *= a``, and ``a = d slope``, of numbers in the same places.
+DEVICE void multiply(float (&d)[32], const u32 (&a)[16]) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    p[i] = y[i];
-    of_bias[i] = GATE == 2 ? gate[channels + 16 * j + i] : GATE == 1 ? gate[token] : 0.0f;
-  }
-  if (RESIDUAL) {
-    u32 x, z;
-    load(key ^ (j << 5), x, z);
-    p[0] += low(x), p[1] += high(x), p[2] += low(z), p[3] += high(z);
+  for (int i = 0; i < 16; i++) d[2 * i] *= low(a[i]), d[2 * i + 1] *= high(a[i]);
+}
+
+DEVICE void through_slopes(const float (&d)[32], const u32 (&slope)[16], u32 (&a)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) a[i] = pack(d[2 * i] * low(slope[i]), d[2 * i + 1] * high(slope[i]));
+}
+
+// ``dz += (dh + more) slope``.
+DEVICE void add_activation(float (&dz)[32], const float (&dh)[32], const u32 (&more)[16], const u32 (&slope)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    dz[2 * i] += (dh[2 * i] + low(more[i])) * low(slope[i]);
+    dz[2 * i + 1] += (dh[2 * i + 1] + high(more[i])) * high(slope[i]);
   }
 }
 
@@ -180,14 +184,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       u32 x[16];
       wait_for(base + EARLY, told & 1);
       {  // squares of keys
-        float square = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          u32 y, z;
-          load((at(keys, token, t >> 1) + (t & 1) * 8) ^ (j << 5), y, z);
-          square += low(y) * low(y) + high(y) * high(y) + low(z) * low(z) + high(z) * high(z);
-        }
-        square = total(square);
+        const float square = key_square(keys, token, t);
         if (t == 0) store(base + NORMS + (4 * C + token) * 4, square);
       }
       const float w0 = write[0], w1 = write[8], v0 = SLOT ? write[C] : 0.0f, v1 = SLOT ? write[C + 8] : 0.0f;
@@ -265,18 +262,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
 #pragma unroll
       for (int i = 0; i < 32; i++) dz[i] += i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
-#pragma unroll
-      for (int i = 0; i < 16; i++) narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+      through_slopes(dz, bend, narrow);
       store_tile(base + PULLED + half * TILE, mine, lane, narrow);
       load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
-#pragma unroll
-      for (int i = 0; i < 32; i++) dz[i] *= i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
+      multiply(dz, x);
       load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
-#pragma unroll
-      for (int i = 0; i < 16; i++) {
-        dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
-        dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
-      }
+      add_activation(dz, dh, x, bend);
       wait_for(base + LATER, told & 1);
     } else {
       {
@@ -297,8 +288,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
           dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
           if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
         }
-#pragma unroll
-        for (int i = 0; i < 16; i++) narrow[i] = pack(dz[2 * i] * low(bend[i]), dz[2 * i + 1] * high(bend[i]));
+        through_slopes(dz, bend, narrow);
       }
       {
         float dh[32], more[16];
@@ -311,8 +301,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         group_barrier(half);  // what is in the places of `PULLED` has been read
         store_tile(base + PULLED + half * TILE, mine, lane, narrow);
         load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
-#pragma unroll
-        for (int i = 0; i < 32; i++) dz[i] *= i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
+        multiply(dz, x);
         end();
         settle(dh);
 #pragma unroll
@@ -330,11 +319,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
           settle(more);
           add_scaled(dh + 16, more, a0, a1);
         }
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-          dz[2 * i] += (dh[2 * i] + low(x[i])) * low(bend[i]);
-          dz[2 * i + 1] += (dh[2 * i + 1] + high(x[i])) * high(bend[i]);
-        }
+        add_activation(dz, dh, x, bend);
       }
       wait_for(base + LOADED, told & 1);
     }
@@ -401,7 +386,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
       float y[16], d[16], e[16];
       uint2 v4[4];
-      float scale = 1.0f;
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float4 o4 = *(const float4*)(kept_o + channels + 16 * j), d4 = *(const float4*)(d_u2 + channels + 16 * j);
@@ -409,17 +393,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         v4[j] = *(const uint2*)(v + of_all + 16 * j);
         d[4 * j] = d4.x, d[4 * j + 1] = d4.y, d[4 * j + 2] = d4.z, d[4 * j + 3] = d4.w;
       }
-      if (NORM) {
-        float mean = 0.0f, square = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 16; i++) mean += y[i];
-        mean = total(mean) * (1.0f / O);
-#pragma unroll
-        for (int i = 0; i < 16; i++) y[i] -= mean, square += y[i] * y[i];
-        scale = reciprocal_root(total(square) * (1.0f / O) + EPS);
-#pragma unroll
-        for (int i = 0; i < 16; i++) y[i] *= scale;
-      }
+      const float scale = normed(y);
       float e_mean = 0.0f, e_along = 0.0f;
 #pragma unroll
       for (int j = 0; j < 4; j++) {

@@ -90,14 +90,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int i = 0; i < 2 * J; i++) stage(base + STAGE + 2 * i * TILE, warp, lane, narrow[i]);
     }
-    u32 value[8];
-    const unsigned short* v_row = v + (chunk * C + token) * O + 4 * t;
+    uint2 value[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      uint2 two = *(const uint2*)(v_row + 16 * j);
-      value[2 * j] = two.x;
-      value[2 * j + 1] = two.y;
-    }
+    for (int j = 0; j < 4; j++) value[j] = *(const uint2*)(v + (chunk * C + token) * O + 4 * t + 16 * j);
     float rate = 0.0f, bound = 0.0f, weight = 0.0f;
     if (BOUND) rate = lr[chunk * C + token], bound = inverse[chunk * C + token];
     if (!BOUND && thread < C * J) weight = into[chunk * J * C + thread] * lr[chunk * C + thread % C];
@@ -171,45 +166,16 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         *(float4*)(kept_o + (local * C + token) * O + 16 * j + 4 * t) =
             make_float4(y[4 * j], y[4 * j + 1], y[4 * j + 2], y[4 * j + 3]);
     }
-    float scale = 1.0f;
-    if (NORM) {
-      float mean = 0.0f, square = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 16; i++) mean += y[i];
-      mean = total(mean) * (1.0f / O);
-#pragma unroll
-      for (int i = 0; i < 16; i++) y[i] -= mean, square += y[i] * y[i];
-      scale = reciprocal_root(total(square) * (1.0f / O) + EPS);
-#pragma unroll
-      for (int i = 0; i < 16; i++) y[i] *= scale;
-    }
+    const float scale = normed(y);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      float p[4], bias_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      float p[4], own_value[4], of_bias[4];
+      asked(p, own_value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, value[j], gate, chunk * C + token,
+            (chunk * C + token) * O + 4 * t);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        p[i] = y[4 * j + i];
-        if (GATE == 1) bias_gate[i] = gate[chunk * C + token];
-        if (GATE == 2) bias_gate[i] = gate[(chunk * C + token) * O + 16 * j + 4 * t + i];
-      }
-      if (RESIDUAL) {
-        u32 x, z;
-        load((at(keys, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
-        p[0] += low(x), p[1] += high(x), p[2] += low(z), p[3] += high(z);
-      }
-      e[4 * j] = BIAS(p[0], low(value[2 * j]), bias_gate[0]);
-      e[4 * j + 1] = BIAS(p[1], high(value[2 * j]), bias_gate[1]);
-      e[4 * j + 2] = BIAS(p[2], low(value[2 * j + 1]), bias_gate[2]);
-      e[4 * j + 3] = BIAS(p[3], high(value[2 * j + 1]), bias_gate[3]);
+      for (int i = 0; i < 4; i++) e[4 * j + i] = BIAS(p[i], own_value[i], of_bias[i]);
     }
-    if (NORM) {
-      float mean = 0.0f, along = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 16; i++) mean += e[i], along += e[i] * y[i];
-      mean = total(mean) * (1.0f / O), along = total(along) * (1.0f / O);
-#pragma unroll
-      for (int i = 0; i < 16; i++) e[i] = (e[i] - mean - y[i] * along) * scale;
-    }
+    normed_vjp(e, y, scale);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       u32 x = pack(e[4 * j], e[4 * j + 1]), z = pack(e[4 * j + 2], e[4 * j + 3]);
@@ -217,18 +183,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       if (own) *(uint2*)(kept_u2 + (local * C + token) * O + 16 * j + 4 * t) = make_uint2(x, z);
     }
     if (BOUND) {
-      float h_square = 0.0f, u2_square = 0.0f, k_square = 0.0f;
+      float h_square = 0.0f, u2_square = 0.0f;
+      const float k_square = key_square(keys, token, t);
 #pragma unroll
       for (int r = 0; r < RANKS; r++) h_square += load(sums + r * PART + TOKEN_SUMS + token * 4);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        u32 x, z;
-        load((at(keys, token, t >> 1) + (t & 1) * 8) ^ (j << 5), x, z);
-        k_square += low(x) * low(x) + high(x) * high(x) + low(z) * low(z) + high(z) * high(z);
-#pragma unroll
-        for (int i = 0; i < 4; i++) u2_square += e[4 * j + i] * e[4 * j + i];
-      }
-      k_square = total(k_square), u2_square = total(u2_square);
+      for (int i = 0; i < 16; i++) u2_square += e[i] * e[i];
+      u2_square = total(u2_square);
       const float rate2 = bounded_rate(rate, bound, h_square * u2_square);
       if (t < J) store(base + RATES2 + (t * C + token) * 4, into[(chunk * J + t) * C + token] * rate2);
       if (t == 0) {

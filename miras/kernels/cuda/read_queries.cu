@@ -20,9 +20,9 @@ DEVICE u32 place_of(u32 base, u32 thread, int i) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     read_queries(const __grid_constant__ Map q, const __grid_constant__ Map k, const float* lr, const float* rows,
-                 const float* pairs, const float* squares, const __grid_constant__ Map seen1, const __grid_constant__ Map seen2,
-                 const __grid_constant__ Map kept_u2, float* out, unsigned short* answer, int chunks, int first, int count,
-                 int total_chunks) {
+                 const unsigned short* pairs, const float* squares, const __grid_constant__ Map seen1,
+                 const __grid_constant__ Map seen2, const __grid_constant__ Map kept_u2, float* out, unsigned short* answer,
+                 int chunks, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
@@ -59,8 +59,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   for (int local = begins; local < chunks; local += every, turn++) {
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
     const u32 queries = base + TOKENS + (turn & 1) * 3 * TILE, keys = queries + TILE, errors = keys + TILE;
-    const float *own_pairs = pairs + chunk * C * C, *rates = rates_of(lr, squares, chunk, local, 0),
-                *rates2 = rates_of(lr, squares, chunk, local, 1);
+    const unsigned short* own_pairs = pairs + chunk * C * C;
+    const float *rates = rates_of(lr, squares, chunk, local, 0), *rates2 = rates_of(lr, squares, chunk, local, 1);
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
