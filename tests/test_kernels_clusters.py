@@ -15,6 +15,7 @@ from miras.biases import Huber
 from miras.kernels import KERNELS, UNPROVEN, Dims, choose, clusters, mlp, trust
 from miras.kernels.table import interpreted
 from miras.testing.problems import problem
+from miras.testing.tolerances import relative
 from tests.perceptrons import TITANS, agree, moved, run
 
 TITANS_64 = replace(TITANS, architecture=MLP(expansion=4), chunk_size=64)
@@ -104,7 +105,7 @@ def test_is_the_same_as_the_other_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(UNPROVEN, unproven)
         associative._remembered_plan.cache_clear()
         found.append(run(p, "kernel"))
-    errors = {n: (t.double() - found[1][n].double()).norm() / found[1][n].double().norm() for n, t in found[0].items()}
+    errors = {n: relative(t.double(), found[1][n].double()) for n, t in found[0].items()}
     assert all(e < 1e-2 for e in errors.values()), errors
 
 

@@ -27,7 +27,7 @@ def scan(
 ) -> None:
     """As `miras.kernels._mlp_scan.scan`, from stacks to stacks."""
     strides = [0 if t is None else t.stride(0) for t in (*w, *ends)]
-    out = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), seen.o, seen.u2, seen.squares]
+    out = [*(cuda.Tiles(t, 64 * x.w1.shape[1], 2) for t in seen[:2]), seen.o, seen.u2, seen.squares]
     arguments = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, *w, *ends, *strides, *out, *group]
     tiles = 11 + 4 * x.w1.shape[1]
     stack, tokens = x.w1.shape[1], x.rows.shape[-1] * 4
@@ -47,9 +47,10 @@ def reverse(
 ) -> None:
     """As `miras.kernels._mlp_reverse.reverse`; ``results`` are gradients of z, o, keys, values and gates."""
     *hidden, d_u2, d_rates, sent = wide
-    h, slope, turn, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in (*hidden[:3], *hidden[4:]))
+    h, slope, turn, u1, hr, d_h, d_u1, d_zr = (cuda.Tiles(t, blocks=2) for t in hidden)
+    stack = 64 * x.w1.shape[1]
     read = [
-        cuda.Tiles(seen.w2),
+        cuda.Tiles(seen.w2, blocks=2),
         seen.o,
         cuda.Tiles(seen.u2),
         h,
@@ -58,14 +59,14 @@ def reverse(
         hr,
         d_h,
         d_u1,
-        d_zr,
+        cuda.Tiles(d_zr.tensor),
         d_u2,
-        cuda.Tiles(sent),
+        cuda.Tiles(sent, 2 * stack),
     ]
-    written = [*d_w, *(cuda.Tiles(t) for t in late)]
+    written = [*d_w, *(cuda.Tiles(t, stack) for t in late)]
     d_z, *others = results
     assert d_z is not None
-    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, seen.squares, d_rates, cuda.Tiles(hidden[3])]
+    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, seen.squares, d_rates, u1]
     bounds = (8 + 5 * _ranks(x)) * x.rows.shape[-1] * 4 + 24 if x.inverse is not None else 0
     tiles = 23 if x.w1.shape[1] > 1 else 21
     _start(
@@ -86,7 +87,8 @@ def read(x: Given, how: Recipe, seen: Seen, out: Tensor | None, answer: Tensor, 
         x.rows,
         x.pairs,
         seen.squares,
-        *(cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2)),
+        *_of_a_column(x, seen.w1, seen.w2),
+        cuda.Tiles(seen.u2),
     ]
     chunks = len(x.q) * group[1]
     tiles = 7 + 2 * (4 * x.w1.shape[1] + 2)
@@ -108,10 +110,11 @@ def read_backward(
     *hidden, d_u2, d_rates, sent = wide
     h, slope, turn, u1, hr, d_h, d_u1, d_zr = (cuda.Tiles(t) for t in hidden)
     given = [cuda.Tiles(x.q), cuda.Tiles(x.k), x.lr, x.rows, x.pairs, seen.squares, out, d_answer]
-    read = [cuda.Tiles(seen.w1), cuda.Tiles(seen.w2), cuda.Tiles(seen.u2), d.rows, d.pairs]
-    results = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, cuda.Tiles(sent)]
-    shared = 26 * TILE + 8 * x.rows.shape[-1] * 4 + 24
-    _start("read_backward", x, how, shared, [*given, *read, *results, *group], len(x.q) * group[1])
+    read = [*_of_a_column(x, seen.w1, seen.w2), cuda.Tiles(seen.u2), d.rows, d.pairs]
+    results = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, cuda.Tiles(sent, 128 * x.w1.shape[1])]
+    shared, chunks = 26 * TILE + 8 * x.rows.shape[-1] * 4 + 24, len(x.q) * group[1]
+    programs = min(chunks, cuda.processors(x.q.device))
+    _start("read_backward", x, how, shared, [*given, *read, *results, chunks, *group], programs)
 
 
 def query_backward(
@@ -134,7 +137,7 @@ def query_backward(
         x.pairs,
         seen.squares,
         d_answer,
-        cuda.Tiles(seen.w1),
+        *_of_a_column(x, seen.w1),
         cuda.Tiles(u1),
         cuda.Tiles(d_zr),
     ]
@@ -157,8 +160,8 @@ def write_backward(
 ) -> None:
     """As `miras.kernels._mlp_write_backward.write_backward`; ``near`` is part of the gradient of keys, ``d`` the results."""
     h, _slope, _turn, u1, *_, d_rates, _sent = wide
-    stacks = [cuda.Tiles(t) for t in (seen.w1, seen.w2, seen.u2, h, u1)]
-    late1, late2 = (cuda.Tiles(t) for t in late)
+    stacks = [*_of_a_column(x, seen.w1, seen.w2), *(cuda.Tiles(t) for t in (seen.u2, h, u1))]
+    late1, late2 = _of_a_column(x, *late)
     given = [cuda.Tiles(x.k), x.lr, x.inverse, x.into, seen.squares, *stacks, d_rates, late1, late2, cuda.Tiles(d_z)]
     chunks = len(x.q) * group[1]
     tiles, tokens = 2 * (3 + 4 * x.w1.shape[1]) + 4, x.rows.shape[-1]
@@ -198,6 +201,11 @@ def backward(
     query_backward(x, how, d_answer, seen, room.wide, room.near, d, group)
     reverse(x, how, seen, room.wide, room.w, room.late, [room.z, room.o, room.near, d.v, d.gate], group)
     write_backward(x, how, seen, room.wide, room.late, room.z, room.near, d, group)
+
+
+def _of_a_column(x: Given, *stacks: Tensor) -> list[cuda.Tiles]:
+    """As kernels that go through 64 of the hidden width at a time copy them."""
+    return [cuda.Tiles(t, 64 * x.w1.shape[1]) for t in stacks]
 
 
 def _ranks(x: Given) -> int:

@@ -124,6 +124,7 @@ static unsigned char* memory(u32 a) {
 }
 
 static u32 at(u32 tile, u32 row, u32 piece) { return tile + row * 128 + ((piece ^ (row & 7)) << 4); }
+static u32 opaque(u32 x) { return x; }
 static u32 warp_index() { return now->thread / 32; }
 static u32 shared_address(const void*) { return 0; }
 
@@ -180,21 +181,30 @@ static void load_matrices(u32 row, u32& a, u32& b, u32& c, u32& d) {
   for (u32 m = 0; m < 4; m++) memcpy(found[m], memory(all[8 * m + lane / 4][0]) + lane % 4 * 4, 4);
 }
 
+static void fetch(const float* from, float* x) { memcpy(x, from, 16); }
+static void fetch(const unsigned short* from, uint2& x) { memcpy(&x, from, 8); }
 static void ask(const void*) {}
 static void add_to(float* sum, float x, float y, float z, float w) { sum[0] += x, sum[1] += y, sum[2] += z, sum[3] += w; }
 struct Map {
   unsigned char* data;
-  u64 columns, rest[14];
+  u64 columns, rows, blocks, rest[12];
 };
+static void ask(const Map&, u32, u32) {}
 static void count(u32 a, int arrivals, int bytes);
+template <class Copy>
+static void pieces(const Map& map, u32 row, u32 column, u32 tile, Copy copy) {  // of 16 bytes
+  for (u32 i = 0; i < map.blocks * map.rows * 8; i++) {
+    const u32 block = i / (map.rows * 8), r = i / 8 % map.rows, piece = i % 8;
+    copy(map.data + ((row + r) * map.columns + column + block * 64 + piece * 8) * 2,
+         memory(at(tile + block * map.rows * 128, r, piece)));
+  }
+}
 static void copy_in(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
-  for (u32 i = 0; i < 512; i++)
-    memcpy(memory(at(to, i / 8, i % 8)), map.data + ((row + i / 8) * map.columns + column + i % 8 * 8) * 2, 16);
-  count(barrier, 0, -8192);
+  pieces(map, row, column, to, [](void* there, void* here) { memcpy(here, there, 16); });
+  count(barrier, 0, -(int)(map.blocks * map.rows * 128));
 }
 static void copy_out(const Map& map, u32 row, u32 column, u32 from) {
-  for (u32 i = 0; i < 512; i++)
-    memcpy(map.data + ((row + i / 8) * map.columns + column + i % 8 * 8) * 2, memory(at(from, i / 8, i % 8)), 16);
+  pieces(map, row, column, from, [](void* there, void* here) { memcpy(there, here, 16); });
 }
 static void close() {}
 template <int N>

@@ -47,11 +47,11 @@ def _built(source: cuda.Source) -> ctypes.CDLL:
 class Map(ctypes.Structure):
     """As `host.h` has it."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("columns", ctypes.c_uint64), ("rest", ctypes.c_uint64 * 14))
+    _fields_ = (("data", ctypes.c_void_p), ("sizes", ctypes.c_uint64 * 3), ("rest", ctypes.c_uint64 * 12))
 
 
 def encoded(tiles: cuda.Tiles) -> Map:
-    return Map(tiles.tensor.data_ptr(), tiles.tensor.shape[-1])
+    return Map(tiles.tensor.data_ptr(), (tiles.tensor.shape[-1], tiles.rows, tiles.blocks))
 
 
 def start(source: cuda.Source, device: torch.device, programs: int, arguments: Sequence[cuda.Argument]) -> None:

@@ -97,9 +97,12 @@ class Source(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A tensor of 16-bit numbers whose rows are next to each other, as kernels copy tiles of 64 x 64: rows and last dimension."""
+    """A tensor of 16-bit numbers whose rows are next to each other, as kernels copy it: so many rows of 64 columns, and as many such blocks
+    of the last dimension one after the other."""
 
     tensor: Tensor
+    rows: int = 64
+    blocks: int = 1
 
 
 Argument = Tensor | Tiles | int | None
@@ -107,15 +110,15 @@ Argument = Tensor | Tiles | int | None
 
 
 @lru_cache(maxsize=4096)
-def _map(pointer: int, rows: int, columns: int) -> Any:
-    """Describes a matrix to the copy engine, with pieces of 16 bytes permuted in shared memory."""
+def _map(pointer: int, rows: int, columns: int, of_a_copy: tuple[int, int]) -> Any:
+    """Describes a matrix to the copy engine, as blocks of 64 columns, with pieces of 16 bytes permuted in shared memory."""
     room = ctypes.create_string_buffer(192)
     there = ctypes.c_void_p(-(-ctypes.addressof(room) // 64) * 64)
-    sizes, stride = (ctypes.c_uint64 * 2)(columns, rows), (ctypes.c_uint64 * 1)(2 * columns)
-    box, every = (ctypes.c_uint32 * 2)(64, 64), (ctypes.c_uint32 * 2)(1, 1)
+    sizes, strides = (ctypes.c_uint64 * 3)(64, rows, columns // 64), (ctypes.c_uint64 * 2)(2 * columns, 128)
+    box, every = (ctypes.c_uint32 * 3)(64, *of_a_copy), (ctypes.c_uint32 * 3)(1, 1, 1)
     data, swizzle, ahead_of_need = 1, 3, 2  # of 16 bits; over 128 bytes; the L2 fetches 128 bytes
     status = driver().cuTensorMapEncodeTiled(
-        there, data, 2, ctypes.c_void_p(pointer), sizes, stride, box, every, 0, swizzle, ahead_of_need, 0
+        there, data, 3, ctypes.c_void_p(pointer), sizes, strides, box, every, 0, swizzle, ahead_of_need, 0
     )
     _checked(status, "cuTensorMapEncodeTiled")
     return (ctypes.c_char * 128).from_buffer(room, cast(int, there.value) - ctypes.addressof(room))
@@ -124,7 +127,7 @@ def _map(pointer: int, rows: int, columns: int) -> Any:
 def encoded(tiles: Tiles) -> Any:
     """The 128 bytes of a kernel's argument."""
     columns = tiles.tensor.shape[-1]
-    return _map(tiles.tensor.data_ptr(), tiles.tensor.numel() // columns, columns)
+    return _map(tiles.tensor.data_ptr(), tiles.tensor.numel() // columns, columns, (tiles.rows, tiles.blocks))
 
 
 @lru_cache

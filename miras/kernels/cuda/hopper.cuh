@@ -55,8 +55,22 @@ DEVICE float reciprocal_root(float x) {
   return y;
 }
 
+// A number of which compilers know nothing, so that they form addresses from it where these are needed and keep none in registers.
+DEVICE u32 opaque(u32 x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Of this warp, which compilers are to know that all its threads share.
 DEVICE u32 warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0); }
+
+// From global memory, here and not where compilers would rather begin.
+DEVICE void fetch(const float* from, float* x) {
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "l"(from) : "memory");
+}
+DEVICE void fetch(const unsigned short* from, uint2& x) {
+  asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
+}
 
 DEVICE float load(u32 a) {
   float x;
@@ -120,19 +134,19 @@ struct alignas(64) Map {
   u64 words[16];
 };
 
-// Its tile of 64 x 64 at that row and column; ``barrier`` counts the bytes, 8192.
+// What the map says is copied at a time, from that row and column on; ``barrier`` counts the bytes.
 DEVICE void copy_in(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(&map), "r"(0), "r"(row), "r"(column >> 6), "r"(barrier)
       : "memory");
 }
 
 // The other way. `close` ends a group of such copies of a thread, `read` waits until all but the last N groups have been read from shared
 // memory, `written` until all have arrived.
 DEVICE void copy_out(const Map& map, u32 row, u32 column, u32 from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(column),
-               "r"(row), "r"(from)
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(&map), "r"(0),
+               "r"(row), "r"(column >> 6), "r"(from)
                : "memory");
 }
 DEVICE void close() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -142,6 +156,9 @@ DEVICE void read() {
 }
 DEVICE void written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
+DEVICE void ask(const Map& map, u32 row, u32 column) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(0), "r"(row), "r"(column >> 6));
+}
 DEVICE void ask(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }  // 128 bytes that will be read
 DEVICE void add_to(float* sum, float x, float y, float z, float w) {
   asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sum), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");

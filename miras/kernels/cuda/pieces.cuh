@@ -37,6 +37,15 @@ DEVICE void products(float (&d)[32], u32 a, u32 b, int add) {
                                 add || s > 0);
 }
 
+// Half of the columns of ``a b``: registers are short.
+template <int A_ACROSS, int B_ACROSS>
+DEVICE void products_of_a_side(float (&d)[16], u32 a, u32 b, int side) {
+#pragma unroll
+  for (int s = 0; s < 4; s++)
+    product<A_ACROSS, B_ACROSS>(d, beyond(tile(a), s * (A_ACROSS ? 2048 : 32)),
+                                beyond(tile(b + (B_ACROSS ? 64 : 4096) * side), s * (B_ACROSS ? 2048 : 32)), s > 0);
+}
+
 // Sums over the hidden width: every program leaves its part, 64 x 64, in the place of its rank, and copies it there in all others. Pieces
 // of four channels are permuted within rows, so that neither those who write rows nor those who read channels meet in a bank.
 DEVICE u32 piece_of(u32 sums, u32 token, u32 piece) {
@@ -76,8 +85,10 @@ DEVICE float total(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Both matrices become ``mix[0] a + mix[1] m`` and ``mix[2] a + mix[3] m``.
-DEVICE void mixed(float (&a)[32], float (&m)[32], const float* mix) {
+// Both matrices become ``mix[0] a + mix[1] m`` and ``mix[2] a + mix[3] m``. ``always`` is a condition that holds, of which compilers do not
+// know it: they would otherwise move this behind the next wait, and spill.
+DEVICE void mixed(float (&a)[32], float (&m)[32], const float* mix, bool always) {
+  if (!always) return;
 #pragma unroll
   for (int i = 0; i < 32; i++) {
     float x = mix[2] * a[i] + mix[3] * m[i];
@@ -148,10 +159,10 @@ DEVICE float total_of_rows(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 16);
 }
 
-// Two numbers of every row and column of this thread, from a matrix ``[64, 64]``.
-DEVICE float2 at_place(const unsigned short* matrix, u32 row, u32 t, int i) {
-  const u32 both = *(const u32*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
-  return make_float2(low(both), high(both));
+// Two numbers of every row and column of this thread, in a matrix ``[64, 64]``.
+template <class Half>
+DEVICE u32* at_place(Half* matrix, u32 row, u32 t, int i) {
+  return (u32*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
 }
 
 // The rates of a chunk's tokens for the first matrix or the second.
@@ -159,19 +170,34 @@ DEVICE const float* rates_of(const float* lr, const float* squares, long long ch
   return BOUND ? squares + local * SQUARES + (3 + matrix) * C : lr + chunk * C;
 }
 
-// What scores are multiplied with: ``-pairs s``, by columns.
-DEVICE void weighted(float (&x)[32], const unsigned short* pairs, const float* rates, u32 row, u32 t) {
+// What scores are multiplied with, ``-pairs s`` by columns: pairs, and rates of two columns of each of N / 2 tiles of eight.
+template <int N>
+struct Weights {
+  u32 pairs[N];
+  float2 rates[N / 2];
+};
+
+template <int N>
+DEVICE void read_weights(Weights<N>& w, const unsigned short* pairs, const float* rates, u32 row, u32 t) {
+#pragma unroll
+  for (int i = 0; i < N; i++) w.pairs[i] = *at_place(pairs, row, t, i);
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) w.rates[i] = *(const float2*)(rates + 8 * i + 2 * t);
+}
+
+DEVICE void weighted(float (&x)[32], const Weights<16>& w) {
 #pragma unroll
   for (int i = 0; i < 16; i++) {
-    const float2 pair = at_place(pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
-    x[2 * i] *= -(pair.x * rate.x), x[2 * i + 1] *= -(pair.y * rate.y);
+    const float2 rate = w.rates[i >> 1];
+    x[2 * i] *= -(low(w.pairs[i]) * rate.x), x[2 * i + 1] *= -(high(w.pairs[i]) * rate.y);
   }
 }
 
 // Sums of columns over the 16 rows of a warp, two numbers of each tile of eight, and over so many warps.
-DEVICE void add_columns(u32 sums, const float (&x)[16], u32 warp, u32 lane) {
+template <int N>
+DEVICE void add_columns(u32 sums, const float (&x)[N], u32 warp, u32 lane) {
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
+  for (int i = 0; i < N; i++) {
     const float sum = total_of_rows(x[i]);
     if (lane < 4) store(sums + (warp * C + 8 * (i >> 1) + 2 * lane + (i & 1)) * 4, sum);
   }

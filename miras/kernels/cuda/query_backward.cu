@@ -35,8 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     arrive_expecting(counter, OF_A_STEP);
     copy_in(to + DZ, d_zr, place, column, counter);
     copy_in(to + U1, u1, place, column, counter);
-#pragma unroll
-    for (int i = 0; i < J; i++) copy_in(to + FIRST + i * TILE, seen1, place * J + 64 * i, column, counter);
+    copy_in(to + FIRST, seen1, place * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
@@ -86,10 +85,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
+    u32 known[16];  // gradients of pairs, or of answers: everything is read before anything is written, which would wait for each other
     if (half == 0) {
       // scores, and the gradients of what they were multiplied with
-      const unsigned short* own_pairs = pairs + chunk * C * C;
-      const float* rates = rates_of(lr, squares, chunk, local, 0);
+      Weights<16> by;
+      read_weights(by, pairs + chunk * C * C, rates_of(lr, squares, chunk, local, 0), row, t);
+#pragma unroll
+      for (int i = 0; i < 16; i++) known[i] = *at_place(d_pairs + chunk * C * C, row, t, i);
       float y[32];
       u32 narrow[16];
       begin();
@@ -100,11 +102,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
       float in_columns[16];
 #pragma unroll
       for (int i = 0; i < 16; i++) {
-        const float2 pair = at_place(own_pairs, row, t, i), rate = *(const float2*)(rates + 8 * (i >> 1) + 2 * t);
-        u32* to = (u32*)(d_pairs + chunk * C * C + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
-        const u32 known = *to;
+        const float2 pair = make_float2(low(by.pairs[i]), high(by.pairs[i])), rate = by.rates[i >> 1];
         const float left = y[2 * i] * x[0][2 * i], right = y[2 * i + 1] * x[0][2 * i + 1];
-        *to = pack(low(known) - left * rate.x, high(known) - right * rate.y);
+        known[i] = pack(low(known[i]) - left * rate.x, high(known[i]) - right * rate.y);
         narrow[i] = pack(-(pair.x * rate.x) * x[0][2 * i], -(pair.y * rate.y) * x[0][2 * i + 1]);
         if (i & 1) {
           in_columns[i - 1] += left * pair.x, in_columns[i] += right * pair.y;
@@ -112,17 +112,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
           in_columns[i] = left * pair.x, in_columns[i + 1] = right * pair.y;
         }
       }
+#pragma unroll
+      for (int i = 0; i < 16; i++) *at_place(d_pairs + chunk * C * C, row, t, i) = known[i];
       add_columns(base + COLUMNS, in_columns, warp, lane);
       store_tile(base + SCORES, mine, lane, narrow);
     } else {
       // what the memory's queries read
       u32 with[16];
+      float before[2 * J];
+#pragma unroll
+      for (int i = 0; i < 2 * J; i++) before[i] = d_rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
+      if (RESIDUAL) {
+#pragma unroll
+        for (int i = 0; i < 16; i++) known[i] = *at_place(d_answer + chunk * C * O, row, t, i);
+      }
       load_fragments(queries, mine, lane, with);
 #pragma unroll
       for (int j = 0; j < J; j++) {
         float even, odd;
         inner_rows(x[j], with, even, odd);
-        if (t == 0) d_rows[(chunk * J + j) * C + row] += even, d_rows[(chunk * J + j) * C + row + 8] += odd;
+        if (t == 0) {
+          d_rows[(chunk * J + j) * C + row] = before[2 * j] + even;
+          d_rows[(chunk * J + j) * C + row + 8] = before[2 * j + 1] + odd;
+        }
       }
 #pragma unroll
       for (int i = 0; i < 32; i++) {
@@ -144,15 +156,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     settle(x[0]);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-      const long long place = (chunk * C + row + 8 * (i & 1)) * I + 8 * (i >> 1) + 2 * t;
       if (half) {
-        if (RESIDUAL) {
-          const u32 upstream = *(const u32*)(d_answer + place);
-          x[0][2 * i] += low(upstream), x[0][2 * i + 1] += high(upstream);
-        }
-        *(u32*)(d_q + place) = pack(x[0][2 * i], x[0][2 * i + 1]);
+        if (RESIDUAL) x[0][2 * i] += low(known[i]), x[0][2 * i + 1] += high(known[i]);
+        *at_place(d_q + chunk * C * I, row, t, i) = pack(x[0][2 * i], x[0][2 * i + 1]);
       } else {
-        *(float2*)(near + place) = make_float2(x[0][2 * i], x[0][2 * i + 1]);
+        *(float2*)(near + (chunk * C + row + 8 * (i & 1)) * I + 8 * (i >> 1) + 2 * t) = make_float2(x[0][2 * i], x[0][2 * i + 1]);
       }
     }
     __syncthreads();  // scores and tokens have been read

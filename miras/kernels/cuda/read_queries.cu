@@ -36,11 +36,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   auto load_stacks = [&](int local, int i, u32 step) {
     const u32 counter = counters + 8 * (step & 1), to = own + (step & 1) * OF_A_STEP, column = 64 * (2 * i + half);
     arrive_expecting(counter, OF_A_STEP);
-#pragma unroll
-    for (int j = 0; j < J; j++) {
-      copy_in(to + j * TILE, seen1, local * C * J + 64 * j, column, counter);
-      copy_in(to + (J + j) * TILE, seen2, local * C * J + 64 * j, column, counter);
-    }
+    copy_in(to, seen1, local * C * J, column, counter);
+    copy_in(to + J * TILE, seen2, local * C * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 3 * TILE, counter = base + BARRIERS + 8 * (turn & 1);
@@ -60,7 +57,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
     const u32 queries = base + TOKENS + (turn & 1) * 3 * TILE, keys = queries + TILE, errors = keys + TILE;
     const unsigned short* own_pairs = pairs + chunk * C * C;
-    const float *rates = rates_of(lr, squares, chunk, local, 0), *rates2 = rates_of(lr, squares, chunk, local, 1);
+    Weights<16> by;  // of the first group
+    if (half == 0) read_weights(by, own_pairs, rates_of(lr, squares, chunk, local, 0), row, t);
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
@@ -73,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       commit();
       end();
       settle(x);
-      weighted(x, own_pairs, rates, row, t);
+      weighted(x, by);
       fragments(x, narrow);
       store_tile(base + SCORES, mine, lane, narrow);
     }
@@ -171,6 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 
     // both groups' sums
+    if (half == 0) read_weights(by, own_pairs, rates_of(lr, squares, chunk, local, 1), row, t);
     __syncthreads();
     if (half == 1) {
 #pragma unroll
@@ -189,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int j = 0; j < 4; j++) scores[4 * i + j] += a[j], y[0][4 * i + j] += b[j];
       }
-      weighted(scores, own_pairs, rates2, row, t);
+      weighted(scores, by);
       fragments(scores, narrow);
       store_tile(base + SCORES, mine, lane, narrow);
       publish();

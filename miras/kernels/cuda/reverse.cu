@@ -11,12 +11,13 @@
 //     e1  = mix e1 + queries + K^T z',  e2 = mix e2 + queries + u2^T (u1' slope) + o'^T h
 
 // Tiles in shared memory: keys of two chunks, errors; in one place what the hidden width is multiplied with (halves of the gradient of
-// u1, slope, turn and the gradient of h), later what queries sent (2 J) and halves of z' and h of reads; halves of h and W2; of the
-// gradients of all stacks, in whose places others stand once they have been read.
+// u1, slope, turn and the gradient of h), later halves of z' and h of reads and what queries sent (2 J); halves of h and W2; of the
+// gradients of all stacks, in whose places others stand once they have been read: e1 and f1 of a half, e1 and f1 of the other, then those
+// of the second matrix.
 constexpr u32 CLUSTER = RANKS;
-constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, SENT = WIDE, READ_Z = SENT + 2 * J * TILE,
-              READ_H = READ_Z + 2 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
-              PULLED = LATE, OUT = LATE + (SLOT ? 4 : 2) * TILE, Z = LATE + (SLOT ? 2 : 4) * TILE,
+constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, READ_Z = WIDE, READ_H = WIDE + 2 * TILE,
+              SENT = WIDE + 4 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
+              LATE2 = LATE + 2 * J * TILE, PULLED = LATE, OUT = LATE2, BEND = LATE2 + TILE, Z = LATE + (SLOT ? 1 : 4) * TILE,
               SUMS = LATE + (SLOT ? 8 : 6) * TILE, NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0),
               BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 72 : 48);
 
@@ -28,32 +29,19 @@ constexpr u32 FREE = BARRIERS + 16, EARLY = BARRIERS + 24, LOADED = BARRIERS + 3
 // are multiplied with: u1, h, u2.
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
-// Tiles of e1, f1, e2, f2 are those 2 matrix, 2 matrix + 1 of `LATE`, with halves of the hidden width.
-
-// Both halves of a program's columns.
-DEVICE void copy_halves(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
-  copy_in(to, map, row, column, barrier);
-  copy_in(to + TILE, map, row, column + 64, barrier);
-}
-
-// The same of 32 columns, over both halves of the hidden width.
+// ``d = a b`` of 32 columns, over both halves of the hidden width, which are so many tiles apart.
+template <int A_APART, int B_APART>
 DEVICE void products_of_halves(float (&d)[16], u32 a, u32 b, int add) {
 #pragma unroll
   for (int s = 0; s < 8; s++)
-    product<0, 0>(d, beyond(tile(a), (s >> 2) * TILE + (s & 3) * 32), beyond(tile(b), (s >> 2) * TILE + (s & 3) * 32),
-                  add || s > 0);
+    product<0, 0>(d, beyond(tile(a), (s >> 2) * A_APART * TILE + (s & 3) * 32),
+                  beyond(tile(b), (s >> 2) * B_APART * TILE + (s & 3) * 32), add || s > 0);
 }
 
 // ``d + of_rows more`` for 32 of the columns.
 DEVICE void add_scaled(float* d, const float (&more)[16], float of_even, float of_odd) {
 #pragma unroll
   for (int i = 0; i < 16; i++) d[i] += more[i] * (i & 2 ? of_odd : of_even);
-}
-
-// Half of the columns of ``a b``: registers are short.
-DEVICE void products_of_a_side(float (&d)[16], u32 a, u32 b, int side) {
-#pragma unroll
-  for (int s = 0; s < 4; s++) product<0, 1>(d, beyond(tile(a), 32 * s), beyond(tile(b + 64 * side), 2048 * s), s > 0);
 }
 
 // ``d *= a``, and ``a = d slope``, of numbers in the same places.
@@ -67,13 +55,15 @@ DEVICE void through_slopes(const float (&d)[32], const u32 (&slope)[16], u32 (&a
   for (int i = 0; i < 16; i++) a[i] = pack(d[2 * i] * low(slope[i]), d[2 * i + 1] * high(slope[i]));
 }
 
-// ``dz += (dh + more) slope``.
-DEVICE void add_activation(float (&dz)[32], const float (&dh)[32], const u32 (&more)[16], const u32 (&slope)[16]) {
+// ``d += a``, and ``dz += dh slope``.
+DEVICE void add(float (&d)[32], const u32 (&a)[16]) {
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
-    dz[2 * i] += (dh[2 * i] + low(more[i])) * low(slope[i]);
-    dz[2 * i + 1] += (dh[2 * i + 1] + high(more[i])) * high(slope[i]);
-  }
+  for (int i = 0; i < 16; i++) d[2 * i] += low(a[i]), d[2 * i + 1] += high(a[i]);
+}
+
+DEVICE void add_through_slopes(float (&dz)[32], const float (&dh)[32], const u32 (&slope)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) dz[2 * i] += dh[2 * i] * low(slope[i]), dz[2 * i + 1] += dh[2 * i + 1] * high(slope[i]);
 }
 
 DEVICE float clipped(float x) { return fminf(fmaxf(x, -LIMIT), LIMIT); }
@@ -95,7 +85,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const __grid_constant__ Map h, const __grid_constant__ Map slope, const __grid_constant__ Map turn,
             const __grid_constant__ Map hr, const __grid_constant__ Map d_h, const __grid_constant__ Map d_u1,
             const __grid_constant__ Map d_zr, const float* d_u2, const __grid_constant__ Map sent, float* d_w1, float* d_w2,
-            const __grid_constant__ Map late1, const __grid_constant__ Map late2, const __grid_constant__ Map d_z,
+            const __grid_constant__ Map late1_out, const __grid_constant__ Map late2_out, const __grid_constant__ Map d_z,
             unsigned short* d_o, float* d_k, unsigned short* d_v, float* d_gate, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
@@ -118,56 +108,47 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   cluster_arrive();
   cluster_wait();
 
-  // of the last chunk, then of the one before the current
+  // of the last chunk, then of the one before the current; a warp a copy, each of which takes a thread some 200 cycles
   auto load_early = [&](int n) {
     const u32 tokens = (b * total_chunks + first + n) * C, rows = (b * count + n) * C, barrier = base + EARLY;
-    arrive_expecting(barrier, 10 * TILE);
-    copy_in(base + KEYS + (n & 1) * TILE, k, tokens, 0, barrier);
-    copy_in(base + ERRORS, kept_u2, rows, 0, barrier);
-    copy_halves(base + WIDE, d_u1, rows, program, barrier);
-    copy_halves(base + WIDE + 2 * TILE, slope, rows, program, barrier);
-    copy_halves(base + WIDE + 4 * TILE, turn, rows, program, barrier);
-    copy_halves(base + WIDE + 6 * TILE, d_h, rows, program, barrier);
+    if (lane > 0) return;
+    if (warp == 0) arrive_expecting(barrier, 10 * TILE), copy_in(base + KEYS + (n & 1) * TILE, k, tokens, 0, barrier);
+    if (warp == 1) copy_in(base + ERRORS, kept_u2, rows, 0, barrier);
+    if (warp == 2) copy_in(base + WIDE, d_u1, rows, program, barrier);
+    if (warp == 3) copy_in(base + WIDE + 2 * TILE, slope, rows, program, barrier);
+    if (warp == 4) copy_in(base + WIDE + 4 * TILE, turn, rows, program, barrier);
+    if (warp == 5) copy_in(base + WIDE + 6 * TILE, d_h, rows, program, barrier);
   };
-  if (thread == 0) load_early(count - 1);
+  load_early(count - 1);
 
   for (int n = count - 1; n >= 0; n--) {
-    const long long chunk = b * total_chunks + first + n, local = b * count + n;
+    const long long chunk = opaque(b * total_chunks + first + n), local = opaque(b * count + n);
     const u32 told = count - 1 - n, counter = base + BARRIERS + 8 * (told & 1), rows = local * C;
-    const u32 keys = base + KEYS + (n & 1) * TILE, late = base + LATE + half * TILE;
+    const u32 keys = base + KEYS + (n & 1) * TILE, late = base + LATE + half * J * TILE, late2 = late + 2 * J * TILE;
+    if (lane == 0) {
+      if (warp == 6) arrive_expecting(base + LOADED, 4 * TILE), copy_in(base + HIDDEN, h, rows, program, base + LOADED);
+      if (warp == 7) copy_in(base + SECOND, BOUND ? u1 : seen2, BOUND ? rows : rows * J, program, base + LOADED);
+    }
 
     // gradients of the stacks after the chunk, for products and for the kernels that follow
     u32 narrow[16];
     fragments(e1, narrow);
     store_tile(late, mine, lane, narrow);
     fragments(e2, narrow);
-    store_tile(late + J * 2 * TILE, mine, lane, narrow);
+    store_tile(late2, mine, lane, narrow);
     if (SLOT) {
       fragments(f1, narrow);
-      store_tile(late + 2 * TILE, mine, lane, narrow);
+      store_tile(late + TILE, mine, lane, narrow);
       fragments(f2, narrow);
-      store_tile(late + 6 * TILE, mine, lane, narrow);
+      store_tile(late2 + TILE, mine, lane, narrow);
     }
     publish();
     __syncthreads();
     if (leads) {
-      copy_out(late1, rows * J, columns, late);
+      copy_out(late1_out, rows * J, columns, late);
       close();
-      copy_out(late2, rows * J, columns, late + J * 2 * TILE);
-      if (SLOT) {
-        copy_out(late1, rows * J + 64, columns, late + 2 * TILE);
-        copy_out(late2, rows * J + 64, columns, late + 6 * TILE);
-      }
+      copy_out(late2_out, rows * J, columns, late2);
       close();
-    }
-    if (thread == 0) {
-      arrive_expecting(base + LOADED, 4 * TILE);
-      copy_halves(base + HIDDEN, h, rows, program, base + LOADED);
-      if (BOUND) {
-        copy_halves(base + SECOND, u1, rows, program, base + LOADED);
-      } else {
-        copy_halves(base + SECOND, seen2, rows * J, program, base + LOADED);
-      }
     }
 
     // what they pull at: the gradient of errors in the hidden width, then that of z
@@ -191,11 +172,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int matrix = 0; matrix < 2; matrix++) {
         float (&d)[32] = matrix ? dh : dz;
-        const u32 with = matrix ? base + ERRORS : keys, of = late + matrix * J * 2 * TILE;
+        const u32 with = matrix ? base + ERRORS : keys, of = matrix ? late2 : late;
         float more[16];
         begin();
         products<0, 1>(d, with, of, 0);
-        if (SLOT) products_of_a_side(more, with, of + 2 * TILE, 0);
+        if (SLOT) products_of_a_side<0, 1>(more, with, of + TILE, 0);
         commit();
         end();
         settle(d);
@@ -205,7 +186,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
           settle(more);
           add_scaled(d, more, v0, v1);
           begin();
-          products_of_a_side(more, with, of + 2 * TILE, 1);
+          products_of_a_side<0, 1>(more, with, of + TILE, 1);
           commit();
           end();
           settle(more);
@@ -225,10 +206,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       if (leads) read<1>();
       publish();
       __syncthreads();
-      if (thread == 0) {
-        arrive_expecting(base + LATER, 2 * TILE);
-        copy_halves(base + SECOND, seen2, rows * J, program, base + LATER);
-      }
+      if (thread == 0) arrive_expecting(base + LATER, 2 * TILE), copy_in(base + SECOND, seen2, rows * J, program, base + LATER);
       if (thread < 2 * C) {
         const u32 which = thread / C, one = thread % C;
         const float* norms = squares + local * SQUARES + one;
@@ -263,11 +241,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int i = 0; i < 32; i++) dz[i] += i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
       through_slopes(dz, bend, narrow);
-      store_tile(base + PULLED + half * TILE, mine, lane, narrow);
+      store_tile(base + PULLED + half * J * TILE, mine, lane, narrow);
       load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
       multiply(dz, x);
       load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
-      add_activation(dz, dh, x, bend);
+      add(dh, x);
+      add_through_slopes(dz, dh, bend);
       wait_for(base + LATER, told & 1);
     } else {
       {
@@ -276,10 +255,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         wait_for(base + EARLY, told & 1);
         begin();
         products<0, 1>(dz, keys, late, 0);
-        if (SLOT) products<0, 1>(more, keys, late + 2 * TILE, 0);
+        if (SLOT) products<0, 1>(more, keys, late + TILE, 0);
         commit();
         load_fragments(base + WIDE + half * TILE, mine, lane, x);
-        load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
         end();
         settle(dz);
         if (SLOT) settle(more);
@@ -288,18 +266,20 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
           dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
           if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
         }
+        load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
         through_slopes(dz, bend, narrow);
       }
       {
         float dh[32], more[16];
         u32 x[16];
         begin();
-        products<0, 1>(dh, base + ERRORS, late + J * 2 * TILE, 0);
-        if (SLOT) products_of_a_side(more, base + ERRORS, late + 6 * TILE, 0);
+        products<0, 1>(dh, base + ERRORS, late2, 0);
+        if (SLOT) products_of_a_side<0, 1>(more, base + ERRORS, late2 + TILE, 0);
         commit();
         if (leads) read<1>();
-        group_barrier(half);  // what is in the places of `PULLED` has been read
-        store_tile(base + PULLED + half * TILE, mine, lane, narrow);
+        group_barrier(half);  // what is in the places of `PULLED` has been read, and gradients of u1
+        if (leads) copy_in(base + READ_Z + half * TILE, d_zr, rows, columns, base + ASKED);
+        store_tile(base + PULLED + half * J * TILE, mine, lane, narrow);
         load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
         multiply(dz, x);
         end();
@@ -310,35 +290,35 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
           settle(more);
           add_scaled(dh, more, a0, a1);
           begin();
-          products_of_a_side(more, base + ERRORS, late + 6 * TILE, 1);
+          products_of_a_side<0, 1>(more, base + ERRORS, late2 + TILE, 1);
           commit();
         }
         load_fragments(base + WIDE + (6 + half) * TILE, mine, lane, x);
+        add(dh, x);
         if (SLOT) {
           end();
           settle(more);
           add_scaled(dh + 16, more, a0, a1);
         }
-        add_activation(dz, dh, x, bend);
+        load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
+        add_through_slopes(dz, dh, bend);
       }
       wait_for(base + LOADED, told & 1);
     }
+    fragments(dz, narrow);  // registers are short
+    store_tile(base + Z + half * J * TILE, mine, lane, narrow);
     publish();
     __syncthreads();
 
     // the gradient of the errors, told to all
-    if (thread == 0) {
-      arrive_expecting(base + ASKED, (2 * J + 4) * TILE);
-#pragma unroll
-      for (int i = 0; i < 2 * J; i++) copy_in(base + SENT + i * TILE, sent, rows * 2 * J + i * 64, 0, base + ASKED);
-      copy_halves(base + READ_Z, d_zr, rows, program, base + ASKED);
-      copy_halves(base + READ_H, hr, rows, program, base + ASKED);
-    }
+    if (thread == 32) arrive_expecting(base + ASKED, (2 * J + 4) * TILE), copy_in(base + SENT, sent, rows * 2 * J, 0, base + ASKED);
+    if (thread == 64) copy_in(base + READ_H, hr, rows, program, base + ASKED);
+    if (BOUND && leads) copy_in(base + READ_Z + half * TILE, d_zr, rows, columns, base + ASKED);
     {
       float part[16], more[16];
       begin();
-      products_of_halves(part, base + HIDDEN, base + LATE + J * 2 * TILE + half * 4096, 0);
-      if (SLOT) products_of_halves(more, base + HIDDEN, base + LATE + 6 * TILE + half * 4096, 0);
+      products_of_halves<1, J>(part, base + HIDDEN, base + LATE2 + half * 4096, 0);
+      if (SLOT) products_of_halves<1, J>(more, base + HIDDEN, base + LATE2 + TILE + half * 4096, 0);
       commit();
       end();
       settle(part);
@@ -349,7 +329,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (SLOT) part[i] += more[i] * (i & 2 ? a1 : a0);
       }
       begin();
-      products_of_halves(part, base + PULLED, base + SECOND + half * 4096, 1);
+      products_of_halves<J, 1>(part, base + PULLED, base + SECOND + half * 4096, 1);
       commit();
       end();
       settle(part);
@@ -362,10 +342,20 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     if (thread == 0) tell_all(base + SUMS, counter, rank);
 
     // what does not wait for the others
+    const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
+    float y[16], d[16];
+    uint2 v4[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      fetch(kept_o + channels + 16 * j, y + 4 * j);
+      fetch(d_u2 + channels + 16 * j, d + 4 * j);
+      fetch(v + of_all + 16 * j, v4[j]);
+    }
+    if (SLOT) store_tile(base + BEND + half * J * TILE, mine, lane, bend);
     if (SLOT) {
       const float turned[4] = {by[0], by[2], by[1], by[3]};
-      mixed(e1, f1, turned);
-      mixed(e2, f2, turned);
+      mixed(e1, f1, turned, total_chunks > 0);
+      mixed(e2, f2, turned, total_chunks > 0);
     } else {
 #pragma unroll
       for (int i = 0; i < 32; i++) e1[i] *= by[0], e2[i] *= by[0];
@@ -378,21 +368,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       products<1, 1>(f1, base + SENT + TILE, base + READ_Z + half * TILE, 1);
       products<1, 1>(f2, base + SENT + 3 * TILE, base + READ_H + half * TILE, 1);
     }
-    products<1, 1>(e2, base + ERRORS, base + PULLED + half * TILE, 1);
+    products<1, 1>(e2, base + ERRORS, base + PULLED + half * J * TILE, 1);
     commit();
 
     // the pull-back of the error; a number after the other, 16 of a token
     {
-      const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
-      float y[16], d[16], e[16];
-      uint2 v4[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        float4 o4 = *(const float4*)(kept_o + channels + 16 * j), d4 = *(const float4*)(d_u2 + channels + 16 * j);
-        y[4 * j] = o4.x, y[4 * j + 1] = o4.y, y[4 * j + 2] = o4.z, y[4 * j + 3] = o4.w;
-        v4[j] = *(const uint2*)(v + of_all + 16 * j);
-        d[4 * j] = d4.x, d[4 * j + 1] = d4.y, d[4 * j + 2] = d4.z, d[4 * j + 3] = d4.w;
-      }
+      float e[16];
       const float scale = normed(y);
       float e_mean = 0.0f, e_along = 0.0f;
 #pragma unroll
@@ -475,7 +456,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 
     // what it pulls at, and what that adds
     if (n > 0) {
-      if (thread == 0) load_early(n - 1);
+      load_early(n - 1);
       ask((thread < 128 ? kept_o : d_u2) + (local - 1) * C * O + (thread & 127) * 32);  // a line a thread
       if (thread < 64) ask(v + (chunk - 1) * C * O + thread * 64);
       if (thread < 2) ask(lr + (chunk - 1) * C + 32 * thread);
@@ -485,20 +466,22 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     begin();
     products<0, 1>(pulled, base + OUT, base + SECOND + half * TILE, 0);
     commit();
+    load_fragments(base + Z + half * J * TILE, mine, lane, narrow);
+    if (SLOT) load_fragments(base + BEND + half * J * TILE, mine, lane, bend);
     end();
     settle(pulled);
 #pragma unroll
     for (int i = 0; i < 16; i++)
-      narrow[i] = pack(dz[2 * i] + pulled[2 * i] * low(bend[i]), dz[2 * i + 1] + pulled[2 * i + 1] * high(bend[i]));
-    store_tile(base + Z + half * TILE, mine, lane, narrow);
+      narrow[i] = pack(low(narrow[i]) + pulled[2 * i] * low(bend[i]), high(narrow[i]) + pulled[2 * i + 1] * high(bend[i]));
+    store_tile(base + Z + half * J * TILE, mine, lane, narrow);
     publish();
     group_barrier(half);
     begin();
-    products<1, 1>(e1, keys, base + Z + half * TILE, 1);
+    products<1, 1>(e1, keys, base + Z + half * J * TILE, 1);
     products<1, 1>(e2, base + OUT, base + HIDDEN + half * TILE, 1);
     commit();
     if (leads) {
-      copy_out(d_z, rows, columns, base + Z + half * TILE);
+      copy_out(d_z, rows, columns, base + Z + half * J * TILE);
       close();
     }
     end();

@@ -19,9 +19,9 @@ constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, HIDDEN = ERRORS + TILE, SECOND
               BARRIERS = TOLD + (BOUND ? 2 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 48 : 32);
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
-// The transposed rows of a warp, into a tile ``[64, 64]`` for each group.
+// The transposed rows of a warp. `STAGE` has tiles ``[64, 64]`` of both matrices, of each group's columns, of all slots.
 DEVICE void stage(u32 room, u32 warp, u32 lane, const u32 (&a)[16]) {
-  const u32 place = at(room + (warp >> 2) * TILE, (lane & 7) + (lane >> 4) * 8, 2 * (warp & 3) + (lane >> 3 & 1));
+  const u32 place = at(room + (warp >> 2) * J * TILE, (lane & 7) + (lane >> 4) * 8, 2 * (warp & 3) + (lane >> 3 & 1));
 #pragma unroll
   for (int j = 0; j < 8; j += 2) store_transposed(place + j * 1024, a[2 * j], a[2 * j + 1], a[2 * j + 2], a[2 * j + 3]);
 }
@@ -65,7 +65,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   }
 
   for (int n = 0; n < count; n++) {
-    const long long chunk = b * total_chunks + first + n, local = b * count + n;
+    const long long chunk = opaque(b * total_chunks + first + n), local = opaque(b * count + n);
     const u32 keys = base + KEYS + (n & 1) * TILE, counter = base + BARRIERS + 8 * (n & 1), parity = n >> 1 & 1;
     float by[4];
 #pragma unroll
@@ -88,7 +88,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       commit();
       store_tile(base + SECOND, mine, lane, narrow[J]);
 #pragma unroll
-      for (int i = 0; i < 2 * J; i++) stage(base + STAGE + 2 * i * TILE, warp, lane, narrow[i]);
+      for (int i = 0; i < 2 * J; i++) stage(base + STAGE + (i / J * 2 * J + i % J) * TILE, warp, lane, narrow[i]);
     }
     uint2 value[4];
 #pragma unroll
@@ -123,9 +123,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       product<1, 1>(o, beyond(tile(base + HIDDEN), 2048 * s), beyond(tile(base + SECOND + 64 * group), 2048 * s), s > 0);
     commit();
     if (thread == 0) {
-#pragma unroll
-      for (int i = 0; i < 4 * J; i++)  // the stacks before the chunk
-        copy_out(i < 2 * J ? seen1 : seen2, (local * J + (i >> 1) % J) * 64, rank * 128 + (i & 1) * 64, base + STAGE + i * TILE);
+      copy_out(seen1, local * J * 64, rank * 128, base + STAGE);  // the stacks before the chunk
+      copy_out(seen2, local * J * 64, rank * 128, base + STAGE + 2 * J * TILE);
       close();
       if (n + 1 < count) {
         const u32 next = base + BARRIERS + 16 + 8 * (~n & 1);
@@ -147,8 +146,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     u32 wide[16];
     fragments(a2, wide);
     if (SLOT) {
-      mixed(a1, m1, by);
-      mixed(a2, m2, by);
+      mixed(a1, m1, by, total_chunks > 0);
+      mixed(a2, m2, by, total_chunks > 0);
     } else {
 #pragma unroll
       for (int i = 0; i < 32; i++) a1[i] *= by[0], a2[i] *= by[0];

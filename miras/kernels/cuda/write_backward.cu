@@ -17,6 +17,12 @@ static_assert(BYTES == SHARED, "what the launch has set aside");
 
 constexpr int TILES = F / 64;
 
+// What gradients of a token take, read long before they are formed: loads behind stores would wait for each other.
+struct Token {
+  float rate, rate2, d_rate, d_rate2, write[J], lr, bound, h_square, u1_square, u2_square;
+  float2 near[8];  // channels ``8 i + 2 t`` and the next
+};
+
 // The sums of products of numbers in the same places of two tiles, this thread's part.
 DEVICE float inner(u32 a, u32 b, u32 thread) {
   float sum = 0.0f;
@@ -54,13 +60,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     copy_in(to + U1, u1, rows, column, counter);
     copy_in(to + DZ, d_z, rows, column, counter);
     copy_in(to + H, h, rows, column, counter);
-#pragma unroll
-    for (int i = 0; i < J; i++) {
-      copy_in(to + STACKS + i * TILE, seen1, rows * J + 64 * i, column, counter);
-      copy_in(to + STACKS + (J + i) * TILE, late1, rows * J + 64 * i, column, counter);
-      copy_in(to + STACKS + (2 * J + i) * TILE, seen2, rows * J + 64 * i, column, counter);
-      copy_in(to + STACKS + (3 * J + i) * TILE, late2, rows * J + 64 * i, column, counter);
-    }
+    copy_in(to + STACKS, seen1, rows * J, column, counter);
+    copy_in(to + STACKS + J * TILE, late1, rows * J, column, counter);
+    copy_in(to + STACKS + 2 * J * TILE, seen2, rows * J, column, counter);
+    copy_in(to + STACKS + 3 * J * TILE, late2, rows * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
@@ -80,6 +83,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   for (int local = begins; local < chunks; local += every, turn++) {
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
     float x[J][32], dk[32], mixed_sums[3] = {0.0f, 0.0f, 0.0f};
+    Token tokens[2];  // of the first group
+    if (half == 0) {
+#pragma unroll
+      for (int side = 0; side < 2; side++) {
+        Token& one = tokens[side];
+        const u32 token = row + 8 * side;
+        one.rate = rates_of(lr, squares, chunk, local, 0)[token], one.rate2 = rates_of(lr, squares, chunk, local, 1)[token];
+        one.d_rate = d_rates[(long long)local * 2 * C + token], one.d_rate2 = d_rates[((long long)local * 2 + 1) * C + token];
+#pragma unroll
+        for (int j = 0; j < J; j++) one.write[j] = into[(chunk * J + j) * C + token];
+#pragma unroll
+        for (int i = 0; i < 8; i++) one.near[i] = *(const float2*)(near + (chunk * C + token) * I + 8 * i + 2 * t);
+        if (BOUND) {
+          const float* norms = squares + (long long)local * SQUARES + token;
+          one.lr = lr[chunk * C + token], one.bound = inverse[chunk * C + token];
+          one.h_square = norms[0], one.u1_square = norms[C], one.u2_square = norms[2 * C];
+        }
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 32; i++) {
       dk[i] = 0.0f;
@@ -140,38 +162,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (half == 0) {
 #pragma unroll
       for (int side = 0; side < 2; side++) {
+        const Token& one = tokens[side];
         const u32 token = row + 8 * side;
-        const float rate = rates_of(lr, squares, chunk, local, 0)[token], rate2 = rates_of(lr, squares, chunk, local, 1)[token];
-        float d_s1 = d_rates[(long long)local * 2 * C + token], d_s2 = d_rates[((long long)local * 2 + 1) * C + token], scale[J];
+        float d_s1 = one.d_rate, d_s2 = one.d_rate2, scale[J];
 #pragma unroll
         for (int j = 0; j < J; j++) {
-          const float write = into[(chunk * J + j) * C + token], other = load(base + SUMS + (j * C + token) * 4);
-          scale[j] = write * rate;
-          d_s1 += write * of_rows[j][side], d_s2 += write * other;
-          if (t == 0) d_into[(chunk * J + j) * C + token] = of_rows[j][side] * rate + other * rate2;
+          const float other = load(base + SUMS + (j * C + token) * 4);
+          scale[j] = one.write[j] * one.rate;
+          d_s1 += one.write[j] * of_rows[j][side], d_s2 += one.write[j] * other;
+          if (t == 0) d_into[(chunk * J + j) * C + token] = of_rows[j][side] * one.rate + other * one.rate2;
         }
         float of_keys = 0.0f;  // what the bound adds to gradients of keys, times these
         if (BOUND) {
-          const float* norms = squares + (long long)local * SQUARES + token;
-          const float whole = lr[chunk * C + token], bound = inverse[chunk * C + token], h_square = norms[0],
-                      u1_square = norms[C];
           float lr1, lr2, bound1, bound2, d_square;
-          bounded_vjp(d_s2, whole, bound, h_square * norms[2 * C], lr2, bound2, d_square);
-          bounded_vjp(d_s1, whole, bound, k_square[side] * u1_square, lr1, bound1, d_square);
-          of_keys = d_square * u1_square;
+          bounded_vjp(d_s2, one.lr, one.bound, one.h_square * one.u2_square, lr2, bound2, d_square);
+          bounded_vjp(d_s1, one.lr, one.bound, k_square[side] * one.u1_square, lr1, bound1, d_square);
+          of_keys = d_square * one.u1_square;
           d_s1 = lr1, d_s2 = lr2;
           if (t == 0) d_inverse[chunk * C + token] = bound1 + bound2;
         }
         if (t == 0) d_lr[chunk * C + token] = d_s1 + d_s2;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-          const long long place = (chunk * C + token) * I + 8 * i + 2 * t;
-          const float2 before = *(const float2*)(near + place);
           float d[2] = {dk[4 * i + 2 * side], dk[4 * i + 2 * side + 1]};
 #pragma unroll
           for (int j = 0; j < J; j++) d[0] += scale[j] * x[j][4 * i + 2 * side], d[1] += scale[j] * x[j][4 * i + 2 * side + 1];
           if (BOUND) d[0] += of_keys * low(with[2 * i + side]), d[1] += of_keys * high(with[2 * i + side]);
-          *(u32*)(d_k + place) = pack(before.x + d[0], before.y + d[1]);
+          *(u32*)(d_k + (chunk * C + token) * I + 8 * i + 2 * t) = pack(one.near[i].x + d[0], one.near[i].y + d[1]);
         }
       }
     } else if (thread - 128 < J * J) {
