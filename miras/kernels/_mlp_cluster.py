@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def reverse(
         seen.o,
         cuda.Tiles(seen.u2),
         h,
-        slope,
+        cuda.Tiles(slope.tensor),
         turn,
         hr,
         d_h,
@@ -73,7 +74,7 @@ def reverse(
         "reverse",
         x,
         how,
-        tiles * TILE + _sums(x) + 48 + bounds,
+        tiles * TILE + _sums(x) + 56 + bounds,
         [*given, *read, *written, cuda.Tiles(d_z), *others, *group],
     )
 
@@ -112,7 +113,7 @@ def read_backward(
     given = [cuda.Tiles(x.q), cuda.Tiles(x.k), x.lr, x.rows, x.pairs, seen.squares, out, d_answer]
     read = [*_of_a_column(x, seen.w1, seen.w2), cuda.Tiles(seen.u2), d.rows, d.pairs]
     results = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, cuda.Tiles(sent, 128 * x.w1.shape[1])]
-    shared, chunks = 26 * TILE + 8 * x.rows.shape[-1] * 4 + 24, len(x.q) * group[1]
+    shared, chunks = 27 * TILE + 8 * x.rows.shape[-1] * 4 + 32, len(x.q) * group[1]
     programs = min(chunks, cuda.processors(x.q.device))
     _start("read_backward", x, how, shared, [*given, *read, *results, chunks, *group], programs)
 
@@ -224,28 +225,32 @@ def _start(
     arguments: Sequence[cuda.Argument],
     programs: int | None = None,
 ) -> None:
-    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{name}.cu"
-    constants = _constants(x, how) | {"SHARED": shared}
-    source = cuda.Source(name, files, tuple(constants.items()), THREADS, shared)
+    gate = 0 if x.gate is None else 1 if x.gate.shape[-1] == 1 else 2
+    source = _source(name, how, shared, x.q.dtype, x.w1.shape[1], _ranks(x), x.inverse is not None, gate)
     cuda.start(source, x.q.device, programs or len(x.q) * _ranks(x), arguments)
 
 
-def _constants(x: Given, how: Recipe) -> dict[str, Any]:
+@lru_cache
+def _source(
+    name: str, how: Recipe, shared: int, dtype: torch.dtype, stacks: int, ranks: int, bound: bool, gate: int
+) -> cuda.Source:
     found = residuals.recall(how.bias)
-    bias, numbers = BIASES[found.residual], {f"C{i}": f"{c!r}f" for i, c in enumerate(found.constants)}
-    return {
-        "HALF": '"bf16"' if x.q.dtype == torch.bfloat16 else '"f16"',
-        "BFLOAT": int(x.q.dtype == torch.bfloat16),
-        "SLOT": int(x.w1.shape[1] > 1),
-        "RANKS": _ranks(x),
+    constants = {
+        "HALF": '"bf16"' if dtype == torch.bfloat16 else '"f16"',
+        "BFLOAT": int(dtype == torch.bfloat16),
+        "SLOT": stacks - 1,
+        "RANKS": ranks,
         "ACT": how.activation + "_" * (how.activation == "tanh"),
-        "BIAS": f"{bias}_residual",
-        "BIAS_VJP": f"{bias}_vjp",
-        "BOUND": int(x.inverse is not None),
+        "BIAS": f"{BIASES[found.residual]}_residual",
+        "BIAS_VJP": f"{BIASES[found.residual]}_vjp",
+        "BOUND": int(bound),
         "LIMIT": f"{LIMIT!r}f",
         "NORM": int(how.norm),
         "RESIDUAL": int(how.residual),
-        "GATE": 0 if x.gate is None else 1 if x.gate.shape[-1] == 1 else 2,
+        "GATE": gate,
         "EPS": f"{how.eps!r}f",
+        "SHARED": shared,
         "C0": "0.0f",
-    } | numbers
+    } | {f"C{i}": f"{c!r}f" for i, c in enumerate(found.constants)}
+    files = "hopper.cuh", "functions.cuh", "pieces.cuh", f"{name}.cu"
+    return cuda.Source(name, files, tuple(constants.items()), THREADS, shared)

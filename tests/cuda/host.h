@@ -157,6 +157,7 @@ static void load(u32 a, float& x, float& y) { x = get<float>(a), y = get<float>(
 static void load(u32 a, float& x, float& y, float& z, float& w) { load(a, x, y), load(a + 8, z, w); }
 static void load(u32 a, u32& x, u32& y) { x = get<u32>(a), y = get<u32>(a, 1); }
 static void load(u32 a, u32& x, u32& y, u32& z, u32& w) { load(a, x, y), load(a + 8, z, w); }
+static u32 again(u32 a) { return get<u32>(a); }
 static void store(u32 a, float x) { memcpy(memory(a), &x, 4); }
 static void store(u32 a, float x, float y) { store(a, x), store(a + 4, y); }
 static void store(u32 a, float x, float y, float z, float w) { store(a, x, y), store(a + 8, z, w); }

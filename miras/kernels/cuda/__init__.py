@@ -142,14 +142,12 @@ def _loaded(source: Source, device: int) -> ctypes.c_void_p:
 
 def pointers(arguments: Sequence[Argument], encode: Callable[[Tiles], Any] = encoded) -> tuple[Any, list[Any]]:
     """An array of pointers to the arguments, and what it points to."""
-
-    def value(a: Argument) -> Any:
-        if isinstance(a, Tiles):
-            return encode(a)
-        return ctypes.c_int(a) if isinstance(a, int) else ctypes.c_void_p(None if a is None else a.data_ptr())
-
-    values = [value(a) for a in arguments]
-    return (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values)), values
+    maps = {i: encode(a) for i, a in enumerate(arguments) if type(a) is Tiles}
+    numbers = [a if type(a) is int else a.data_ptr() if isinstance(a, Tensor) else 0 for a in arguments]
+    values = (ctypes.c_uint64 * len(numbers))(*numbers)
+    first = ctypes.addressof(values)
+    places = (ctypes.addressof(maps[i]) if i in maps else first + 8 * i for i in range(len(numbers)))
+    return (ctypes.c_void_p * len(numbers))(*places), [values, maps]
 
 
 def start(source: Source, device: torch.device, programs: int, arguments: Sequence[Argument]) -> None:

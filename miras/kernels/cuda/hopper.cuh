@@ -94,6 +94,13 @@ DEVICE void load(u32 a, u32& x, u32& y, u32& z, u32& w) {
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x), "=r"(y), "=r"(z), "=r"(w) : "r"(a) : "memory");
 }
 
+// An address that shared memory has: what is formed from it again need not wait in registers until then.
+DEVICE u32 again(u32 a) {
+  u32 x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory");
+  return x;
+}
+
 DEVICE void store(u32 a, float x) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(a), "f"(x) : "memory"); }
 
 DEVICE void store(u32 a, float x, float y) {

@@ -8,6 +8,11 @@ constexpr u32 TILE = 8192, TOKEN_SUMS = C * O * 4, PART = TOKEN_SUMS + (BOUND ? 
 // Numbers a token of a chunk in what the scan leaves of norms: squares of h, of u1 and of u2, then the rates of both matrices.
 constexpr int SQUARES = 5 * C;
 
+// Which of a program's copies, or of a group's, this thread asks for: the first thread of every warp has one, for each takes it some 250
+// cycles; all others have none.
+constexpr u32 NONE = 8;
+DEVICE u32 copies_of(u32 lane, u32 warp) { return lane == 0 ? warp : NONE; }
+
 // Rows 0 and 1 of what products leave of a matrix: the eight numbers of columns ``8 j`` and ``8 j + 8``, row by row.
 DEVICE void fragments(const float (&x)[32], u32 (&a)[16]) {
 #pragma unroll

@@ -29,23 +29,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   __syncthreads();
 
   // barriers of both steps in flight, then of both chunks
+  const u32 copies = copies_of(lane, warp);
   auto load_step = [&](int local, int tile, u32 step) {
     const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), place = local * C,
               column = 64 * tile;
-    arrive_expecting(counter, OF_A_STEP);
-    copy_in(to + DZ, d_zr, place, column, counter);
-    copy_in(to + U1, u1, place, column, counter);
-    copy_in(to + FIRST, seen1, place * J, column, counter);
+    if (thread == 0) arrive_expecting(counter, OF_A_STEP);
+    const Map& map = warp == 0 ? d_zr : warp == 1 ? u1 : seen1;
+    if (copies < 3) copy_in(to + warp * TILE, map, warp < 2 ? place : place * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
     const u32 token = ((long long)(local / count) * total_chunks + first + local % count) * C;
-    arrive_expecting(counter, 2 * TILE);
-    copy_in(to, q, token, 0, counter);
-    copy_in(to + TILE, k, token, 0, counter);
+    if (copies == 3) arrive_expecting(counter, 2 * TILE), copy_in(to, q, token, 0, counter);
+    if (copies == 4) copy_in(to + TILE, k, token, 0, counter);
   };
   const int every = gridDim.x, begins = blockIdx.x;
-  if (thread == 0 && begins < chunks) {
+  if (begins < chunks) {
     load_tokens(begins, 0);
     load_step(begins, 0, 0);
     load_step(begins, 1, 1);
@@ -73,11 +72,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
       for (int j = 0; j < J; j++) settle(x[j]);
       __syncthreads();
-      if (thread == 0) {  // what comes two steps later
-        const int ahead = tile + 2, next = ahead < TILES ? local : local + every;
-        if (next < chunks) load_step(next, ahead % TILES, step + 2);
-        if (tile == 0 && local + every < chunks) load_tokens(local + every, turn + 1);
-      }
+      const int ahead = tile + 2, next = ahead < TILES ? local : local + every;  // what comes two steps later
+      if (next < chunks) load_step(next, ahead % TILES, step + 2);
+      if (tile == 0 && local + every < chunks) load_tokens(local + every, turn + 1);
     }
 
     const u32 queries = base + TOKENS + (turn & 1) * 2 * TILE, keys = queries + TILE;

@@ -9,12 +9,13 @@
 //
 // Everything with a hidden width is written for the reverse scan, by the copy engine.
 
-// Tiles in shared memory: queries, keys, errors, d, P and S; then of each group what it has of the stacks (2 J at most) and what it writes.
+// Tiles in shared memory: queries, keys, errors of two chunks, d, P and S; then of each group what it has of the stacks (2 J at most) and
+// what it writes. Barriers count tokens, both groups' stacks, and that both have multiplied with queries and keys.
 constexpr u32 CLUSTER = 1;
-constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 3 * TILE, READS = 4 * TILE, SCORES = 5 * TILE,
-              OWN = 6 * TILE, OF_A_GROUP = 10 * TILE, H = 4 * TILE, SLOPE = H + TILE, TURN = SLOPE + TILE, U1 = TURN + TILE,
+constexpr u32 QUERIES = 0, KEYS = TILE, ERRORS = 2 * TILE, GRADIENTS = 4 * TILE, READS = 5 * TILE, SCORES = 6 * TILE,
+              OWN = 7 * TILE, OF_A_GROUP = 10 * TILE, H = 4 * TILE, SLOPE = H + TILE, TURN = SLOPE + TILE, U1 = TURN + TILE,
               HR = U1 + TILE, DZ = HR + TILE, ROWS = OWN + 2 * OF_A_GROUP, COLUMNS = ROWS + 4 * C * 4,
-              BARRIERS = COLUMNS + 4 * C * 4, BYTES = BARRIERS + 24;
+              BARRIERS = COLUMNS + 4 * C * 4, FREE = BARRIERS + 24, BYTES = BARRIERS + 32;
 static_assert(BYTES == SHARED, "what the launch has set aside");
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -29,53 +30,58 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   extern __shared__ __align__(1024) unsigned char room[];
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
-  const bool leads = (thread & 127) == 0;  // copies of its group
+  const u32 copies = copies_of(lane, warp & 3);  // of its group
   const u32 token = thread >> 2;           // whose gradient this thread helps with: 16 channels from ``4 t`` on
 
-  if (thread < 3) barrier(base + BARRIERS + 8 * thread, 1);
+  if (thread < 4) barrier(base + BARRIERS + 8 * thread, thread == 3 ? 2 : 1);
   barriers_made();
   __syncthreads();
 
   auto load_stacks = [&](int local, int i) {
     const u32 counter = base + BARRIERS + 8 + 8 * half, column = 64 * (2 * i + half);
-    arrive_expecting(counter, 2 * J * TILE);
-    copy_in(own, seen1, local * C * J, column, counter);
-    copy_in(own + 2 * TILE, seen2, local * C * J, column, counter);
+    if (copies == 0) arrive_expecting(counter, 2 * J * TILE);
+    if (copies < 2) copy_in(own + copies * 2 * TILE, copies ? seen2 : seen1, local * C * J, column, counter);
   };
-  auto load_tokens = [&](int local) {
+  auto load_tokens = [&](int local, u32 turn) {
     const u32 token = ((long long)(local / count) * total_chunks + first + local % count) * C;
     arrive_expecting(base + BARRIERS, 3 * TILE);
     copy_in(base + QUERIES, q, token, 0, base + BARRIERS);
     copy_in(base + KEYS, k, token, 0, base + BARRIERS);
-    copy_in(base + ERRORS, kept_u2, local * C, 0, base + BARRIERS);
+    copy_in(base + ERRORS + (turn & 1) * TILE, kept_u2, local * C, 0, base + BARRIERS);
+  };
+  // of the token of this thread: gradients of answers, answers before their norm, and what was read with
+  uint2 d_answers[4];
+  float y[16], reads[J];
+  auto fetch_answers = [&](int local) {
+    const long long token_here = ((long long)(local / count) * total_chunks + first + local % count) * C + token;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      fetch(d_answer + token_here * O + 4 * t + 16 * j, d_answers[j]);
+      if (NORM) fetch(out + token_here * O + 4 * t + 16 * j, y + 4 * j);
+    }
+    const long long chunk = token_here / C;
+#pragma unroll
+    for (int j = 0; j < J; j++) reads[j] = rows[(chunk * J + j) * C + token];
   };
   const int every = gridDim.x, begins = blockIdx.x;
-  if (thread == 0 && begins < chunks) load_tokens(begins);
-  if (leads && begins < chunks) load_stacks(begins, 0);
+  if (thread == 0 && begins < chunks) load_tokens(begins, 0);
+  if (begins < chunks) load_stacks(begins, 0);
+  if (begins < chunks) fetch_answers(begins);
 
   u32 step = 0, turn = 0;
 #pragma unroll 1
   for (int local = begins; local < chunks; local += every, turn++) {
     const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
-    const u32 place = local * C;
+    const u32 place = local * C, errors = base + ERRORS + (turn & 1) * TILE;
 
     // the gradient of answers before their norm; what the reverse scan multiplies with what was read
     {
-      const long long channels = (chunk * C + token) * O + 4 * t;
-      uint2 of_answers[4];
-      float d[16], y[16], reads[J];
+      float d[16];
+      if (copies < NONE) read<0>();  // what has been written of the chunk before
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        fetch(d_answer + channels + 16 * j, of_answers[j]);
-        if (NORM) fetch(out + channels + 16 * j, y + 4 * j);
-      }
-#pragma unroll
-      for (int j = 0; j < J; j++) reads[j] = rows[(chunk * J + j) * C + token];
-      if (leads) read<0>();  // what has been written of the chunk before
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        d[4 * j] = low(of_answers[j].x), d[4 * j + 1] = high(of_answers[j].x);
-        d[4 * j + 2] = low(of_answers[j].y), d[4 * j + 3] = high(of_answers[j].y);
+        d[4 * j] = low(d_answers[j].x), d[4 * j + 1] = high(d_answers[j].x);
+        d[4 * j + 2] = low(d_answers[j].y), d[4 * j + 3] = high(d_answers[j].y);
       }
       if (NORM) normed_vjp(d, y, normed(y));
       const u32 spot = at(0, token, t >> 1) + (t & 1) * 8;
@@ -111,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     {
       float x[32];
       begin();
-      products<0, 0>(x, base + (half ? GRADIENTS : QUERIES), base + (half ? ERRORS : KEYS), 0);
+      products<0, 0>(x, base + (half ? GRADIENTS : QUERIES), half ? errors : base + KEYS, 0);
       commit();
       end();
       settle(x);
@@ -127,7 +133,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       const long long later = ((long long)(next / count) * total_chunks + first + next % count) * C;
       if (thread < 64) ask(d_answer + later * O + thread * 64), ask(pairs + later * C + thread * 64);
       if (NORM && thread < 128) ask(out + later * O + thread * 32);
-      if (thread == 128) ask(q, later, 0), ask(k, later, 0), ask(kept_u2, next * C, 0);
     }
     float scores[32], row_sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // of both slots, of both rows
 #pragma unroll
@@ -141,12 +146,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       const u32 column = 64 * (2 * i + half);
       float zr[32], bend[32];
       wait_for(base + BARRIERS + 8 + 8 * half, step & 1);
+      {  // what gradients of hr begin with waits in the places of hr and z': nobody but their warp has to do with them
+        float more[32];
+        begin();
+        products<0, 1>(zr, base + GRADIENTS, own + 2 * TILE, 0);
+        if (SLOT) products<0, 1>(more, base + GRADIENTS, own + 3 * TILE, 0);
+        commit();
+        if (copies < NONE) read<0>();
+        group_barrier(half);  // what has been written before has left
+        end();
+        settle(zr);
+        fragments(zr, narrow);
+        store_tile(own + DZ, mine, lane, narrow);
+        if (SLOT) {
+          settle(more);
+          fragments(more, narrow);
+          store_tile(own + HR, mine, lane, narrow);
+        }
+      }
       {
         float z[32], pulled[32];
-        u32 slopes[16], turns[16], errors[16];
+        u32 slopes[16], turns[16], of_u1[16];
         begin();
         products<0, 1>(z, base + KEYS, own, 0);
-        products<0, 1>(pulled, base + ERRORS, own + 2 * TILE, 0);
+        products<0, 1>(pulled, errors, own + 2 * TILE, 0);
         products<0, 1>(zr, base + QUERIES, own, 0);
         if (SLOT) products<0, 1>(bend, base + QUERIES, own + TILE, 0);
         commit();
@@ -166,24 +189,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
           narrow[e] = pack(h[0], h[1]);
           slopes[e] = pack(slope[0], slope[1]);
           turns[e] = pack(pulled[2 * e] * curve[0], pulled[2 * e + 1] * curve[1]);
-          errors[e] = pack(pulled[2 * e] * slope[0], pulled[2 * e + 1] * slope[1]);
+          of_u1[e] = pack(pulled[2 * e] * slope[0], pulled[2 * e + 1] * slope[1]);
         }
-        if (leads) read<0>();
-        group_barrier(half);  // what has been written before has left
         store_tile(own + H, mine, lane, narrow);
         store_tile(own + SLOPE, mine, lane, slopes);
         store_tile(own + TURN, mine, lane, turns);
-        store_tile(own + U1, mine, lane, errors);
+        store_tile(own + U1, mine, lane, of_u1);
       }
       publish();
       group_barrier(half);
-      if (leads) {
-        copy_out(h_out, place, column, own + H);
-        copy_out(slope_out, place, column, own + SLOPE);
-        copy_out(turn_out, place, column, own + TURN);
-        copy_out(u1_out, place, column, own + U1);
-        close();
-      }
+      const bool last = i + 1 == RANKS;
+      if (last && next < chunks && copies == 0) arrive(base + FREE);
+      if (!last || next < chunks) load_stacks(last ? next : local, last ? 0 : i + 1);
+      const u32 which = warp & 3;
+      const Map& map = which == 0 ? h_out : which == 1 ? slope_out : which == 2 ? turn_out : u1_out;
+      if (copies < NONE) copy_out(map, place, column, own + H + which * TILE), close();
       begin();
       products<0, 1>(zr, base + READS, own + U1, 1);
       commit();
@@ -194,63 +214,53 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         float curve;
         ACT(zr[e], zr[e], bend[e], curve);
       }
+      float d[32];
+      load_fragments(own + DZ, mine, lane, narrow);
+#pragma unroll
+      for (int e = 0; e < 32; e++) {
+        const float x = e & 1 ? high(narrow[e >> 1]) : low(narrow[e >> 1]);
+        row_sums[e >> 1 & 1] += zr[e] * x;
+        d[e] = x * weight[e >> 1 & 1];
+      }
+      if (SLOT) {
+        load_fragments(own + HR, mine, lane, narrow);
+#pragma unroll
+        for (int e = 0; e < 32; e++) {
+          const float x = e & 1 ? high(narrow[e >> 1]) : low(narrow[e >> 1]);
+          row_sums[2 + (e >> 1 & 1)] += zr[e] * x;
+          d[e] += x * weight[2 * J - 2 + (e >> 1 & 1)];
+        }
+      }
       fragments(zr, narrow);
       store_tile(own + HR, mine, lane, narrow);
       publish();
       group_barrier(half);
-      if (leads) {
-        copy_out(hr_out, place, column, own + HR);
-        close();
-      }
-      float d[32];
+      if (copies == 3) copy_out(hr_out, place, column, own + HR), close();
       {
-        float of_h[32], more[32];
+        float of_h[32];
         begin();
-        products<0, 1>(d, base + GRADIENTS, own + 2 * TILE, 0);
-        if (SLOT) products<0, 1>(more, base + GRADIENTS, own + 3 * TILE, 0);
         products<0, 0>(scores, own + HR, own + H, 1);
         products<1, 1>(of_h, base + SCORES, own + HR, 0);
+        products<0, 1>(d, base + SCORES, own + H, 1);
         commit();
         end();
         settle(d), settle(of_h), settle(scores);
-        if (SLOT) settle(more);
-#pragma unroll
-        for (int e = 0; e < 32; e++) {
-          row_sums[e >> 1 & 1] += zr[e] * d[e];
-          d[e] *= weight[e >> 1 & 1];
-          if (SLOT) {
-            row_sums[2 + (e >> 1 & 1)] += zr[e] * more[e];
-            d[e] += more[e] * weight[2 * J - 2 + (e >> 1 & 1)];
-          }
-        }
         fragments(of_h, narrow);
       }
-      if (leads) read<1>();
-      group_barrier(half);  // slopes and turns have left, all products with stacks have ended
-      if (leads) {
-        if (i + 1 < RANKS) {
-          load_stacks(local, i + 1);
-        } else if (next < chunks) {
-          load_stacks(next, 0);
-        }
+      if (copies == 1 || copies == 2) read<0>();
+      if (thread == 0 && last && next < chunks) {  // both groups have multiplied with queries and keys for the last time
+        wait_for(base + FREE, turn & 1);
+        load_tokens(next, turn + 1);
       }
+      group_barrier(half);  // slopes and turns have left
       store_tile(own + SLOPE, mine, lane, narrow);
-      begin();
-      products<0, 1>(d, base + SCORES, own + H, 1);
-      commit();
-      end();
-      settle(d);
 #pragma unroll
       for (int e = 0; e < 32; e++) d[e] *= bend[e];
       fragments(d, narrow);
       store_tile(own + DZ, mine, lane, narrow);
       publish();
       group_barrier(half);
-      if (leads) {
-        copy_out(d_h, place, column, own + SLOPE);
-        copy_out(d_zr, place, column, own + DZ);
-        close();
-      }
+      if (copies == 1 || copies == 2) copy_out(copies == 1 ? d_h : d_zr, place, column, own + (copies == 1 ? SLOPE : DZ)), close();
       begin();
       products<1, 1>(d, base + READS, own + DZ, 0);
       commit();
@@ -260,10 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_tile(own + TURN, mine, lane, narrow);
       publish();
       group_barrier(half);
-      if (leads) {
-        copy_out(d_u1, place, column, own + TURN);
-        close();
-      }
+      if (copies == 0) copy_out(d_u1, place, column, own + TURN), close();
     }
 
     // sums over both groups' tiles, each of which has half of the columns of scores from here on
@@ -288,8 +295,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (thread < J * C) d_rows[chunk * J * C + thread] = load(base + ROWS + thread * 4) + load(base + ROWS + (J * C + thread) * 4);
     float x[16], in_columns[8];
     begin();
-    products_of_a_side<0, 0>(x, base + GRADIENTS, base + ERRORS, half);
+    products_of_a_side<0, 0>(x, base + GRADIENTS, errors, half);
     commit();
+    if (next < chunks) fetch_answers(next);
     float mine_of_scores[16];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -320,7 +328,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (int j = 0; j < 4; j += 2) store_matrices(to ^ (j << 4), narrow[2 * j], narrow[2 * j + 1], narrow[2 * j + 2], narrow[2 * j + 3]);
     publish();
     __syncthreads();
-    if (thread == 0 && next < chunks) load_tokens(next);
     begin();
     products_of_a_side<1, 1>(x, base + READS, base + GRADIENTS, half);
     commit();
@@ -332,5 +339,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       *(float2*)(d_u2 + ((long long)local * C + row + 8 * (i & 1)) * O + 32 * half + 8 * (i >> 1) + 2 * t) =
           make_float2(x[2 * i], x[2 * i + 1]);
   }
-  if (leads) written();
+  if (copies < NONE) written();
 }

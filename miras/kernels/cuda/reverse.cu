@@ -15,11 +15,12 @@
 // gradients of all stacks, in whose places others stand once they have been read: e1 and f1 of a half, e1 and f1 of the other, then those
 // of the second matrix.
 constexpr u32 CLUSTER = RANKS;
-constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, READ_Z = WIDE, READ_H = WIDE + 2 * TILE,
-              SENT = WIDE + 4 * TILE, HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
-              LATE2 = LATE + 2 * J * TILE, PULLED = LATE, OUT = LATE2, BEND = LATE2 + TILE, Z = LATE + (SLOT ? 1 : 4) * TILE,
+constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, READ_Z = WIDE, SENT = WIDE + 4 * TILE,
+              HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
+              LATE2 = LATE + 2 * J * TILE, PULLED = LATE, OUT = LATE2, READ_H = SLOT ? LATE2 + TILE : WIDE + 6 * TILE,
+              Z = LATE + (SLOT ? 1 : 4) * TILE,
               SUMS = LATE + (SLOT ? 8 : 6) * TILE, NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0),
-              BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0), BYTES = BARRIERS + (BOUND ? 72 : 48);
+              BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0), AGAIN = BARRIERS + (BOUND ? 72 : 48), BYTES = AGAIN + 8;
 
 // What barriers count: sums of even and of odd chunks, that all have read them, and tiles; where steps are bounded, W2, which waits until
 // u1 has been read in its place, and sums of norms of even and of odd chunks.
@@ -88,13 +89,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const __grid_constant__ Map late1_out, const __grid_constant__ Map late2_out, const __grid_constant__ Map d_z,
             unsigned short* d_o, float* d_k, unsigned short* d_v, float* d_gate, int first, int count, int total_chunks) {
   extern __shared__ __align__(1024) unsigned char room[];
-  const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
+  u32 base = shared_address(room);
+  const u32 thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = (warp & 3) * 16, row = mine + g;
   const u32 program = rank * 128, columns = program + half * 64, column = columns + 2 * t;
   const bool leads = (thread & 127) == 0;  // copies of its group
+  const u32 copies = copies_of(lane, warp);
   const u32 token = thread >> 2;           // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
+  if (thread < (BOUND ? 9 : 6)) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
+  if (thread == 0) store(base + AGAIN, base, base);
+  barriers_made();
+  cluster_arrive();
   float e1[32], e2[32], f1[32], f2[32];
   float *grads1 = d_w1 + b * J * I * F, *grads2 = d_w2 + b * J * F * O;
   stack_of(grads1, row, column, e1);
@@ -103,53 +110,49 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     stack_of(grads1 + I * F, row, column, f1);
     stack_of(grads2 + F * O, row, column, f2);
   }
-  if (thread < (BOUND ? 9 : 6)) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
-  barriers_made();
-  cluster_arrive();
   cluster_wait();
 
-  // of the last chunk, then of the one before the current; a warp a copy, each of which takes a thread some 200 cycles
+  // of the last chunk, then of the one before the current
   auto load_early = [&](int n) {
     const u32 tokens = (b * total_chunks + first + n) * C, rows = (b * count + n) * C, barrier = base + EARLY;
-    if (lane > 0) return;
-    if (warp == 0) arrive_expecting(barrier, 10 * TILE), copy_in(base + KEYS + (n & 1) * TILE, k, tokens, 0, barrier);
-    if (warp == 1) copy_in(base + ERRORS, kept_u2, rows, 0, barrier);
-    if (warp == 2) copy_in(base + WIDE, d_u1, rows, program, barrier);
-    if (warp == 3) copy_in(base + WIDE + 2 * TILE, slope, rows, program, barrier);
-    if (warp == 4) copy_in(base + WIDE + 4 * TILE, turn, rows, program, barrier);
-    if (warp == 5) copy_in(base + WIDE + 6 * TILE, d_h, rows, program, barrier);
+    if (thread == 0) arrive_expecting(barrier, 10 * TILE);
+    const Map* const map = warp == 0 ? &k : warp == 1 ? &kept_u2 : warp == 2 ? &d_u1 : warp == 3 ? &turn : &d_h;
+    const u32 to = warp == 0 ? KEYS + (n & 1) * TILE : warp == 1 ? ERRORS : WIDE + (warp == 2 ? 0 : 2 * warp - 2) * TILE;
+    if (copies < 5) copy_in(base + to, *map, warp ? rows : tokens, warp < 2 ? 0 : program, barrier);
   };
-  load_early(count - 1);
+  auto load_slopes = [&](int n) {  // of a group, which reads those of the chunk before to its end
+    if (leads) copy_in(base + WIDE + (2 + half) * TILE, slope, (b * count + n) * C, columns, base + EARLY);
+  };
+  load_early(count - 1), load_slopes(count - 1);
 
   for (int n = count - 1; n >= 0; n--) {
     const long long chunk = opaque(b * total_chunks + first + n), local = opaque(b * count + n);
     const u32 told = count - 1 - n, counter = base + BARRIERS + 8 * (told & 1), rows = local * C;
-    const u32 keys = base + KEYS + (n & 1) * TILE, late = base + LATE + half * J * TILE, late2 = late + 2 * J * TILE;
-    if (lane == 0) {
-      if (warp == 6) arrive_expecting(base + LOADED, 4 * TILE), copy_in(base + HIDDEN, h, rows, program, base + LOADED);
-      if (warp == 7) copy_in(base + SECOND, BOUND ? u1 : seen2, BOUND ? rows : rows * J, program, base + LOADED);
+    if (thread == 0) arrive_expecting(base + LOADED, 4 * TILE);
+    if (lane == 0 && warp > 5) {
+      const Map& map = warp == 6 ? h : BOUND ? u1 : seen2;
+      copy_in(base + (warp == 6 ? HIDDEN : SECOND), map, warp == 6 || BOUND ? rows : rows * J, program, base + LOADED);
     }
 
     // gradients of the stacks after the chunk, for products and for the kernels that follow
     u32 narrow[16];
     fragments(e1, narrow);
-    store_tile(late, mine, lane, narrow);
+    store_tile(base + LATE + half * J * TILE, mine, lane, narrow);
     fragments(e2, narrow);
-    store_tile(late2, mine, lane, narrow);
+    store_tile(base + LATE2 + half * J * TILE, mine, lane, narrow);
     if (SLOT) {
       fragments(f1, narrow);
-      store_tile(late + TILE, mine, lane, narrow);
+      store_tile(base + LATE + (half * J + 1) * TILE, mine, lane, narrow);
       fragments(f2, narrow);
-      store_tile(late2 + TILE, mine, lane, narrow);
+      store_tile(base + LATE2 + (half * J + 1) * TILE, mine, lane, narrow);
     }
     publish();
     __syncthreads();
-    if (leads) {
-      copy_out(late1_out, rows * J, columns, late);
-      close();
-      copy_out(late2_out, rows * J, columns, late2);
-      close();
-    }
+    if (lane == 0 && (warp & 3) < 2)
+      copy_out(warp & 1 ? late2_out : late1_out, rows * J, columns, base + (warp & 1 ? LATE2 : LATE) + half * J * TILE), close();
+
+    base = again(base + AGAIN);
+    const u32 late = base + LATE + half * J * TILE, late2 = late + 2 * J * TILE;
 
     // what they pull at: the gradient of errors in the hidden width, then that of z
     const float *write = into + chunk * J * C + row, *rates = rates_of(lr, squares, chunk, local, 1) + row;
@@ -159,20 +162,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
     for (int i = 0; i < J * J; i++) by[i] = mix[chunk * J * J + i];
     float dz[32];
-    u32 bend[16];
     if (BOUND) {
       float dh[32];
-      u32 x[16];
+      u32 x[16], bend[16];
       wait_for(base + EARLY, told & 1);
       {  // squares of keys
-        const float square = key_square(keys, token, t);
+        const float square = key_square(base + KEYS + (n & 1) * TILE, token, t);
         if (t == 0) store(base + NORMS + (4 * C + token) * 4, square);
       }
       const float w0 = write[0], w1 = write[8], v0 = SLOT ? write[C] : 0.0f, v1 = SLOT ? write[C + 8] : 0.0f;
 #pragma unroll
       for (int matrix = 0; matrix < 2; matrix++) {
         float (&d)[32] = matrix ? dh : dz;
-        const u32 with = matrix ? base + ERRORS : keys, of = matrix ? late2 : late;
+        const u32 with = matrix ? base + ERRORS : base + KEYS + (n & 1) * TILE, of = matrix ? late2 : late;
         float more[16];
         begin();
         products<0, 1>(d, with, of, 0);
@@ -194,16 +196,16 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         }
       }
       wait_for(base + LOADED, told & 1);
-      u32 errors[16], hidden[16];
-      load_fragments(base + SECOND + half * TILE, mine, lane, errors);
-      load_fragments(base + HIDDEN + half * TILE, mine, lane, hidden);
+      u32 errors[16];
       float even, odd;
-      inner_rows(dz, errors, even, odd);
-      if (t == 0) store(base + NORMS + (half * C + row) * 4, even), store(base + NORMS + (half * C + row + 8) * 4, odd);
-      inner_rows(dh, hidden, even, odd);
+      load_fragments(base + HIDDEN + half * TILE, mine, lane, x);
+      inner_rows(dh, x, even, odd);
       if (t == 0)
         store(base + NORMS + ((2 + half) * C + row) * 4, even), store(base + NORMS + ((2 + half) * C + row + 8) * 4, odd);
-      if (leads) read<1>();
+      load_fragments(base + SECOND + half * TILE, mine, lane, errors);
+      inner_rows(dz, errors, even, odd);
+      if (t == 0) store(base + NORMS + (half * C + row) * 4, even), store(base + NORMS + (half * C + row + 8) * 4, odd);
+      if (leads) read<0>();
       publish();
       __syncthreads();
       if (thread == 0) arrive_expecting(base + LATER, 2 * TILE), copy_in(base + SECOND, seen2, rows * J, program, base + LATER);
@@ -226,20 +228,20 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         }
       }
       __syncthreads();
+      base = again(base + AGAIN);
       const float *rates1 = rates_of(lr, squares, chunk, local, 0) + row, s0 = rates1[0], s1 = rates1[8];
       const float u0 = load(base + NORMS + (5 * C + row) * 4), u8 = load(base + NORMS + (5 * C + row + 8) * 4);
       const float h0 = load(base + NORMS + (6 * C + row) * 4), h8 = load(base + NORMS + (6 * C + row + 8) * 4);
 #pragma unroll
-      for (int i = 0; i < 32; i++) {
-        const float error = i & 1 ? high(errors[i >> 1]) : low(errors[i >> 1]),
-                    h = i & 1 ? high(hidden[i >> 1]) : low(hidden[i >> 1]);
-        dz[i] = dz[i] * (i & 2 ? s1 : s0) + (i & 2 ? u8 : u0) * error;
-        dh[i] = dh[i] * (i & 2 ? rates[8] : rates[0]) + (i & 2 ? h8 : h0) * h;
-      }
-      load_fragments(base + WIDE + half * TILE, mine, lane, x);
-      load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
+      for (int i = 0; i < 32; i++)
+        dz[i] = dz[i] * (i & 2 ? s1 : s0) + (i & 2 ? u8 : u0) * (i & 1 ? high(errors[i >> 1]) : low(errors[i >> 1]));
+      load_fragments(base + HIDDEN + half * TILE, mine, lane, x);
 #pragma unroll
-      for (int i = 0; i < 32; i++) dz[i] += i & 1 ? high(x[i >> 1]) : low(x[i >> 1]);
+      for (int i = 0; i < 32; i++)
+        dh[i] = dh[i] * (i & 2 ? rates[8] : rates[0]) + (i & 2 ? h8 : h0) * (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
+      load_fragments(base + WIDE + half * TILE, mine, lane, x);
+      add(dz, x);
+      load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
       through_slopes(dz, bend, narrow);
       store_tile(base + PULLED + half * J * TILE, mine, lane, narrow);
       load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
@@ -250,38 +252,39 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       wait_for(base + LATER, told & 1);
     } else {
       {
-        u32 x[16];
+        u32 x[16], bend[16];
         float more[32];
         wait_for(base + EARLY, told & 1);
         begin();
-        products<0, 1>(dz, keys, late, 0);
-        if (SLOT) products<0, 1>(more, keys, late + TILE, 0);
+        products<0, 1>(dz, base + KEYS + (n & 1) * TILE, late, 0);
+        if (SLOT) products<0, 1>(more, base + KEYS + (n & 1) * TILE, late + TILE, 0);
         commit();
-        load_fragments(base + WIDE + half * TILE, mine, lane, x);
         end();
         settle(dz);
         if (SLOT) settle(more);
 #pragma unroll
         for (int i = 0; i < 32; i++) {
-          dz[i] = dz[i] * (i & 2 ? c1 : c0) + (i & 1 ? high(x[i >> 1]) : low(x[i >> 1]));
+          dz[i] *= i & 2 ? c1 : c0;
           if (SLOT) dz[i] += more[i] * (i & 2 ? a1 : a0);
         }
+        load_fragments(base + WIDE + half * TILE, mine, lane, x);
+        add(dz, x);
         load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, bend);
         through_slopes(dz, bend, narrow);
+        load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
+        multiply(dz, x);
       }
       {
         float dh[32], more[16];
-        u32 x[16];
+        u32 x[16], bend[16];
         begin();
         products<0, 1>(dh, base + ERRORS, late2, 0);
         if (SLOT) products_of_a_side<0, 1>(more, base + ERRORS, late2 + TILE, 0);
         commit();
-        if (leads) read<1>();
+        if (leads) read<0>();
         group_barrier(half);  // what is in the places of `PULLED` has been read, and gradients of u1
         if (leads) copy_in(base + READ_Z + half * TILE, d_zr, rows, columns, base + ASKED);
         store_tile(base + PULLED + half * J * TILE, mine, lane, narrow);
-        load_fragments(base + WIDE + (4 + half) * TILE, mine, lane, x);
-        multiply(dz, x);
         end();
         settle(dh);
 #pragma unroll
@@ -310,9 +313,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     publish();
     __syncthreads();
 
+    base = again(base + AGAIN);
+
     // the gradient of the errors, told to all
     if (thread == 32) arrive_expecting(base + ASKED, (2 * J + 4) * TILE), copy_in(base + SENT, sent, rows * 2 * J, 0, base + ASKED);
-    if (thread == 64) copy_in(base + READ_H, hr, rows, program, base + ASKED);
     if (BOUND && leads) copy_in(base + READ_Z + half * TILE, d_zr, rows, columns, base + ASKED);
     {
       float part[16], more[16];
@@ -336,10 +340,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       if (RANKS > 1 && told > 0) wait_for(base + FREE, ~told & 1);  // until all have read the sums of the chunk before
       store_part(base + SUMS + rank * PART, row, half, t, part);
     }
-    if (leads) read<0>();
+    if (copies == 1 || copies == 5) read<0>();
     publish();
     __syncthreads();
     if (thread == 0) tell_all(base + SUMS, counter, rank);
+    if (copies == 2) copy_in(base + READ_H, hr, rows, program, base + ASKED);
 
     // what does not wait for the others
     const long long channels = (local * C + token) * O + 4 * t, of_all = (chunk * C + token) * O + 4 * t;
@@ -351,7 +356,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       fetch(d_u2 + channels + 16 * j, d + 4 * j);
       fetch(v + of_all + 16 * j, v4[j]);
     }
-    if (SLOT) store_tile(base + BEND + half * J * TILE, mine, lane, bend);
     if (SLOT) {
       const float turned[4] = {by[0], by[2], by[1], by[3]};
       mixed(e1, f1, turned, total_chunks > 0);
@@ -360,16 +364,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int i = 0; i < 32; i++) e1[i] *= by[0], e2[i] *= by[0];
     }
-    wait_for(base + ASKED, told & 1);
-    begin();
-    products<1, 1>(e1, base + SENT, base + READ_Z + half * TILE, 1);
-    products<1, 1>(e2, base + SENT + J * TILE, base + READ_H + half * TILE, 1);
-    if (SLOT) {
-      products<1, 1>(f1, base + SENT + TILE, base + READ_Z + half * TILE, 1);
-      products<1, 1>(f2, base + SENT + 3 * TILE, base + READ_H + half * TILE, 1);
-    }
-    products<1, 1>(e2, base + ERRORS, base + PULLED + half * J * TILE, 1);
-    commit();
+
+    base = again(base + AGAIN);
 
     // the pull-back of the error; a number after the other, 16 of a token
     {
@@ -379,7 +375,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float x = BIAS(p[i], value[i], of_bias[i]);
@@ -393,6 +389,16 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         for (int i = 0; i < 16; i++) d[i] += pull * (NORM ? e[i] - e_mean - y[i] * e_along : e[i]);
       }
       wait_for(counter, told >> 1 & 1);
+      wait_for(base + ASKED, told & 1);
+      begin();
+      products<1, 1>(e1, base + SENT, base + READ_Z + half * TILE, 1);
+      products<1, 1>(e2, base + SENT + J * TILE, base + READ_H + half * TILE, 1);
+      if (SLOT) {
+        products<1, 1>(f1, base + SENT + TILE, base + READ_Z + half * TILE, 1);
+        products<1, 1>(f2, base + SENT + 3 * TILE, base + READ_H + half * TILE, 1);
+      }
+      products<1, 1>(e2, base + ERRORS, base + PULLED + half * J * TILE, 1);
+      commit();
       float d_mean = 0.0f, d_along = 0.0f, d_error = 0.0f;  // means of d, of d y, of d u
 #pragma unroll
       for (int j = 0; j < 4; j++) {
@@ -412,7 +418,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(keys, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           float &x = d[4 * j + i], d_e = NORM ? (x - d_mean - y[4 * j + i] * d_along) * scale : x, d_p, d_value, d_bias;
@@ -454,6 +460,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     __syncthreads();
     if (thread < RANKS) arrive_there(neighbour(base + FREE, thread));
 
+    base = again(base + AGAIN);
+
     // what it pulls at, and what that adds
     if (n > 0) {
       load_early(n - 1);
@@ -463,21 +471,23 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       if (thread < 2 * J) ask(into + (chunk - 1) * J * C + 32 * thread);
     }
     float pulled[32];
+    u32 slopes[16];
     begin();
     products<0, 1>(pulled, base + OUT, base + SECOND + half * TILE, 0);
     commit();
     load_fragments(base + Z + half * J * TILE, mine, lane, narrow);
-    if (SLOT) load_fragments(base + BEND + half * J * TILE, mine, lane, bend);
+    load_fragments(base + WIDE + (2 + half) * TILE, mine, lane, slopes);
     end();
     settle(pulled);
 #pragma unroll
     for (int i = 0; i < 16; i++)
-      narrow[i] = pack(low(narrow[i]) + pulled[2 * i] * low(bend[i]), high(narrow[i]) + pulled[2 * i + 1] * high(bend[i]));
+      narrow[i] = pack(low(narrow[i]) + pulled[2 * i] * low(slopes[i]), high(narrow[i]) + pulled[2 * i + 1] * high(slopes[i]));
     store_tile(base + Z + half * J * TILE, mine, lane, narrow);
     publish();
     group_barrier(half);
+    if (n > 0) load_slopes(n - 1);
     begin();
-    products<1, 1>(e1, keys, base + Z + half * J * TILE, 1);
+    products<1, 1>(e1, base + KEYS + (n & 1) * TILE, base + Z + half * J * TILE, 1);
     products<1, 1>(e2, base + OUT, base + HIDDEN + half * TILE, 1);
     commit();
     if (leads) {
@@ -504,7 +514,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     stack_to(grads1 + I * F, row, column, f1);
     stack_to(grads2 + F * O, row, column, f2);
   }
-  if (leads) written();
+  if (copies < NONE) written();
   cluster_arrive();
   cluster_wait();
 }

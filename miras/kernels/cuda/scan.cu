@@ -45,9 +45,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), group = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, rank = cluster_rank(), mine = warp * 16, column = rank * 128 + mine;
   const u32 slopes = base + SLOPES + thread * 16;
+  const u32 copies = copies_of(lane, warp);
   const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
+  if (thread < (BOUND ? 6 : 4)) barrier(base + BARRIERS + 8 * thread, 1);
+  barriers_made();
+  cluster_arrive();
   float a1[32], a2[32], m1[32], m2[32];
   rows_of(w1 + b * w1_stride, column, g, t, a1);
   rows_of(w2 + b * w2_stride, column, g, t, a2);
@@ -55,9 +59,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     rows_of(w1 + b * w1_stride + I * F, column, g, t, m1);
     rows_of(w2 + b * w2_stride + F * O, column, g, t, m2);
   }
-  if (thread < (BOUND ? 6 : 4)) barrier(base + BARRIERS + 8 * thread, 1);
-  barriers_made();
-  cluster_arrive();
   cluster_wait();
   if (thread == 0) {
     arrive_expecting(base + BARRIERS + 16, TILE);
@@ -122,15 +123,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     for (int s = 0; s < 8; s++)
       product<1, 1>(o, beyond(tile(base + HIDDEN), 2048 * s), beyond(tile(base + SECOND + 64 * group), 2048 * s), s > 0);
     commit();
-    if (thread == 0) {
-      copy_out(seen1, local * J * 64, rank * 128, base + STAGE);  // the stacks before the chunk
-      copy_out(seen2, local * J * 64, rank * 128, base + STAGE + 2 * J * TILE);
-      close();
-      if (n + 1 < count) {
-        const u32 next = base + BARRIERS + 16 + 8 * (~n & 1);
-        arrive_expecting(next, TILE);
-        copy_in(base + KEYS + (~n & 1) * TILE, k, (chunk + 1) * C, 0, next);
-      }
+    if (copies < 2)  // the stacks before the chunk
+      copy_out(copies ? seen2 : seen1, local * J * 64, rank * 128, base + STAGE + copies * 2 * J * TILE), close();
+    if (copies == 2 && n + 1 < count) {
+      const u32 next = base + BARRIERS + 16 + 8 * (~n & 1);
+      arrive_expecting(next, TILE);
+      copy_in(base + KEYS + (~n & 1) * TILE, k, (chunk + 1) * C, 0, next);
     }
     if (!BOUND && thread < C * J) store(base + RATES + thread * 4, weight);
     end();
@@ -199,7 +197,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         }
       }
     }
-    if (thread == 0) read<0>();
+    if (copies < 2) read<0>();
     publish();
     __syncthreads();
 
@@ -293,7 +291,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
       rows_to(end2 + b * end2_stride + F * O, column, g, t, m2);
     }
   }
-  if (thread == 0) written();
+  if (copies < 2) written();
   cluster_arrive();
   cluster_wait();
 }

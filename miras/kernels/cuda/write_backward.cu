@@ -53,26 +53,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
 
   // barriers of both steps in flight, then of both chunks
+  const u32 copies = copies_of(lane, warp);
   auto load_step = [&](int local, int tile, u32 step) {
     const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), rows = local * C,
               column = 64 * tile;
-    arrive_expecting(counter, OF_A_STEP);
-    copy_in(to + U1, u1, rows, column, counter);
-    copy_in(to + DZ, d_z, rows, column, counter);
-    copy_in(to + H, h, rows, column, counter);
-    copy_in(to + STACKS, seen1, rows * J, column, counter);
-    copy_in(to + STACKS + J * TILE, late1, rows * J, column, counter);
-    copy_in(to + STACKS + 2 * J * TILE, seen2, rows * J, column, counter);
-    copy_in(to + STACKS + 3 * J * TILE, late2, rows * J, column, counter);
+    if (thread == 0) arrive_expecting(counter, OF_A_STEP);
+    const Map *wide = warp == 0 ? &u1 : warp == 1 ? &d_z : &h, *stack = warp == 3 ? &seen1 : warp == 4 ? &late1 : warp == 5 ? &seen2 : &late2;
+    const u32 place = warp < 3 ? warp * TILE : STACKS + (warp - 3) * J * TILE;
+    if (copies < 7) copy_in(to + place, *(warp < 3 ? wide : stack), warp < 3 ? rows : rows * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
+    if (copies != 7) return;
     arrive_expecting(counter, 2 * TILE);
     copy_in(to, k, ((long long)(local / count) * total_chunks + first + local % count) * C, 0, counter);
     copy_in(to + TILE, kept_u2, local * C, 0, counter);
   };
   const int every = gridDim.x, begins = blockIdx.x;
-  if (thread == 0 && begins < chunks) {
+  if (begins < chunks) {
     load_tokens(begins, 0);
     load_step(begins, 0, 0);
     load_step(begins, 1, 1);
@@ -128,11 +126,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       for (int j = 0; j < J; j++) settle(x[j]);
       publish();
       __syncthreads();
-      if (thread == 0) {  // what comes two steps later
-        const int ahead = tile + 2, next = ahead < TILES ? local : local + every;
-        if (next < chunks) load_step(next, ahead % TILES, step + 2);
-        if (tile == 0 && local + every < chunks) load_tokens(local + every, turn + 1);
-      }
+      const int ahead = tile + 2, next = ahead < TILES ? local : local + every;  // what comes two steps later
+      if (next < chunks) load_step(next, ahead % TILES, step + 2);
+      if (tile == 0 && local + every < chunks) load_tokens(local + every, turn + 1);
     }
 
     // tokens
