@@ -1,9 +1,9 @@
-"""How long the kernels of perceptrons in clusters take, and where the cycles of a chunk go in their scans.
+"""How long the kernels of perceptrons in clusters take, and where their cycles go.
 
-    MIRAS_UNPROVEN=1 python -m benchmarks.clusters [--tokens T ...]
+    python -m benchmarks.clusters [--tokens T ...] [--variant KERNEL=FILE ...]
 
-Between the stages of a source, which comments and waits separate, one thread of the first program reads the clock. What that costs is seen
-beside the time of the source as it is.
+Between the stages of a source, which comments and waits separate, the first thread of each group of four warps of the first program
+reads the clock. What that costs is seen beside the time of the source as it is. Variants are other sources of a kernel, timed beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,45 +21,61 @@ import torch
 from benchmarks import gpu_mlp
 from miras.kernels import clusters, cuda
 
-STAMP = """#define STAMP(i) \\
-  if (threadIdx.x == 0 && blockIdx.x == 0) { long long now_ = clock64(); stamps[i] += now_ - last_; last_ = now_; }
+GROUPS, ROOM, TIMES, RUNS = 2, 128, 20, 7
+
+STAMP = f"""#define STAMP(i) \\
+  if ((threadIdx.x & 127) == 0 && blockIdx.x == 0) {{ \\
+    const long long now_ = clock64(); \\
+    stamps[(threadIdx.x >> 7) * {ROOM} + i] += now_ - last_, last_ = now_; \\
+  }}
 """
 
-WAIT = re.compile(r"^ +(if \(.*\) )?(__syncthreads\(\);|group_barrier\(|wait_for\(|end\(\);|end_all_but_one\(\);)")
-
-ROOM, TIMES = 64, 20
+COMMENT = re.compile(r"^ +// ")
+WAIT = re.compile(
+    r"^ +(if \(.*\) )?(__syncthreads\(\)|group_barrier\(|wait_for\(|end\(\)|end_all_but_one\(\)|read<|publish\(\))"
+)
 
 
 def stamped(text: str) -> tuple[str, list[str]]:
-    """The source of a scan with a clock, and the names of its stages."""
+    """A source with a clock, and the names of its stages: what a stage ends with, or the comment that the next begins with."""
     lines: list[str] = []
     names: list[str] = []
     inside = False
+
+    def stamp(name: str) -> None:
+        lines.append(f"STAMP({len(names)})")
+        names.append(name.strip()[:80])
+
     for line in text.split("\n"):
-        begins = line.startswith("  for (int n")
-        inside = (inside or begins) and line != "  }"
-        if begins:
-            lines.append("  long long last_ = clock64();")
-        if inside and line.startswith("    // "):
-            names.append(line.strip()[:70])
-            lines.append(f"    STAMP({len(names) - 1})")
+        if inside and COMMENT.match(line):
+            stamp(line)
         lines.append(line)
+        if "extern __shared__" in line:
+            inside = True
+            lines.append("  long long last_ = clock64();")
         if inside and WAIT.match(line):
-            names.append("    " + line.strip()[:70])
-            lines.append(f"    STAMP({len(names) - 1})")
+            stamp("    " + line)
     text = "\n".join(lines).replace("int total_chunks) {", "int total_chunks, long long* stamps) {")
     return STAMP + text, names
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
+def microseconds(call: Callable[[], Any]) -> float:
+    """Of a launch among many in a graph: called from Python they take longer than small kernels do."""
     call()
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    for _ in range(TIMES):
-        call()
-    last.record()
     torch.cuda.synchronize()
-    return first.elapsed_time(last) / TIMES
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(TIMES):
+            call()
+    taken: list[float] = []
+    for _ in range(RUNS):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        graph.replay()
+        last.record()
+        torch.cuda.synchronize()
+        taken.append(first.elapsed_time(last) / TIMES * 1e3)
+    return median(taken)
 
 
 Launch = tuple[cuda.Source, torch.device, int, Sequence[cuda.Argument]]
@@ -84,38 +101,46 @@ def launches(tokens: int) -> dict[str, Launch]:
     return found
 
 
-def profile(launch: Launch) -> None:
-    """Prints the time of a launch and the cycles of its stages."""
+def other(source: cuda.Source, file: Path) -> cuda.Source:
+    """The same kernel from another file."""
+    return source._replace(files=(*source.files[:-1], str(file.resolve())))
+
+
+def profile(launch: Launch, variants: Sequence[Path]) -> None:
+    """Prints the time of a launch, those of variants, and the cycles of its stages."""
     source, device, programs, arguments = launch
-    count = arguments[-2]
-    assert isinstance(count, int)
-    taken = milliseconds(lambda: cuda.start(source, device, programs, arguments))
-    if source.name not in ("scan", "reverse"):
-        print(f"{source.name}, {programs} programs: {taken * 1e3:.1f} us")
-        return
-    stamps = torch.zeros(ROOM, dtype=torch.int64, device=device)
+
+    def taken(variant: cuda.Source, *more: cuda.Argument) -> float:
+        return microseconds(lambda: cuda.start(variant, device, programs, [*arguments, *more]))
+
+    as_it_is = taken(source)
+    stamps = torch.zeros(GROUPS, ROOM, dtype=torch.int64, device=device)
     with tempfile.TemporaryDirectory() as folder:
         text, names = stamped((cuda.FOLDER / source.files[-1]).read_text())
         Path(folder, "stamped.cu").write_text(text)
-        own = source._replace(files=(*source.files[:-1], str(Path(folder, "stamped.cu"))))
-        with_clock = milliseconds(lambda: cuda.start(own, device, programs, [*arguments, stamps]))
+        own = other(source, Path(folder, "stamped.cu"))
+        with_clock = taken(own, stamps)
     print(
-        f"{source.name}, {programs} programs, {count} chunks: {taken * 1e3:.1f} us, {with_clock * 1e3:.1f} with a clock; cycles a chunk"
+        f"{source.name}, {programs} programs: {as_it_is:.1f} us, {with_clock:.1f} with a clock; cycles of a launch, both groups"
     )
-    for cycles, name in zip(stamps.tolist(), names, strict=False):
-        print(f"    {cycles / (TIMES + 1) / count:8.0f} {name}")
+    for *cycles, name in zip(*(stamps // (TIMES * RUNS + 1)).tolist(), names, strict=False):
+        print("   ", *(f"{c:8.0f}" for c in cycles), name)
+    for file in variants:
+        print(f"    {taken(other(source, file)):.1f} us, {file}")
 
 
 def main() -> None:
     """Profiles all kernels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", nargs="*", type=int, default=[4096, 32768])
+    parser.add_argument("--variant", nargs="*", default=[])
     arguments = parser.parse_args()
     clusters.CROWD = 1
+    variants = [text.partition("=") for text in arguments.variant]
     print(torch.cuda.get_device_name(), {n: f"{e:.1e}" for n, e in gpu_mlp.gate().items()}, flush=True)
     for tokens in arguments.tokens:
-        for launch in launches(tokens).values():
-            profile(launch)
+        for name, launch in launches(tokens).items():
+            profile(launch, [Path(file) for kernel, _, file in variants if kernel == name])
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from miras import AssociativeMemory, MirasSpec, associative
+from miras import AssociativeMemory, MirasSpec, associative, kernels
 from miras.architectures import MLP
 from miras.biases import Huber
-from miras.kernels import KERNELS, UNPROVEN, Dims, choose, clusters, mlp, trust
+from miras.kernels import KERNELS, Dims, choose, clusters, mlp, trust
 from miras.kernels.table import interpreted
 from miras.testing.problems import problem
 from miras.testing.tolerances import relative
@@ -42,18 +42,16 @@ def test_comes_before_the_kernel_it_is_faster_than(name: str) -> None:
     assert [k for k in KERNELS if k.supports(SPECS[name], shapes, 1) is None] == [clusters.KERNEL, mlp.KERNEL]
 
 
-def test_waits_until_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_chosen_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernel in (clusters, mlp):
         monkeypatch.setattr(kernel, "_device", lambda _: None, raising=False)
     monkeypatch.setattr(mlp, "triton_runs", lambda *_: None)
-    shapes, where = AssociativeMemory(TITANS_64).shapes(64, 64), (torch.device("cuda"), torch.bfloat16)
+    shapes = AssociativeMemory(TITANS_64).shapes(64, 64)
 
-    def found(forced: bool) -> object:
-        return choose(TITANS_64, shapes, 1, Dims(64, 64), where, forced)
+    def found(dtype: torch.dtype) -> object:
+        return choose(TITANS_64, shapes, 1, Dims(64, 64), (torch.device("cuda"), dtype))
 
-    assert found(False) == found(True) == mlp.KERNEL
-    monkeypatch.setenv(UNPROVEN, "1")
-    assert found(False) == mlp.KERNEL and found(True) == clusters.KERNEL
+    assert found(torch.bfloat16) == found(torch.float16) == clusters.KERNEL and found(torch.float32) == mlp.KERNEL
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,6 @@ def test_needs_sixteen_bits() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_on_a_device(name: str, dtype: torch.dtype, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate at which the memory does not amplify rounding; a last chunk that is not whole; groups of chunks; the same bits twice."""
-    monkeypatch.setenv(UNPROVEN, "1")
     monkeypatch.setattr(clusters, "CROWD", crowd)
     p = problem(SPECS[name], length=645, d_key=64, d_value=64)
     p = replace(p.map(lambda x: x.bfloat16().double()), gates=p.gates | {"lr": 1e-3 * p.gates["lr"]})
@@ -100,12 +97,11 @@ def test_is_the_same_as_the_other_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
     """Of many heads, as benchmarks have them, and not only where it was tried."""
     p = problem(TITANS_64, length=1024, d_key=64, d_value=64, batch=4, heads=16)
     p = moved(replace(p, gates=p.gates | {"lr": 1e-3 * p.gates["lr"]}), torch.bfloat16)
-    found = []
-    for unproven in ("1", "0"):
-        monkeypatch.setenv(UNPROVEN, unproven)
-        associative._remembered_plan.cache_clear()
-        found.append(run(p, "kernel"))
-    errors = {n: relative(t.double(), found[1][n].double()) for n, t in found[0].items()}
+    found = run(p, "kernel")
+    monkeypatch.setattr(kernels, "KERNELS", tuple(k for k in KERNELS if k is not clusters.KERNEL))
+    associative._remembered_plan.cache_clear()
+    errors = {n: relative(found[n].double(), t.double()) for n, t in run(p, "kernel").items()}
+    associative._remembered_plan.cache_clear()
     assert all(e < 1e-2 for e in errors.values()), errors
 
 

@@ -5,7 +5,6 @@ A kernel never changes a number beyond the tolerance that `miras.testing` states
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import torch
@@ -58,10 +57,6 @@ KERNELS: tuple[Kernel, ...] = (
 """All kernels, the fastest first."""
 
 
-UNPROVEN = "MIRAS_UNPROVEN"
-"""The variable that puts kernels first that have not passed their tests on a device, for those tests."""
-
-
 def claimed(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
     """None if some kernel computes the spec, else what each has against it."""
     reasons = {k.name: k.supports(spec, shapes, pairs) for k in KERNELS if k.whole is None}
@@ -87,7 +82,7 @@ def choose(
         dims: widths of a head.
         where: device and dtype of the inputs; None if they are not known.
         forced: whether the kernel was asked for: only then is Triton's interpreter good enough, or a kernel not yet proven where no
-            other fits (where one does, only with ``$MIRAS_UNPROVEN`` set to 1).
+            other fits.
     """
     if reason := claimed(spec, shapes, pairs):
         return reason
@@ -96,9 +91,8 @@ def choose(
         return f"{next(k for k in able if k.whole is None).name} needs a CUDA device"
     refusals = {k: k.fits(*where, dims) for k in able}
     fitting = [k for k, reason in refusals.items() if reason is None]
-    anyway = forced and os.environ.get(UNPROVEN) == "1"
     for kernel in fitting:
-        if kernel.proven or anyway:
+        if kernel.proven:
             return kernel
     if fitting and forced:
         return fitting[0]

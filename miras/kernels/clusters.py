@@ -66,4 +66,6 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     return mlp.chunks(spec, shapes, state, x, mlp.readers(spec, x), clusters=True)
 
 
-KERNEL = Kernel("perceptron in clusters", supports, fits, run, mlp.one, tail=mlp.tail, whole=mlp.KERNEL, crowd=CROWD)
+KERNEL = Kernel(
+    "perceptron in clusters", supports, fits, run, mlp.one, tail=mlp.tail, whole=mlp.KERNEL, crowd=CROWD, proven=True
+)

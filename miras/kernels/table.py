@@ -48,8 +48,7 @@ class Kernel:
         whole: the kernel of the table that computes the same, if this one is only faster at some sizes.
         differs: with ``whole``, whether this one does anything else for such inputs, ``(spec, shapes, inputs)``.
         crowd: with ``whole``, heads of the trial, where few are computed in another way.
-        proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for, and, if another
-            fits as well, ``$MIRAS_UNPROVEN`` is 1.
+        proven: whether it has passed its tests on a device as it is here; until then it runs only where it is asked for and no other fits.
     """
 
     name: str

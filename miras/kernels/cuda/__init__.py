@@ -154,10 +154,12 @@ def start(source: Source, device: torch.device, programs: int, arguments: Sequen
     """Starts so many programs of a kernel on the current stream of a device."""
     if ahead.rehearsed_instead(source, lambda: compiled(source.files, source.options)):
         return
-    with torch.cuda.device(device):
-        kernel = _loaded(source, torch.cuda.current_device())
+    here = torch.cuda.current_device()
+    index = here if device.index is None else device.index
+    with contextlib.nullcontext() if index == here else torch.cuda.device(index):
+        kernel = _loaded(source, index)
         array, _values = pointers(arguments)
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        stream = ctypes.c_void_p(torch.cuda.current_stream(index).cuda_stream)
         threads = source.threads, 1, 1
         status = driver().cuLaunchKernel(kernel, programs, 1, 1, *threads, source.shared, stream, array, None)
     _checked(status, "cuLaunchKernel")

@@ -66,7 +66,10 @@ DEVICE u32 warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0); 
 
 // From global memory, here and not where compilers would rather begin.
 DEVICE void fetch(const float* from, float* x) {
-  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "l"(from) : "memory");
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "l"(from)
+               : "memory");
 }
 DEVICE void fetch(const unsigned short* from, uint2& x) {
   asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
@@ -144,7 +147,8 @@ struct alignas(64) Map {
 // What the map says is copied at a time, from that row and column on; ``barrier`` counts the bytes.
 DEVICE void copy_in(u32 to, const Map& map, u32 row, u32 column, u32 barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+          to),
       "l"(&map), "r"(0), "r"(row), "r"(column >> 6), "r"(barrier)
       : "memory");
 }
@@ -164,7 +168,8 @@ DEVICE void read() {
 DEVICE void written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 DEVICE void ask(const Map& map, u32 row, u32 column) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(0), "r"(row), "r"(column >> 6));
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(0), "r"(row),
+               "r"(column >> 6));
 }
 DEVICE void ask(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }  // 128 bytes that will be read
 DEVICE void add_to(float* sum, float x, float y, float z, float w) {

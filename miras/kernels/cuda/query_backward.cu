@@ -82,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     float weight[2 * J];
 #pragma unroll
     for (int i = 0; i < 2 * J; i++) weight[i] = rows[(chunk * J + (i >> 1)) * C + row + 8 * (i & 1)];
-    u32 known[16];  // gradients of pairs, or of answers: everything is read before anything is written, which would wait for each other
+    u32 known
+        [16];  // gradients of pairs, or of answers: everything is read before anything is written, which would wait for each other
     if (half == 0) {
       // scores, and the gradients of what they were multiplied with
       Weights<16> by;

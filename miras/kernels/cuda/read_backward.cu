@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   const u32 base = shared_address(room), thread = threadIdx.x, lane = thread & 31, warp = warp_index(), half = warp >> 2;
   const u32 g = lane >> 2, t = lane & 3, mine = (warp & 3) * 16, row = mine + g, own = base + OWN + half * OF_A_GROUP;
   const u32 copies = copies_of(lane, warp & 3);  // of its group
-  const u32 token = thread >> 2;           // whose gradient this thread helps with: 16 channels from ``4 t`` on
+  const u32 token = thread >> 2;                 // whose gradient this thread helps with: 16 channels from ``4 t`` on
 
   if (thread < 4) barrier(base + BARRIERS + 8 * thread, thread == 3 ? 2 : 1);
   barriers_made();
@@ -96,7 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
           const float weight = reads[slot];
           const u32 to = base + OWN + H + slot * TILE + (spot ^ (j << 5));
           store(to, pack(low(x) * weight, high(x) * weight), pack(low(z) * weight, high(z) * weight));
-          store(to + J * TILE, pack(d[4 * j] * weight, d[4 * j + 1] * weight), pack(d[4 * j + 2] * weight, d[4 * j + 3] * weight));
+          store(to + J * TILE, pack(d[4 * j] * weight, d[4 * j + 1] * weight),
+                pack(d[4 * j + 2] * weight, d[4 * j + 3] * weight));
         }
       }
 #pragma unroll
@@ -260,7 +261,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       store_tile(own + DZ, mine, lane, narrow);
       publish();
       group_barrier(half);
-      if (copies == 1 || copies == 2) copy_out(copies == 1 ? d_h : d_zr, place, column, own + (copies == 1 ? SLOPE : DZ)), close();
+      if (copies == 1 || copies == 2)
+        copy_out(copies == 1 ? d_h : d_zr, place, column, own + (copies == 1 ? SLOPE : DZ)), close();
       begin();
       products<1, 1>(d, base + READS, own + DZ, 0);
       commit();
@@ -292,7 +294,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       }
     }
     __syncthreads();
-    if (thread < J * C) d_rows[chunk * J * C + thread] = load(base + ROWS + thread * 4) + load(base + ROWS + (J * C + thread) * 4);
+    if (thread < J * C)
+      d_rows[chunk * J * C + thread] = load(base + ROWS + thread * 4) + load(base + ROWS + (J * C + thread) * 4);
     float x[16], in_columns[8];
     begin();
     products_of_a_side<0, 0>(x, base + GRADIENTS, errors, half);
@@ -325,7 +328,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     add_columns(base + COLUMNS + 32 * half * 4, in_columns, warp & 3, lane);
     const u32 to = at(base + READS, mine + (lane & 15), 4 * half + (lane >> 4));
 #pragma unroll
-    for (int j = 0; j < 4; j += 2) store_matrices(to ^ (j << 4), narrow[2 * j], narrow[2 * j + 1], narrow[2 * j + 2], narrow[2 * j + 3]);
+    for (int j = 0; j < 4; j += 2)
+      store_matrices(to ^ (j << 4), narrow[2 * j], narrow[2 * j + 1], narrow[2 * j + 2], narrow[2 * j + 3]);
     publish();
     __syncthreads();
     begin();

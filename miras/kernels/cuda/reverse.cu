@@ -16,9 +16,8 @@
 // of the second matrix.
 constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, READ_Z = WIDE, SENT = WIDE + 4 * TILE,
-              HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE,
-              LATE2 = LATE + 2 * J * TILE, PULLED = LATE, OUT = LATE2, READ_H = SLOT ? LATE2 + TILE : WIDE + 6 * TILE,
-              Z = LATE + (SLOT ? 1 : 4) * TILE,
+              HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, LATE2 = LATE + 2 * J * TILE,
+              PULLED = LATE, OUT = LATE2, READ_H = SLOT ? LATE2 + TILE : WIDE + 6 * TILE, Z = LATE + (SLOT ? 1 : 4) * TILE,
               SUMS = LATE + (SLOT ? 8 : 6) * TILE, NORMS = SUMS + RANKS * PART, TOLD = NORMS + (BOUND ? 8 * C * 4 : 0),
               BARRIERS = TOLD + (BOUND ? 4 * RANKS * C * 4 : 0), AGAIN = BARRIERS + (BOUND ? 72 : 48), BYTES = AGAIN + 8;
 
@@ -95,7 +94,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   const u32 program = rank * 128, columns = program + half * 64, column = columns + 2 * t;
   const bool leads = (thread & 127) == 0;  // copies of its group
   const u32 copies = copies_of(lane, warp);
-  const u32 token = thread >> 2;           // whose error this thread helps with: 16 channels from ``4 t`` on
+  const u32 token = thread >> 2;  // whose error this thread helps with: 16 channels from ``4 t`` on
   const long long b = blockIdx.x / RANKS;
 
   if (thread < (BOUND ? 9 : 6)) barrier(base + BARRIERS + 8 * thread, thread == 2 ? RANKS : 1);
@@ -316,7 +315,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     base = again(base + AGAIN);
 
     // the gradient of the errors, told to all
-    if (thread == 32) arrive_expecting(base + ASKED, (2 * J + 4) * TILE), copy_in(base + SENT, sent, rows * 2 * J, 0, base + ASKED);
+    if (thread == 32)
+      arrive_expecting(base + ASKED, (2 * J + 4) * TILE), copy_in(base + SENT, sent, rows * 2 * J, 0, base + ASKED);
     if (BOUND && leads) copy_in(base + READ_Z + half * TILE, d_zr, rows, columns, base + ASKED);
     {
       float part[16], more[16];
@@ -375,7 +375,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate,
+              chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const float x = BIAS(p[i], value[i], of_bias[i]);
@@ -418,7 +419,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         float p[4], value[4], of_bias[4];
-        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate, chunk * C + token, of_all);
+        asked(p, value, of_bias, y + 4 * j, at(base + KEYS + (n & 1) * TILE, token, t >> 1) + (t & 1) * 8, j, v4[j], gate,
+              chunk * C + token, of_all);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           float &x = d[4 * j + i], d_e = NORM ? (x - d_mean - y[4 * j + i] * d_along) * scale : x, d_p, d_value, d_bias;

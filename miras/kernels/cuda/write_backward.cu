@@ -58,7 +58,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u32 to = base + (step & 1) * OF_A_STEP, counter = base + BARRIERS + 8 * (step & 1), rows = local * C,
               column = 64 * tile;
     if (thread == 0) arrive_expecting(counter, OF_A_STEP);
-    const Map *wide = warp == 0 ? &u1 : warp == 1 ? &d_z : &h, *stack = warp == 3 ? &seen1 : warp == 4 ? &late1 : warp == 5 ? &seen2 : &late2;
+    const Map *wide = warp == 0   ? &u1
+                      : warp == 1 ? &d_z
+                                  : &h,
+              *stack = warp == 3   ? &seen1
+                       : warp == 4 ? &late1
+                       : warp == 5 ? &seen2
+                                   : &late2;
     const u32 place = warp < 3 ? warp * TILE : STACKS + (warp - 3) * J * TILE;
     if (copies < 7) copy_in(to + place, *(warp < 3 ? wide : stack), warp < 3 ? rows : rows * J, column, counter);
   };
