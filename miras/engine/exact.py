@@ -25,8 +25,9 @@ from miras.state import MemoryState, Weights
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, tile: int) -> tuple[Tensor, MemoryState]:
     """Any number of tokens, cut into whole tiles, a rest, and where the anchor has moved last."""
     phase = state.phase[0]
-    chunks, rest = divmod(phase + x.length, spec.chunk_size)
-    last = chunks * spec.chunk_size + max(b for b in (0, *spec.boundaries) if b <= rest)
+    end = phase + x.length
+    rest = end % spec.chunk_size  # compilers do not know divmod of lengths
+    last = end - rest + max(b for b in (0, *spec.boundaries) if b <= rest)
     whole = max(last - phase, 0)  # tokens up to the last boundary
     lengths = [n for part in (whole, x.length - whole) for n in (part // tile * tile, part % tile) if n]
     outputs, seen = [], 0
@@ -36,8 +37,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, tile: in
         seen += part.length
         if seen == whole:
             state = state._replace(anchor=state.memory)
-    phases = ((phase + x.length) % spec.chunk_size,) * state.batch
-    return torch.cat(outputs, 2), state._replace(phase=phases)
+    return torch.cat(outputs, 2), state._replace(phase=(rest,) * state.batch)
 
 
 def _tiles(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, n: int) -> tuple[Tensor, MemoryState]:

@@ -173,7 +173,7 @@ def _perceptron_backward(
     d_answer, before, b = d_answer.contiguous(), out if len(out) else None, len(q)
     d_w = [w.clone(memory_format=torch.contiguous_format) for w in (d_end1, d_end2.mT)]
     d = Given(*(t if t is None else torch.empty_like(t) for t in x))  # pyright: ignore[reportArgumentType]
-    near, d_out = torch.empty_like(k, dtype=torch.float32), torch.empty_like(v)
+    near = torch.empty_like(k, dtype=torch.float32)
     seen, linked = _room_of_a_group(x, how)
     h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_z = (q.new_empty(*seen.o.shape[:3], w1.shape[-1]) for _ in range(9))
     late, d_o = [torch.empty_like(seen.w1), torch.empty_like(seen.w2)], torch.empty_like(seen.u2)
@@ -185,7 +185,9 @@ def _perceptron_backward(
     d_u2, d_rates = torch.empty_like(seen.o), lr.new_empty(*seen.o.shape[:2], 2, pairs.shape[-1])
     sent = q.new_empty(*seen.o.shape[:2], 2 * w1.shape[1], pairs.shape[-1], max(q.shape[-1], v.shape[-1]))
     wide = [h, slope, turn, u1, hr, d_h, d_u1, d_zr, d_u2, d_rates, sent]
-    scratch = q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
+    d_out = scratch = None  # which clusters do without
+    if not how.clusters:
+        d_out, scratch = torch.empty_like(v), q.new_empty(*seen.o.shape[:2], 4, *pairs.shape[-2:])
     for i, group in reversed(list(enumerate(x.groups()))):
         before_b = None if biases is None else kept_b[i]
         vectors = [before_b, None, None if gains is None else kept_g[i], None]

@@ -10,10 +10,10 @@
 //     z'  = u1' turn + h' slope + (o' W2) slope
 //     e1  = mix e1 + queries + K^T z',  e2 = mix e2 + queries + u2^T (u1' slope) + o'^T h
 
-// Tiles in shared memory: keys of two chunks, errors; in one place what the hidden width is multiplied with (halves of the gradient of
-// u1, slope, turn and the gradient of h), later halves of z' and h of reads and what queries sent (2 J); halves of h and W2; of the
-// gradients of all stacks, in whose places others stand once they have been read: e1 and f1 of a half, e1 and f1 of the other, then those
-// of the second matrix.
+// Tiles in shared memory: keys of two chunks, errors; what the hidden width is multiplied with, in halves (the gradient of u1, slope, turn,
+// the gradient of h), of which slopes stay and the others make room for z' of reads and for what queries sent (2 J); halves of h and W2; of
+// the gradients of all stacks, in whose places others stand once they have been read: e1 and f1 of a half, e1 and f1 of the other, then
+// those of the second matrix.
 constexpr u32 CLUSTER = RANKS;
 constexpr u32 KEYS = 0, ERRORS = KEYS + 2 * TILE, WIDE = ERRORS + TILE, READ_Z = WIDE, SENT = WIDE + 4 * TILE,
               HIDDEN = WIDE + 8 * TILE, SECOND = HIDDEN + 2 * TILE, LATE = SECOND + 2 * TILE, LATE2 = LATE + 2 * J * TILE,
