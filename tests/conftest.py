@@ -27,6 +27,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers already use every core
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start, which are to round as this one does
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=1, help="random problems of every test that needs a GPU")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    seeds: Any = metafunc.config.getoption("seeds")
+    if seeds > 1 and metafunc.definition.get_closest_marker("gpu"):
+        metafunc.parametrize("seed", range(seeds), indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {}
     if not torch.cuda.is_available():
@@ -40,8 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
+def seed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of PyTorch, and of random problems that name none."""
+    from miras.testing.problems import problem  # which may import Triton
+
+    number = getattr(request, "param", 0)
+    torch.manual_seed(number)
+    monkeypatch.setattr(problem, "__kwdefaults__", (problem.__kwdefaults__ or {}) | {"seed": number})
 
 
 @pytest.fixture(autouse=True)
