@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from miras import checked
 from miras.registry import hint
 from miras.ties import Tie, ties
 
@@ -44,13 +45,13 @@ class Surroundings:
     ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ties, list | tuple):
+            raise ValueError(f"ties must be a list of ties, got {self.ties!r}")
         object.__setattr__(self, "ties", tuple(ties.build(tie) for tie in self.ties))
-        if self.conv < 0:
-            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
+        checked.whole(self, {"conv": 0, "gate_rank": 1, "pairs": 1})
+        checked.switches(self)
         if self.activation not in ("silu", "identity"):
             raise ValueError(f"activation must be 'silu' or 'identity', got {self.activation!r}")
-        if self.gate_rank < 1 or self.pairs < 1:
-            raise ValueError(f"gate_rank and pairs must be at least 1, got {self.gate_rank} and {self.pairs}")
         if self.lookahead and not self.conv:
             raise ValueError("lookahead delays keys in the convolution: pass conv of at least 1")
 

@@ -14,6 +14,8 @@ from miras import AssociativeMemory, Memory, MemoryState, MirasSpec, Surrounding
 from miras.gates import Gate
 from miras.retentions import Context, Retention
 from miras.spec import SCHEMA
+from titans import TitansConfig
+from titans.attention import AttentionSpec
 
 B, T, H, D = 2, 5, 4, 8
 q, k, v = torch.randn(3, B, T, H, D)
@@ -191,7 +193,7 @@ def test_states(call: Call, says: str):
     unknown=(lambda: Memory(32, head=2), "neither Memory nor a spec has 'head'; did you mean 'heads'"),
     spec=(lambda: Memory(32, spec={"bias": "l2"}), "spec must be a MirasSpec, got dict; MirasSpec.from_dict"),  # type: ignore
     around=(lambda: Memory(32, around={"conv": 4}), r"around must be Surroundings\(...\), got dict"),  # type: ignore
-    convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be a width of at least 1, or 0"),
+    convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be an integer of at least 0, got -1"),
 )
 def test_layers(call: Call, says: str):
     refuses(call, says)
@@ -276,6 +278,24 @@ def test_declared_gates(call: Call, says: str):
 def test_retentions_claim_what_they_have(call: Call, says: str):
     """A link that nothing would call is a mistake of whoever wrote it."""
     refuses(call, says, TypeError)
+
+
+def model(**fields: Any) -> TitansConfig:
+    return TitansConfig.from_dict({"vocabulary": 256, "dim": 32, "layers": ["mac"]} | fields)
+
+
+@cases(
+    no_mapping=(lambda: TitansConfig.from_dict([]), "a config is read from a mapping, got list"),  # type: ignore
+    missing=(lambda: TitansConfig.from_dict({"dim": 8}), "a config needs vocabulary, layers"),
+    switch=(lambda: model(tied="yes"), "tied must be true or false, got 'yes'"),
+    heads=(lambda: model(attention={"heads": "4"}), "heads must be an integer of at least 1, got '4'"),
+    window=(lambda: AttentionSpec(window=0), "window must be an integer of at least 1, got 0"),
+    theta=(lambda: model(attention={"theta": "x"}), "theta must be a positive number or None, got 'x'"),
+    ties=(lambda: model(around={"ties": 3}), "ties must be a list of ties, got 3"),
+    pairs=(lambda: model(around={"pairs": True}), "pairs must be an integer of at least 1, got True"),
+)
+def test_what_files_say(call: Call, says: str):
+    refuses(call, says)
 
 
 def halved(self: Retention, memory: Tensor, context: Context) -> Tensor:

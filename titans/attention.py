@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from miras.checked import switches, whole
 from titans import flex
 from titans.norm import RMSNorm
 from titans.place import Place
@@ -51,12 +52,14 @@ class AttentionSpec:
     value_residual: bool = False
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or (self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads)):
+        whole(self, dict.fromkeys(("heads", "kv_heads", "window", "segment"), 1), ("kv_heads", "window", "segment"))
+        switches(self)
+        if self.theta is not None and not (isinstance(self.theta, int | float) and self.theta > 0):
+            raise ValueError(f"theta must be a positive number or None, got {self.theta!r}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
         if self.window is not None and self.segment is not None:
             raise ValueError("pass window or segment, not both")
-        if self.past is not None and self.past < 1:
-            raise ValueError(f"window and segment must be at least 1, got {self.past}")
 
     @property
     def past(self) -> int | None:

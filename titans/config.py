@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from miras import MirasSpec, Surroundings
+from miras import MirasSpec, Surroundings, checked
 from miras.registry import hint
 from titans.attention import AttentionSpec
 
@@ -122,12 +122,8 @@ class TitansConfig:
             raise ValueError(f"no layer of kind {unknown[0]!r} (have: {', '.join(KINDS)})")
         if not self.layers:
             raise ValueError("layers must name at least one layer")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in ("memory_heads", "hidden"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        checked.whole(self, LEAST, optional=("memory_heads", "hidden"))
+        checked.switches(self)
         if not (isinstance(self.initializer, int | float) and 0 <= self.initializer < math.inf):
             raise ValueError(f"initializer must be a finite number of at least 0, got {self.initializer!r}")
         if self.attention.past is not None:
@@ -161,12 +157,22 @@ class TitansConfig:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> TitansConfig:
-        """The config a mapping from `to_dict` describes."""
+        """The config a mapping from `to_dict` describes.
+
+        Raises:
+            ValueError: where it is no mapping, or a field is missing, unknown or of another type.
+        """
+        if not isinstance(mapping, Mapping):
+            raise ValueError(f"a config is read from a mapping, got {type(mapping).__name__}")
         fields = dict(mapping)
         schema = fields.pop("schema", SCHEMA)
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(f"this config has schema {schema!r}; this version of titans reads up to {SCHEMA}")
-        return cls(**_known(cls, fields, "a config"))
+        fields = _known(cls, fields, "a config")
+        needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in fields]:
+            raise ValueError(f"a config needs {', '.join(missing)}")
+        return cls(**fields)
 
 
 def _known(cls: Any, fields: Mapping[str, Any], what: str) -> dict[str, Any]:
