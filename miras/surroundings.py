@@ -48,6 +48,8 @@ class Surroundings:
         if not isinstance(self.ties, list | tuple):
             raise ValueError(f"ties must be a list of ties, got {self.ties!r}")
         object.__setattr__(self, "ties", tuple(ties.build(tie) for tie in self.ties))
+        if isinstance(self.conv, int) and self.conv < 0:
+            raise ValueError(f"conv must be a width of at least 1, or 0 for none; got {self.conv}")
         checked.whole(self, {"conv": 0, "gate_rank": 1, "pairs": 1})
         checked.switches(self)
         if self.activation not in ("silu", "identity"):

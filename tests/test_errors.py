@@ -193,7 +193,7 @@ def test_states(call: Call, says: str):
     unknown=(lambda: Memory(32, head=2), "neither Memory nor a spec has 'head'; did you mean 'heads'"),
     spec=(lambda: Memory(32, spec={"bias": "l2"}), "spec must be a MirasSpec, got dict; MirasSpec.from_dict"),  # type: ignore
     around=(lambda: Memory(32, around={"conv": 4}), r"around must be Surroundings\(...\), got dict"),  # type: ignore
-    convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be an integer of at least 0, got -1"),
+    convolution=(lambda: Memory(32, around=Surroundings(conv=-1)), "conv must be a width of at least 1, or 0"),
 )
 def test_layers(call: Call, says: str):
     refuses(call, says)
@@ -292,6 +292,7 @@ def model(**fields: Any) -> TitansConfig:
     window=(lambda: AttentionSpec(window=0), "window must be an integer of at least 1, got 0"),
     theta=(lambda: model(attention={"theta": "x"}), "theta must be a positive number or None, got 'x'"),
     ties=(lambda: model(around={"ties": 3}), "ties must be a list of ties, got 3"),
+    conv=(lambda: model(around={"conv": "x"}), "conv must be an integer of at least 0, got 'x'"),
     pairs=(lambda: model(around={"pairs": True}), "pairs must be an integer of at least 1, got True"),
 )
 def test_what_files_say(call: Call, says: str):

@@ -48,26 +48,24 @@ def reverse(
 ) -> None:
     """As `miras.kernels._mlp_reverse.reverse`; ``results`` are gradients of z, o, keys, values and gates."""
     *hidden, d_u2, d_rates, sent = wide
-    h, slope, turn, u1, hr, d_h, d_u1, d_zr = (cuda.Tiles(t, blocks=2) for t in hidden)
+    h, slope, turn, u1, hr, d_h, d_u1, d_zr = hidden
     stack = 64 * x.w1.shape[1]
     read = [
+        cuda.Tiles(u1, blocks=2),
         cuda.Tiles(seen.w2, blocks=2),
         seen.o,
         cuda.Tiles(seen.u2),
-        h,
-        cuda.Tiles(slope.tensor),
-        turn,
-        hr,
-        d_h,
-        d_u1,
-        cuda.Tiles(d_zr.tensor),
+        cuda.Tiles(h, blocks=2),
+        cuda.Tiles(slope),
+        *(cuda.Tiles(t, blocks=2) for t in (turn, hr, d_h, d_u1)),
+        cuda.Tiles(d_zr),
         d_u2,
         cuda.Tiles(sent, 2 * stack),
     ]
     written = [*d_w, *(cuda.Tiles(t, stack) for t in late)]
     d_z, *others = results
     assert d_z is not None
-    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, seen.squares, d_rates, u1]
+    given = [cuda.Tiles(x.k), x.v, x.gate, x.lr, x.inverse, x.mix, x.into, seen.squares, d_rates]
     bounds = (8 + 5 * _ranks(x)) * x.rows.shape[-1] * 4 + 24 if x.inverse is not None else 0
     tiles = 23 if x.w1.shape[1] > 1 else 21
     _start(

@@ -273,8 +273,9 @@ DEVICE void product(float (&d)[32], u64 a, u64 b, int add) {
 
 template <int A_ACROSS, int B_ACROSS>
 DEVICE void product(float (&d)[16], u64 a, u64 b, int add) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;\n" INSTRUCTION(
-                   32) "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, %19, %20; }"
-               : D8(d, 0), D8(d, 8)
-               : "l"(a), "l"(b), "r"(add), "n"(A_ACROSS), "n"(B_ACROSS));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %18, 0;\n" INSTRUCTION(32)
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, %19, %20; }"
+      : D8(d, 0), D8(d, 8)
+      : "l"(a), "l"(b), "r"(add), "n"(A_ACROSS), "n"(B_ACROSS));
 }

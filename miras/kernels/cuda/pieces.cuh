@@ -170,6 +170,20 @@ DEVICE u32* at_place(Half* matrix, u32 row, u32 t, int i) {
   return (u32*)(matrix + (row + 8 * (i & 1)) * C + 8 * (i >> 1) + 2 * t);
 }
 
+// The chunk of all of a head's, of the one that is `local` in a group.
+DEVICE long long chunk_of(int local, int first, int count, int total_chunks) {
+  return (long long)(local / count) * total_chunks + first + local % count;
+}
+
+// What queries read of memory and slot, ``rows_0 x + rows_1 more``, with the weights of both rows of this thread.
+DEVICE void by_rows(float (&x)[32], const float (&more)[32], const float (&weight)[2 * J]) {
+#pragma unroll
+  for (int i = 0; i < 32; i++) {
+    x[i] *= weight[i >> 1 & 1];
+    if (SLOT) x[i] += more[i] * weight[2 * J - 2 + (i >> 1 & 1)];
+  }
+}
+
 // The rates of a chunk's tokens for the first matrix or the second.
 DEVICE const float* rates_of(const float* lr, const float* squares, long long chunk, long long local, int matrix) {
   return BOUND ? squares + local * SQUARES + (3 + matrix) * C : lr + chunk * C;

@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
-    const u32 token = ((long long)(local / count) * total_chunks + first + local % count) * C;
+    const u32 token = chunk_of(local, first, count, total_chunks) * C;
     if (copies == 3) arrive_expecting(counter, 2 * TILE), copy_in(to, q, token, 0, counter);
     if (copies == 4) copy_in(to + TILE, k, token, 0, counter);
   };
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   u32 step = 0, turn = 0;
 #pragma unroll 1
   for (int local = begins; local < chunks; local += every, turn++) {
-    const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
+    const long long chunk = chunk_of(local, first, count, total_chunks);
     float x[J][32];  // of the first group p, alone
 #pragma unroll
     for (int i = 0; i < 32; i++) {
@@ -134,11 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
           d_rows[(chunk * J + j) * C + row + 8] = before[2 * j + 1] + odd;
         }
       }
-#pragma unroll
-      for (int i = 0; i < 32; i++) {
-        x[0][i] *= weight[i >> 1 & 1];
-        if (SLOT) x[0][i] += x[J - 1][i] * weight[2 * J - 2 + (i >> 1 & 1)];
-      }
+      by_rows(x[0], x[J - 1], weight);
     }
     publish();
     __syncthreads();

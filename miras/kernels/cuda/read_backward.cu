@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (copies < 2) copy_in(own + copies * 2 * TILE, copies ? seen2 : seen1, local * C * J, column, counter);
   };
   auto load_tokens = [&](int local, u32 turn) {
-    const u32 token = ((long long)(local / count) * total_chunks + first + local % count) * C;
+    const u32 token = chunk_of(local, first, count, total_chunks) * C;
     arrive_expecting(base + BARRIERS, 3 * TILE);
     copy_in(base + QUERIES, q, token, 0, base + BARRIERS);
     copy_in(base + KEYS, k, token, 0, base + BARRIERS);
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   uint2 d_answers[4];
   float y[16], reads[J];
   auto fetch_answers = [&](int local) {
-    const long long token_here = ((long long)(local / count) * total_chunks + first + local % count) * C + token;
+    const long long token_here = chunk_of(local, first, count, total_chunks) * C + token;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       fetch(d_answer + token_here * O + 4 * t + 16 * j, d_answers[j]);
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u32 step = 0, turn = 0;
 #pragma unroll 1
   for (int local = begins; local < chunks; local += every, turn++) {
-    const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
+    const long long chunk = chunk_of(local, first, count, total_chunks);
     const u32 place = local * C, errors = base + ERRORS + (turn & 1) * TILE;
 
     // the gradient of answers before their norm; what the reverse scan multiplies with what was read
@@ -131,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     const int next = local + every;
     if (next < chunks) {  // a line a thread
-      const long long later = ((long long)(next / count) * total_chunks + first + next % count) * C;
+      const long long later = chunk_of(next, first, count, total_chunks) * C;
       if (thread < 64) ask(d_answer + later * O + thread * 64), ask(pairs + later * C + thread * 64);
       if (NORM && thread < 128) ask(out + later * O + thread * 32);
     }
@@ -177,11 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         end();
         settle(z), settle(pulled), settle(zr);
         if (SLOT) settle(bend);
-#pragma unroll
-        for (int e = 0; e < 32; e++) {
-          zr[e] *= weight[e >> 1 & 1];
-          if (SLOT) zr[e] += bend[e] * weight[2 * J - 2 + (e >> 1 & 1)];
-        }
+        by_rows(zr, bend, weight);
 #pragma unroll
         for (int e = 0; e < 16; e++) {
           float h[2], slope[2], curve[2];

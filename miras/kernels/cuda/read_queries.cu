@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   };
   auto load_tokens = [&](int local, u32 turn) {
     const u32 to = base + TOKENS + (turn & 1) * 3 * TILE, counter = base + BARRIERS + 8 * (turn & 1);
-    const u32 token = ((long long)(local / count) * total_chunks + first + local % count) * C;
+    const u32 token = chunk_of(local, first, count, total_chunks) * C;
     arrive_expecting(counter, 3 * TILE);
     copy_in(to, q, token, 0, counter);
     copy_in(to + TILE, k, token, 0, counter);
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u32 step = 0, turn = 0;
 #pragma unroll 1
   for (int local = begins; local < chunks; local += every, turn++) {
-    const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
+    const long long chunk = chunk_of(local, first, count, total_chunks);
     const u32 queries = base + TOKENS + (turn & 1) * 3 * TILE, keys = queries + TILE, errors = keys + TILE;
     const unsigned short* own_pairs = pairs + chunk * C * C;
     Weights<16> by;  // of the first group
@@ -129,11 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         end();
         settle(zr);
         if (SLOT) settle(more);
-#pragma unroll
-        for (int e = 0; e < 32; e++) {
-          zr[e] *= weight[e >> 1 & 1];
-          if (SLOT) zr[e] += more[e] * weight[2 * J - 2 + (e >> 1 & 1)];
-        }
+        by_rows(zr, more, weight);
       }
       begin();
       products<0, 1>(zr, base + SCORES, own + U1, 1);
@@ -162,11 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       publish();
       group_barrier(half);  // stacks and what was formed have been read
     }
-#pragma unroll
-    for (int i = 0; i < 32; i++) {
-      y[0][i] *= weight[i >> 1 & 1];
-      if (SLOT) y[0][i] += y[J - 1][i] * weight[2 * J - 2 + (i >> 1 & 1)];
-    }
+    by_rows(y[0], y[J - 1], weight);
 
     // both groups' sums
     if (half == 0) read_weights(by, own_pairs, rates_of(lr, squares, chunk, local, 1), row, t);

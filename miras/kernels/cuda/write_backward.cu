@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u32 to = base + TOKENS + (turn & 1) * 2 * TILE, counter = base + BARRIERS + 16 + 8 * (turn & 1);
     if (copies != 7) return;
     arrive_expecting(counter, 2 * TILE);
-    copy_in(to, k, ((long long)(local / count) * total_chunks + first + local % count) * C, 0, counter);
+    copy_in(to, k, chunk_of(local, first, count, total_chunks) * C, 0, counter);
     copy_in(to + TILE, kept_u2, local * C, 0, counter);
   };
   const int every = gridDim.x, begins = blockIdx.x;
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u32 step = 0, turn = 0;
 #pragma unroll 1
   for (int local = begins; local < chunks; local += every, turn++) {
-    const long long chunk = (long long)(local / count) * total_chunks + first + local % count;
+    const long long chunk = chunk_of(local, first, count, total_chunks);
     float x[J][32], dk[32], mixed_sums[3] = {0.0f, 0.0f, 0.0f};
     Token tokens[2];  // of the first group
     if (half == 0) {
