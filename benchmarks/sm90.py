@@ -30,6 +30,9 @@ UNALIGNED = ("H", "C", "STRETCHES", "SEGMENTS", "OWN", "COUNT", "NT", "first", "
 LIMIT = 227 * 1024
 """Bytes of shared memory that a program can have."""
 
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+"""Arguments of a launch that the compiler takes."""
+
 SPILLS = 4096
 """Bytes a thread; one head's whole rows of 128 channels take 3.2 KB, gradients through a norm 2.3, everything else under 1.4."""
 
@@ -64,22 +67,20 @@ def compile(
     from triton.compiler import ASTSource
 
     constants = {p.name: p.default for p in function.params if p.has_default and p.name not in given} | constants
-    options = {n: constants.pop(n) for n in ("num_warps", "num_stages")}
+    options = {n: constants.pop(n) for n in OPTIONS if n in constants}
     signature = {n: "constexpr" if n in constants else types[n] for n in function.arg_names}
     aligned = [n for n, t in signature.items() if t.startswith("*") or (t == "i32" and n not in UNALIGNED)]
     attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     tools = Path(nvidia.__file__).parent / "bin"
+    fused = [] if options.get("enable_fp_fusion", True) else ["--fmad=false"]
+    assembler = [os.environ.get("TRITON_PTXAS_PATH", tools / "ptxas"), "-v", "--gpu-name=sm_90a", *fused]
     with tempfile.TemporaryDirectory() as folder:
         ptx, cubin = Path(folder, "k.ptx"), Path(folder, "k.cubin")
         ptx.write_text(built.asm["ptx"])
         cubin.write_bytes(built.asm["cubin"])
-        said = subprocess.run(
-            [os.environ.get("TRITON_PTXAS_PATH", tools / "ptxas"), "-v", "--gpu-name=sm_90a", ptx, "-o", "/dev/null"],
-            capture_output=True,
-            text=True,
-        ).stderr
+        said = subprocess.run([*assembler, ptx, "-o", "/dev/null"], capture_output=True, text=True).stderr
         code = sass.listing(cubin)
     registers = re.findall(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes spill stores", said)

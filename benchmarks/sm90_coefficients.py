@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.sm90 import Resources, compile
+from benchmarks.sm90 import OPTIONS, Resources, compile
 
 TYPES = {"TILES": "i32", "T": "i32", "C": "i32", "NT": "i32", "N": "i32", "nu": "fp32", "eps": "fp32"}
 HALF = frozenset(("pairs", "key_pairs", "d_pairs", "d_key_pairs", "y", "q", "out", "upstream", "dy"))
@@ -30,7 +30,7 @@ SPILLS = 512
 
 
 def _row(title: str, kernel: Any, options: dict[str, Any]) -> Resources:
-    constants = {n: x for n, x in options.items() if n in kernel.arg_names or n == "num_warps"}
+    constants = {n: x for n, x in options.items() if n in kernel.arg_names or n in OPTIONS}
     types = {n: TYPES.get(n, "*bf16" if n in HALF else "*fp32") for n in kernel.arg_names}
     return compile(f"{kernel.fn.__name__:<22} {title}", kernel, constants | {"num_stages": 3}, types)
 
@@ -44,7 +44,7 @@ def coefficients(case: str, size: int) -> list[Resources]:
     x = _compact.Given(like, like if decay else None, like if kind else None, size, kind, 0.0, *flags)
     options = x.flags | {"KIND": kind, "EXACT": False, "FULL": True, "PRECISION": "tf32", "R": _compact.TILES}
     options |= ({} if decay else {"log_decay": None}) | ({} if kind else {"log_momentum": None})
-    launched: dict[Any, dict[str, int]] = {}
+    launched: dict[Any, dict[str, Any]] = {}
     lean = _compact.lean(size, kind, torch.bfloat16)
     if lean:
         launched |= {getattr(_products, n): _compact.LAUNCH[n] for n in ("products", "products_backward")}
@@ -52,7 +52,8 @@ def coefficients(case: str, size: int) -> list[Resources]:
     if lean or _compact.formed(kind, x.previous, torch.bfloat16):
         launched |= dict.fromkeys((_vectors.vectors, _vectors.vectors_backward), _compact.LAUNCH["vectors"])
     else:
-        launched |= {getattr(_gates, n): {"num_warps": by.get(size, 8)} for n, by in _coefficients.WARPS.items()}
+        warps = {n: {"num_warps": by.get(size, 8)} for n, by in _coefficients.WARPS.items()}
+        launched |= {getattr(_gates, n): w | _coefficients.ALIKE for n, w in warps.items()}
     return [_row(f"{case}, tiles of {size}", kernel, options | how) for kernel, how in launched.items()]
 
 

@@ -50,13 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def seed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Of PyTorch, and of random problems that name none."""
     from miras.testing.problems import problem  # which may import Triton
 
     number = getattr(request, "param", 0)
     torch.manual_seed(number)
     monkeypatch.setattr(problem, "__kwdefaults__", (problem.__kwdefaults__ or {}) | {"seed": number})
+    return number
 
 
 @pytest.fixture(autouse=True)

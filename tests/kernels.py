@@ -80,8 +80,7 @@ def agrees(p: Problem, dtype: torch.dtype, device: str) -> None:
         n: e for n, e in errors(results(p, "kernel"), wanted, p, dtype).items() if not e <= TOLERANCE["kernel"][dtype]
     }
     if bad and dtype != torch.float32:
-        least = rounding.cost(lambda: errors(results(exact, path, dtype), wanted, p, dtype), dtype)
-        bad = {n: (e, 2 * least[n]) for n, e in bad.items() if not e <= 2 * least[n]}
+        bad = rounding.unexplained(bad, lambda: errors(results(exact, path, dtype), wanted, p, dtype), dtype)
     assert not bad, bad
 
 

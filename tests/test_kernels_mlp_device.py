@@ -99,10 +99,11 @@ def test_wide_ones_in_bfloat16(name: str, chunk: int, width: int) -> None:
 
 
 @pytest.mark.gpu
-def test_tried_while_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tried_while_it_is_compiled(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real trial inside of a compiler, of a memory that nobody has used before."""
     found: list[float] = []
-    spec = replace(SPECS["gd"], architecture=MLP(expansion=3, activation="tanh"), chunk_size=32)
+    gd = replace(SPECS["gd"], step_bound=1.0 + seed)
+    spec = replace(gd, architecture=MLP(expansion=3, activation="tanh"), chunk_size=32)
     monkeypatch.setattr(trust.verdicts, "kept", lambda trial, *_: found.append(trial()) or found[-1])
     p = moved(problem(spec, length=64, d_key=32, d_value=32), torch.bfloat16)
     core = AssociativeMemory(spec)

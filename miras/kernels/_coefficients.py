@@ -21,6 +21,9 @@ WARPS: dict[str, dict[int, int]] = {
 }
 """By the tokens of a tile, 8 for others: more would form the sums of a short tile twice."""
 
+ALIKE = {"enable_fp_fusion": False}
+"""Threads that hold copies of one sum are to hold the same bits: each would fuse the last addition with a product of its own."""
+
 
 def _coefficients(
     like: Tensor,
@@ -67,7 +70,7 @@ def _launched(kernel: str, x: Given, dtype: torch.dtype, *tensors: Tensor) -> No
     launch(
         getattr(_gates, kernel), x.tiles, x.log_decay, x.log_momentum, *tensors, x.nu, *x.sizes, **x.flags,
         KIND=x.kind, EXACT=dtype == torch.float32, FULL=x.size == block and x.like.shape[2] % x.size == 0,
-        PRECISION=_compact.precision(dtype), num_warps=WARPS[kernel].get(block, 8),
+        PRECISION=_compact.precision(dtype), num_warps=WARPS[kernel].get(block, 8), **ALIKE,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ KIND: 0 no slot, 1 momentum, 2 Nesterov, 3 QHM.
 import triton
 import triton.language as tl
 
+from miras.kernels._products import product
+
 
 @triton.jit
 def chain(pointer, token, rc, keep, BC: tl.constexpr, HAS: tl.constexpr, EXACT: tl.constexpr):
@@ -102,7 +104,7 @@ def coefficients(
     if KIND > 0:
         E, _, m, log_m = chain(log_momentum, token, rc, keep, BC, True, EXACT)
         r, c, w = factors(tl.exp(log_m), nu, KIND)
-        through = tl.dot(A * r[None, :], E, input_precision=PRECISION) * c[None, :] + w * A
+        through = product(A * r[None, :], E, PRECISION) * c[None, :] + w * A
         slots = tl.sum(A * (r * m)[None, :], 1)
         own = E * r[:, None] * c[None, :] + w * own
         own_slots = r * m
@@ -180,9 +182,9 @@ def coefficients_backward(
         E, ET, m, log_m = chain(log_momentum, token, rc, keep, BC, True, EXACT)
         momentum = tl.exp(log_m)
         r, c, w = factors(momentum, nu, KIND)
-        dA = tl.dot(G * c[None, :], ET, input_precision=PRECISION) * r[None, :] + w * G
+        dA = product(G * c[None, :], ET, PRECISION) * r[None, :] + w * G
         dA += d_slots[:, None] * (r * m)[None, :]
-        Z = tl.dot(AT, G, input_precision=PRECISION) - own
+        Z = product(AT, G, PRECISION) - own
         z = tl.sum(AT * d_slots[None, :], 1) - own_slots
         d_in = tl.load(d_into + at * J * C + C + rc, mask=keep, other=0.0)
         dE = Z * r[:, None] * c[None, :] + tl.where(is_end[:, None], (d_in * c)[None, :], 0.0)

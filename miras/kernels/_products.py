@@ -5,6 +5,20 @@ import triton.language as tl
 
 
 @triton.jit
+def rounded(x, PRECISION: tl.constexpr):
+    """A float32 operand of a product in TF32, whose tensor cores would cut off what it has no digits for, always towards zero."""
+    if PRECISION == "tf32":
+        nearest = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+        x = tl.where(x == x, nearest, x)  # what is no number stays none
+    return x
+
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr):
+    return tl.dot(rounded(a, PRECISION), rounded(b, PRECISION), input_precision=PRECISION)
+
+
+@triton.jit
 def chain(sums, rc, HAS: tl.constexpr, TRANSPOSED: tl.constexpr):
     """``[t, s]`` products of gates, or ``[s, t]``: an accumulator must not be transposed, which these may become."""
     if TRANSPOSED:
@@ -39,7 +53,7 @@ def products(
     rc = tl.arange(0, BC)
     sums += at * 2 * BC
     A, E = chain(sums, rc, DECAY, False), chain(sums + BC, rc, True, False)
-    through = tl.dot(A, E, input_precision=PRECISION)
+    through = product(A, E, PRECISION)
     store_pairs(pairs + at * BC * BC, rc, through, BC, PREVIOUS)
     if SOLVE:
         if DECAYED:
@@ -69,12 +83,13 @@ def products_backward(
     own = G * 0.0
     if SOLVE:
         K = load_gradients(d_key_pairs + at * BC * BC, rc, BC, not DECAYED)
-        G += K
+        G = rounded(G + K, PRECISION)
         if DECAYED:
             own = K
-    Z = tl.dot(chain(sums, rc, DECAY, True), G, input_precision=PRECISION) - own
-    Z *= chain(sums + BC, rc, True, False)
+    A = rounded(chain(sums, rc, DECAY, True), PRECISION)
+    Z = (tl.dot(A, G, input_precision=PRECISION) - own) * chain(sums + BC, rc, True, False)
     tl.store(d_sums + BC + rc, tl.sum(Z, 1) - tl.sum(Z, 0))
     if DECAY:
-        dA = tl.dot(G, chain(sums + BC, rc, True, True), input_precision=PRECISION) * chain(sums, rc, True, False)
+        E = rounded(chain(sums + BC, rc, True, True), PRECISION)
+        dA = tl.dot(G, E, input_precision=PRECISION) * chain(sums, rc, True, False)
         tl.store(d_sums + rc, tl.sum(dA, 1) - tl.sum(dA, 0))

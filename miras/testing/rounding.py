@@ -51,16 +51,26 @@ class RoundedProducts(TorchDispatchMode):
         return torch.where(nearest == x, x, (x + spacing * (chance - 0.5)).to(self.dtype).to(x.dtype))
 
 
-def cost(errors: Callable[[], Mapping[str, float]], dtype: torch.dtype, draws: int = 8) -> dict[str, float]:
-    """What rounded products cost at worst, by name: the largest ``errors()`` in `RoundedProducts`.
+def unexplained(
+    found: Mapping[str, float], errors: Callable[[], Mapping[str, float]], dtype: torch.dtype, draws: int = 32
+) -> dict[str, tuple[float, float]]:
+    """Those of the errors ``found`` that are over twice what rounded products cost at worst, beside that bound.
 
-    One number would be chance: where a threshold decides, or a memory magnifies what comes in, it is several times another. So these
-    are rounding to nearest and ``draws`` times by chance, which counts less by the root of two: it has twice the variance.
+    The cost is the largest ``errors()`` in `RoundedProducts`. One number would be chance: where a threshold decides, or a memory
+    magnifies what comes in, it is several times another. So these are rounding to nearest and up to ``draws`` times by chance, which
+    counts less by the root of two: it has twice the variance. Drawing ends when all is explained; NaN never is.
+
+    Example:
+        >>> unexplained({"y": 0.5, "d k": 0.015}, lambda: {"y": 0.01, "d k": 0.01}, torch.bfloat16)
+        {'y': (0.5, 0.02)}
     """
-    worst: dict[str, float] = {}
+    left, worst = dict(found), dict.fromkeys(found, 0.0)
     for seed in (None, *range(draws)):
+        if not left:
+            break
         with RoundedProducts(dtype, seed):
-            found = errors()
+            cost = errors()
         weight = 1 if seed is None else 2**-0.5
-        worst = {n: max(worst.get(n, 0.0), weight * e) for n, e in found.items()}
-    return worst
+        worst = {n: max(worst[n], weight * cost[n]) for n in left}
+        left = {n: e for n, e in left.items() if not e <= 2 * worst[n]}
+    return {n: (e, 2 * worst[n]) for n, e in left.items()}
