@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import random
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -237,6 +238,28 @@ def test_enwik8_and_wikitext(tmp_path: Path):
     assert [a.count(b"\n") for a in articles] == [5, 2] and articles[1].startswith(b" = Two = ")
     with pytest.raises(ValueError, match=r"has no file such as wiki.train.tokens"):
         read(f"wikitext:{tmp_path}")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zip"])
+@pytest.mark.parametrize("damage", ["cut off", "another byte", "no archive"])
+def test_damaged_archives_are_named(tmp_path: Path, suffix: str, damage: str):
+    path, text = tmp_path / f"a.txt{suffix}", random.Random(0).randbytes(2000)
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", text)
+    else:
+        path.write_bytes(gzip.compress(text) if suffix == ".gz" else lzma.compress(text))
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes({"cut off": whole[:1000], "another byte": whole, "no archive": b"text"}[damage])
+    with pytest.raises(ValueError, match=f"{path.name} is damaged, or no {suffix} file"):
+        list(collection(str(path), "train").read())
+
+
+def test_an_empty_archive_is_named(tmp_path: Path):
+    zipfile.ZipFile(tmp_path / "a.zip", "w").close()
+    with pytest.raises(ValueError, match="holds no file"):
+        list(collection(str(tmp_path / "a.zip"), "train").read())
 
 
 def test_the_standard_library_is_always_there():

@@ -40,9 +40,19 @@ def test_a_written_pair_is_retrieved_better():
     assert (found.error < found.surprise).all() and (found.norm > 0).all()
 
 
-@pytest.mark.parametrize(("kind", "around"), [("mac", {}), ("hybrid", {"pairs": 2}), ("mag", {})])
-def test_looking_changes_nothing(kind: str, around: dict[str, Any]):
-    made = model(kind, persistent=3, around=around)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("mac", {}),
+        ("hybrid", {"around": {"pairs": 2}}),
+        ("mag", {}),
+        ("mac", {"longterm": 3}),
+        ("mal", {"longterm": 2}),
+    ],
+    ids=str,
+)
+def test_looking_changes_nothing(kind: str, fields: dict[str, Any]):
+    made = model(kind, persistent=3, **fields)
     before = made(TEXT[None])
     found = inspect(made, TEXT)
     assert all(curve.shape == (21, 4) and torch.isfinite(curve).all() for curve in found[1].curves().values())

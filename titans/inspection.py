@@ -97,7 +97,7 @@ class _Listening:
             for gate, value in written.gates.items():
                 value = value.exp() if gate.startswith("log_") else value
                 note[f"gate {gate.removeprefix('log_')}"] = value.flatten(3).mean(-1) if value.dim() > 3 else value
-            notes.append({n: x[0].float() for n, x in note.items()})
+            notes.append({n: x[0, -1:].float() for n, x in note.items()})  # learned tokens may stand in front
             return y, after
 
         return noted

@@ -9,6 +9,7 @@ import lzma
 import re
 import sysconfig
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -185,11 +186,32 @@ def _existing(where: str) -> Path:
     return path
 
 
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
+"""What reading an archive raises that is cut off, or none."""
+
+
 @contextmanager
 def _opened(path: Path) -> Generator[IO[bytes]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
+    """The content, of an archive that of its first file.
+
+    Raises:
+        ValueError: for an archive that is damaged or empty, also while it is read.
+    """
+    try:
+        with _content(path) as file:
             yield file
+    except DAMAGED as error:
+        raise ValueError(f"{path} is damaged, or no {path.suffix} file: {error}") from error
+
+
+@contextmanager
+def _content(path: Path) -> Generator[IO[bytes]]:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            if not archive.namelist():
+                raise ValueError(f"{path} holds no file")
+            with archive.open(archive.namelist()[0]) as file:
+                yield file
         return
     opener: Callable[..., IO[bytes]] = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)  # type: ignore[assignment]
     with opener(path, "rb") as file:
