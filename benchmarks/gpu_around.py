@@ -67,7 +67,7 @@ def whole(automatic: bool) -> tuple[Any, Any]:
 
 def main() -> None:
     """Prints one line a row."""
-    from miras.kernels import _around_ops
+    from miras.kernels._around import ops
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--breakdown", action="store_true")
@@ -80,8 +80,8 @@ def main() -> None:
     answers = [(b, t, h, d), (d,), (b, t, h * d)]
     parts: dict[str, tuple[Any, Any, list[tuple[int, ...]], tuple[Any, ...], tuple[int, int]]] = {
         # reads and writes of such tensors, forward, and with backward
-        "heads": (_around_ops.heads, convolution.heads, lines, ([h, h, h], True, True, True), (6, 6 + 9)),
-        "norm and gate": (_around_ops.gated, around.slow_gated, answers, (1e-6,), (3, 3 + 5)),
+        "heads": (ops.heads, convolution.heads, lines, ([h, h, h], True, True, True), (6, 6 + 9)),
+        "norm and gate": (ops.gated, around.slow_gated, answers, (1e-6,), (3, 3 + 5)),
     }
     for name, (kernel, slow, shapes, how, moved) in parts.items():
         print(name, *(f"{n * size:.3f} ms" for n in moved), "at least, forward and both", flush=True)

@@ -126,7 +126,7 @@ def whole(build: Callable[[Shape], Case]) -> Callable[[Shape], Case]:
         case = build(s)
 
         def call(*leaves: Tensor) -> Tensor:
-            segments: Any = import_module("miras.kernels._split")
+            segments: Any = import_module("miras.kernels._matrix.split")
             most, segments.MOST = segments.MOST, 1
             try:
                 return case.call(*leaves)

@@ -147,9 +147,10 @@ def matrix(
     Or of one under the link of a retention, read at the anchor. With slots they load pairs; without,
     they form them from a decay, if there is one, or from reader rates behind a norm.
     """
-    from miras.kernels import _launches, _pull, _reverse, _scan, links, residuals
+    from miras.kernels import links, residuals
+    from miras.kernels._matrix import launches, pull, reverse, scan
 
-    x = _launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16, solve)
+    x = launches.Tiles(4, 16, 4096, chunk, 4096 // chunk, 1 + slots, d, d, torch.bfloat16, solve)
     found = residuals.recall(residuals.key(bias))
     gate = 1 if bias.gates else 0
     rowwise = found.rowwise or (bound and not meet) or normed
@@ -157,7 +158,7 @@ def matrix(
     title += ("" if decay else " no decay") + (" met" if meet else "") + (f" {retention.name}" if retention else "")
     link = links.recall(links.key(retention)) if retention else None
     linked = link.forward | link.backward if link else {}
-    form = 0 if slots or link else 3 if normed else 1 if decay else 2  # see `miras.kernels._formed`
+    form = 0 if slots or link else 3 if normed else 1 if decay else 2  # see `miras.kernels._coefficients.formed`
     absent = set() if bound else {"inverse", "rates", "d_norms", "d_lr", "d_inverse"}
     absent |= set() if solve else {"key_rows", "key_pairs", "solve", "slope", "d_key_rows", "d_key_pairs", "d_slope"}
     absent |= set() if gate else {"gate", "d_gate"}
@@ -166,15 +167,15 @@ def matrix(
     forward = {"READ": True, "CHECK": True, "SAVE": False, "RESIDUAL": found.residual}
     again = {"READ": False, "CHECK": False, "SAVE": True, "RESIDUAL": found.residual}
     for name, function, kernel, more in (
-        ("forward", _scan.scan, "scan", forward),
-        ("states", _scan.scan, "states", again),
-        ("reverse", _reverse.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
-        ("readers", _pull.readers, "readers", {"KEYS": False}),
-        ("writers", _pull.writers, "writers", {}),
+        ("forward", scan.scan, "scan", forward),
+        ("states", scan.scan, "states", again),
+        ("reverse", reverse.reverse, "reverse", {"VJP": found.vjp, "LIMIT": 1e8 if bound else 0.0}),
+        ("readers", pull.readers, "readers", {"KEYS": False}),
+        ("writers", pull.writers, "writers", {}),
     ):
         if link and name == "readers":
             continue  # queries read what keys do
-        _, shared = _launches.shared_arguments(x, rowwise and kernel in ("scan", "states", "reverse"), kernel)
+        _, shared = launches.shared_arguments(x, rowwise and kernel in ("scan", "states", "reverse"), kernel)
         constants = {
             n: c for n, c in (flags | more | shared | linked).items() if n in function.arg_names or n.startswith("num_")
         }
@@ -202,21 +203,23 @@ def matrix(
         given += LEVELLED.get(name, ("level",)) if link and link.level else ()
         out.append(compile(f"{name:<8} {title}", function, constants | missing, types, given))
     if solve:
-        _, shared = _launches.shared_arguments(x, False, "scan")
-        constants = {n: shared[n] for n in ("BC", "BI", "FULL")} | {"num_stages": 3, **_launches.INVERSE}
+        _, shared = launches.shared_arguments(x, False, "scan")
+        constants = {n: shared[n] for n in ("BC", "BI", "FULL")} | {"num_stages": 3, **launches.INVERSE}
         constants |= {"LEVELS": 6, "PRECISION": "tf32", "FORM": form}
-        types = {n: _type(n) for n in _pull.inverse.arg_names} | (FORMED if form else {})
-        out.append(compile(f"inverse  {title}", _pull.inverse, constants, types))
+        types = {n: _type(n) for n in pull.inverse.arg_names} | (FORMED if form else {})
+        out.append(compile(f"inverse  {title}", pull.inverse, constants, types))
     return out
 
 
 def carry(d: int, bias: str, slots: int, solve: bool) -> Resources:
     """What segments of a long sequence do to a matrix of d x d under a bias of that key."""
-    from miras.kernels import _carry, _launches, residuals
+    from miras.kernels import residuals
+    from miras.kernels._matrix import carry as _carry
+    from miras.kernels._matrix import launches
 
-    x = _launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16, solve)
+    x = launches.Tiles(4, 16, 4096, 64, 64, 1 + slots, d, d, torch.bfloat16, solve)
     found, scales, slope = residuals.recall(bias), residuals.constant(bias), bias == residuals.AFFINE
-    _, shared = _launches.shared_arguments(x, False, "carry")
+    _, shared = launches.shared_arguments(x, False, "carry")
     columns = 1 if scales else -(-x.J * d // shared["BV"])
     flags = {"SOLVE": solve, "GATE": int(slope), "CONSTANT": scales, "MAPS": not scales, "NP": columns}
     constants = shared | flags | {"RESIDUAL": found.residual, "CONSTANTS": found.constants}

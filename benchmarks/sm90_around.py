@@ -28,19 +28,19 @@ def _type(name: str) -> str:
 
 def around(d: int, taps: int) -> list[Resources]:
     """All of them for heads of d, as they are launched."""
-    from miras.kernels import _around_gated, _around_heads, _around_ops
+    from miras.kernels._around import gated, heads, ops
     from miras.kernels.table import power
 
     shared, width = {"num_stages": 3}, power(d)
-    row = {"BH": max(1, _around_ops.ROW // width), "AHEAD": _around_ops.AHEAD, "num_warps": 1}
-    tile = {"BT": _around_ops.tokens(d), "num_warps": 4}
+    row = {"BH": max(1, ops.ROW // width), "AHEAD": ops.AHEAD, "num_warps": 1}
+    tile = {"BT": ops.tokens(d), "num_warps": 4}
     found: list[Resources] = []
     for unit in (True, False):
         how = {"D": d, "BD": width, "W": taps, "SILU": True, "UNIT": unit} | shared
-        for kernel, sizes in ((_around_heads.heads, tile), (_around_heads.heads_backward, row)):
+        for kernel, sizes in ((heads.heads, tile), (heads.heads_backward, row)):
             title = f"{kernel.__name__} d={d} taps={taps}{' unit' if unit else ''}"
             found.append(compile(title, kernel, how | sizes, {n: _type(n) for n in kernel.arg_names}))
-    for kernel in (_around_gated.gated, _around_gated.gated_backward):
+    for kernel in (gated.gated, gated.gated_backward):
         types = {n: _type(n) for n in kernel.arg_names}
         found.append(compile(f"{kernel.__name__} d={d}", kernel, {"D": d, "BD": width} | tile | shared, types))
     return found

@@ -35,7 +35,7 @@ def row(title: str, kernel: Any, options: dict[str, Any], *absent: str) -> Resou
 
 def channels(d: int) -> list[Resources]:
     """All of them for heads of d, as they are launched."""
-    from miras.kernels import _channel_chain, _channel_ops, _channel_pairs
+    from miras.kernels._channels import chain, ops, pairs
 
     size = 64 if d >= 64 else 32
     q = torch.empty(4, 16, 64, size, d, dtype=torch.bfloat16, device="meta")
@@ -43,20 +43,20 @@ def channels(d: int) -> list[Resources]:
     for keys, early, keys_early in itertools.product((True, False), (False, True), (False, True)):
         if keys_early and not keys:
             continue
-        options = _channel_ops.pair_options(q, q if keys else None, early, keys_early) | {"num_stages": 3}
+        options = ops.pair_options(q, q if keys else None, early, keys_early) | {"num_stages": 3}
         absent = (*(() if keys else ("k",)), *(() if early or keys_early else ("dz_early",)))
         title = f"d={d}{' keys' if keys else ''}{' early' if early else ''}{' keys early' if keys_early else ''}"
-        for kernel in (_channel_pairs.pairs, _channel_pairs.pairs_back):
+        for kernel in (pairs.pairs, pairs.pairs_back):
             found.append(row(f"{kernel.__name__:<10} {title}", kernel, options, *absent))
     for keys in (True, False):
-        _, options = _channel_ops.chain_options(q, q, keys)
+        _, options = ops.chain_options(q, q, keys)
         title, absent = f"d={d}{' keys' if keys else ''}", () if keys else ("u",)
-        found.append(row(f"chain      {title}", _channel_chain.chain, options | {"SAVE": True}, *absent))
+        found.append(row(f"chain      {title}", chain.chain, options | {"SAVE": True}, *absent))
         forward = options | {"SAVE": False}
-        found.append(row(f"chain      {title} alone", _channel_chain.chain, forward, *absent, "errors", "states"))
-        found.append(row(f"chain_back {title}", _channel_chain.chain_back, options, *absent))
-    solve = _channel_ops.inverse_options(size, q.dtype) | {"num_stages": 3}
-    found.append(row(f"inverse    of {size}", _channel_pairs.inverse, solve))
+        found.append(row(f"chain      {title} alone", chain.chain, forward, *absent, "errors", "states"))
+        found.append(row(f"chain_back {title}", chain.chain_back, options, *absent))
+    solve = ops.inverse_options(size, q.dtype) | {"num_stages": 3}
+    found.append(row(f"inverse    of {size}", pairs.inverse, solve))
     return found
 
 

@@ -19,7 +19,8 @@ from benchmarks import sass
 from benchmarks.sm90 import LIMIT, Resources
 from miras.architectures import MLP
 from miras.biases import L2, AttentionalBias, Dot
-from miras.kernels import _mlp_cluster, _mlp_launch, cuda
+from miras.kernels import cuda
+from miras.kernels._mlp import cluster, launch
 
 STACK = 1024
 """Bytes a thread: of the reverse scan with a slot, half of them are used."""
@@ -51,17 +52,17 @@ def sources(
 
     q, rows = torch.zeros(1, 64, 64, dtype=dtype), torch.zeros(1, 1, 1 + slots, 64)
     w = torch.zeros(1, 1 + slots, 64, hidden)
-    x = _mlp_launch.Given(q, q, q, q, q if bound else None, rows, q, rows, q, w, w.mT, None)
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(norm=norm), bias, clusters=True))
-    seen = _mlp_launch.Seen.of(x)
+    x = launch.Given(q, q, q, q, q if bound else None, rows, q, rows, q, w, w.mT, None)
+    how = launch.recall(launch.key(MLP(norm=norm), bias, clusters=True))
+    seen = launch.Seen.of(x)
     real, cuda.start = cuda.start, start
     try:
-        _mlp_cluster.scan(x, how, [w, w.mT], [None, None], seen, (0, 1, 1))
-        _mlp_cluster.read(x, how, seen, q, q, (0, 1, 1))
-        _mlp_cluster.read_backward(x, how, q, q, seen, x, [q] * 11, (0, 1, 1))
-        _mlp_cluster.query_backward(x, how, q, seen, [q] * 11, q, x, (0, 1, 1))
-        _mlp_cluster.reverse(x, how, seen, [q] * 11, [w, w], [q, q], [q] * 5, (0, 1, 1))
-        _mlp_cluster.write_backward(x, how, seen, [q] * 11, [q, q], q, q, x, (0, 1, 1))
+        cluster.scan(x, how, [w, w.mT], [None, None], seen, (0, 1, 1))
+        cluster.read(x, how, seen, q, q, (0, 1, 1))
+        cluster.read_backward(x, how, q, q, seen, x, [q] * 11, (0, 1, 1))
+        cluster.query_backward(x, how, q, seen, [q] * 11, q, x, (0, 1, 1))
+        cluster.reverse(x, how, seen, [q] * 11, [w, w], [q, q], [q] * 5, (0, 1, 1))
+        cluster.write_backward(x, how, seen, [q] * 11, [q, q], q, q, x, (0, 1, 1))
     finally:
         cuda.start = real
     return found

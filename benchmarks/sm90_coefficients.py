@@ -37,31 +37,32 @@ def _row(title: str, kernel: Any, options: dict[str, Any]) -> Resources:
 
 def coefficients(case: str, size: int) -> list[Resources]:
     """Of tiles of ``size`` tokens, by the kernels that take pairs in bfloat16."""
-    from miras.kernels import _coefficients, _compact, _gates, _products, _vectors
+    from miras.kernels._coefficients import compact, gates, ops, products, vectors
 
     kind, decay, *flags = CASES[case]
     like = torch.empty(4, 16, 4096, device="meta")
-    x = _compact.Given(like, like if decay else None, like if kind else None, size, kind, 0.0, *flags)
-    options = x.flags | {"KIND": kind, "EXACT": False, "FULL": True, "PRECISION": "tf32", "R": _compact.TILES}
+    x = compact.Given(like, like if decay else None, like if kind else None, size, kind, 0.0, *flags)
+    options = x.flags | {"KIND": kind, "EXACT": False, "FULL": True, "PRECISION": "tf32", "R": compact.TILES}
     options |= ({} if decay else {"log_decay": None}) | ({} if kind else {"log_momentum": None})
     launched: dict[Any, dict[str, Any]] = {}
-    lean = _compact.lean(size, kind, torch.bfloat16)
+    lean = compact.lean(size, kind, torch.bfloat16)
     if lean:
-        launched |= {getattr(_products, n): _compact.LAUNCH[n] for n in ("products", "products_backward")}
-        launched[_vectors.totals] = _compact.LAUNCH["vectors"]
-    if lean or _compact.formed(kind, x.previous, torch.bfloat16):
-        launched |= dict.fromkeys((_vectors.vectors, _vectors.vectors_backward), _compact.LAUNCH["vectors"])
+        launched |= {getattr(products, n): compact.LAUNCH[n] for n in ("products", "products_backward")}
+        launched[vectors.totals] = compact.LAUNCH["vectors"]
+    if lean or compact.formed(kind, x.previous, torch.bfloat16):
+        launched |= dict.fromkeys((vectors.vectors, vectors.vectors_backward), compact.LAUNCH["vectors"])
     else:
-        warps = {n: {"num_warps": by.get(size, 8)} for n, by in _coefficients.WARPS.items()}
-        launched |= {getattr(_gates, n): w | _coefficients.ALIKE for n, w in warps.items()}
+        warps = {n: {"num_warps": by.get(size, 8)} for n, by in ops.WARPS.items()}
+        launched |= {getattr(gates, n): w | ops.ALIKE for n, w in warps.items()}
     return [_row(f"{case}, tiles of {size}", kernel, options | how) for kernel, how in launched.items()]
 
 
 def answers() -> list[Resources]:
     """Norms of rows of 64 channels."""
-    from miras.kernels import _answers, _rows
+    from miras.kernels._shared import answers as _answers
+    from miras.kernels._shared import rows
 
-    options = {"O": 64, "ADD": True, **_rows.LAUNCH}
+    options = {"O": 64, "ADD": True, **rows.LAUNCH}
     return [_row("", kernel, options) for kernel in (_answers.answers, _answers.answers_backward)]
 
 

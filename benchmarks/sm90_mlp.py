@@ -65,11 +65,12 @@ def perceptron(
     tile: int | None = None,
     blocks: int = 1,
 ) -> list[Resources]:
-    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp_launch.Link.of` reads it.
+    """All kernels for heads of d, expansion 4 and chunks of some blocks of 64; ``link`` as `miras.kernels._mlp.launch.Link.of` reads it.
 
     Heads are padded to a power of two.
     """
-    from miras.kernels import _mlp_launch, _mlp_ops
+    from miras.kernels._mlp import launch
+    from miras.kernels._mlp import ops as mlp_ops
 
     b, f, j, width = 2, 4 * d, 1 + slots, 1 << (d - 1).bit_length()
     given = _given(width, bias, slots, bound, torch.zeros(b, j, width, f))
@@ -77,9 +78,9 @@ def perceptron(
         "biases": torch.zeros(b, j, f + width) if biases else None,
         "gains": torch.zeros(b, j, 2 * width) if gains else None,
     }
-    x = _mlp_launch.Given(*given, **vectors)
+    x = launch.Given(*given, **vectors)
     link += f" {d} {f}" if link[0] == "2" else ""
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), bias, link, blocks, d))
+    how = launch.recall(launch.key(MLP(), bias, link, blocks, d))
     absent = ("rates", "sizes") if not how.link.kind else ("rates",) if how.link.kind != 1 else ()
     absent += () if how.link.kind else ("seen1 of reverse",)
     absent += () if how.link.kind or gains else ("meet",)
@@ -88,21 +89,23 @@ def perceptron(
     title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''}"
     title += f" link={how.link.kind}" if how.link.kind else ""
     title += f"{' biases' if biases else ''}{' gains' if gains else ''}{f' blocks={blocks}' if blocks > 1 else ''}"
-    return _compiled(_mlp_ops, title, x, how, absent, tile)
+    return _compiled(mlp_ops, title, x, how, absent, tile)
 
 
 def gated(d: int, bias: AttentionalBias, slots: int, bound: bool, tile: int | None = None) -> list[Resources]:
     """All kernels of the gated perceptron, at the same sizes."""
-    from miras.kernels import _gated_launch, _gated_ops, _mlp_launch
+    from miras.kernels._gated import launch as gated_launch
+    from miras.kernels._gated import ops as gated_ops
+    from miras.kernels._mlp import launch
 
-    x = _gated_launch.Given(*_given(d, bias, slots, bound, torch.zeros(2, 1 + slots, 2, d, 4 * d)))
-    how = _mlp_launch.recall(_mlp_launch.key(GatedMLP(residual=True, norm=True), bias))
+    x = gated_launch.Given(*_given(d, bias, slots, bound, torch.zeros(2, 1 + slots, 2, d, 4 * d)))
+    how = launch.recall(launch.key(GatedMLP(residual=True, norm=True), bias))
     title = f"d={d} {bias.name} slots={slots} tile={{}}{' bound' if bound else ''} gated"
-    return _compiled(_gated_ops, title, x, how, (), tile)
+    return _compiled(gated_ops, title, x, how, (), tile)
 
 
 def _given(d: int, bias: AttentionalBias, slots: int, bound: bool, w1: Tensor) -> list[Any]:
-    """The first tensors of `miras.kernels._mlp_launch.Given`."""
+    """The first tensors of `miras.kernels._mlp.launch.Given`."""
     b, tokens, j = 2, 128, 1 + slots
     half, full = torch.zeros(b, tokens, d, dtype=torch.bfloat16), torch.zeros
     return [
@@ -113,12 +116,12 @@ def _given(d: int, bias: AttentionalBias, slots: int, bound: bool, w1: Tensor) -
 
 def _compiled(ops: Any, title: str, x: Any, how: Any, absent: tuple[str, ...], tile: int | None) -> list[Resources]:
     """Every kernel of a module of operators, without the arguments that are absent."""
-    from miras.kernels import _mlp_launch
+    from miras.kernels._mlp import launch
 
     absent += () if x.inverse is not None else ("inverse", "d_inverse")
     absent += () if x.gate is not None else ("gate", "d_gate")
     found = []
-    for name in _mlp_launch.LAUNCH:
+    for name in launch.LAUNCH:
         kernel: Any = getattr(ops, name)
         normed_later = x.gains is not None
         before_norm = how._replace(norm=False, residual=False) if normed_later and name == "read" else how

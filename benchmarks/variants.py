@@ -32,26 +32,26 @@ Calls = dict[str, Callable[[], Any]]
 
 def perceptron() -> dict[str, Variant]:
     """Tiles of the hidden width, warps and stages of every kernel."""
-    from miras.kernels import _mlp_launch
+    from miras.kernels._mlp import launch
 
     def changed(kernel: str, how: dict[str, int]) -> Variant:
-        launches = {kernel: _mlp_launch.LAUNCH[kernel] | how}
-        none = {kernel: {width: {} for width in (16, 32, 64)}} if kernel in _mlp_launch.SHORT else {}
+        launches = {kernel: launch.LAUNCH[kernel] | how}
+        none = {kernel: {width: {} for width in (16, 32, 64)}} if kernel in launch.SHORT else {}
         return variants_matrix.both(
-            lambda: mock.patch.dict(_mlp_launch.LAUNCH, launches),
-            lambda: mock.patch.dict(_mlp_launch.NARROW, {kernel: {}}),
-            lambda: mock.patch.dict(_mlp_launch.SHORT, none),
+            lambda: mock.patch.dict(launch.LAUNCH, launches),
+            lambda: mock.patch.dict(launch.NARROW, {kernel: {}}),
+            lambda: mock.patch.dict(launch.SHORT, none),
         )
 
     found: dict[str, Variant] = {}
-    for kernel, tile, warps, stages in product(_mlp_launch.LAUNCH, (32, 64), (4, 8), (1, 2, 3)):
+    for kernel, tile, warps, stages in product(launch.LAUNCH, (32, 64), (4, 8), (1, 2, 3)):
         if stages == 1 or kernel not in ("scan", "reverse"):  # whose tiles wait for each other
             how = {"BF": tile, "num_warps": warps, "num_stages": stages}
             found[f"{kernel} {tile} {warps} {stages}"] = changed(kernel, how)
     found |= {f"{kernel} 16": changed(kernel, {"BF": 16}) for kernel in ("scan", "reverse")}
     for kernel, tile, most in product(("scan", "reverse"), (32, 64), (128, 168)):  # of which more run at once
         found[f"{kernel} thin {tile} {most}"] = changed(kernel, {"BF": tile, "maxnreg": most})
-    found |= {f"few {n}": lambda n=n: mock.patch.multiple(_mlp_launch, PROGRAMS=n, MOST=n) for n in (512, 1024, 2048)}
+    found |= {f"few {n}": lambda n=n: mock.patch.multiple(launch, PROGRAMS=n, MOST=n) for n in (512, 1024, 2048)}
     found["four warps"] = changed("read_backward", {"num_warps": 4})
     return found
 

@@ -32,24 +32,22 @@ Variant = Callable[[], AbstractContextManager[Any]]
 
 def found(call: Callable[[], Any]) -> dict[str, Variant]:
     """Every variant of the kernels that this call launches."""
-    from miras.kernels import _coefficients, _compact, _launches, _split
+    from miras.kernels._coefficients import compact, ops
+    from miras.kernels._matrix import launches, split
 
     used, settings = _used(call)
     out: dict[str, Variant] = {}
-    for kernel in (n for n in _compact.LAUNCH if n in used):
-        out |= {f"{kernel} {n}": _item(_compact.LAUNCH, kernel, how) for n, how in _others(_compact.LAUNCH[kernel])}
+    for kernel in (n for n in compact.LAUNCH if n in used):
+        out |= {f"{kernel} {n}": _item(compact.LAUNCH, kernel, how) for n, how in _others(compact.LAUNCH[kernel])}
     out |= {
-        f"{n} {w}": _item(_coefficients.WARPS, n, {16: w, 32: w, 64: w})
-        for n in _coefficients.WARPS
-        if n in used
-        for w in (1, 2, 4, 8)
+        f"{n} {w}": _item(ops.WARPS, n, {16: w, 32: w, 64: w}) for n in ops.WARPS if n in used for w in (1, 2, 4, 8)
     }
     if "segments" in used:
-        out |= {f"segments {n}": _attribute(_split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
+        out |= {f"segments {n}": _attribute(split, "segments", lambda *_, n=n: n) for n in SEGMENTS}
     if "keys" in used:
-        out |= {f"inverse {n}": _items(_launches.INVERSE, how) for n, how in _others(_launches.INVERSE)}
+        out |= {f"inverse {n}": _items(launches.INVERSE, how) for n, how in _others(launches.INVERSE)}
     if "states" in used:
-        out |= {f"every {n}": _attribute(_launches, "EVERY", n) for n in (8, 32)}
+        out |= {f"every {n}": _attribute(launches, "EVERY", n) for n in (8, 32)}
     for kernel, before in settings.items():
         # whose norm takes all channels, and no more
         whole = "normed" in used and kernel in ("scan", "states", "reverse")
@@ -78,7 +76,8 @@ def both(*variants: Variant) -> Variant:
 
 def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]]:
     """What a call launches, and the table's settings."""
-    from miras.kernels import _coefficients, _compact, _launches, _normed, _split
+    from miras.kernels._coefficients import compact, ops
+    from miras.kernels._matrix import launches, normed, split
 
     used: set[str] = set()
     settings: dict[str, tuple[int, ...]] = {}
@@ -97,12 +96,12 @@ def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]
 
     with ExitStack() as stack:
         for how in (
-            watched(_launches, "config", lambda x, rowwise, kernel: kernel),
-            watched(_coefficients, "_launched", lambda kernel, *_: kernel),
-            watched(_compact, "forward", lambda *_: "vectors"),
-            watched(_compact, "_products", lambda x, dtype, kernel: kernel),
-            watched(_split, "segments", lambda *_: "segments"),
-            watched(_normed, "normed", lambda *_: "normed"),
+            watched(launches, "config", lambda x, rowwise, kernel: kernel),
+            watched(ops, "_launched", lambda kernel, *_: kernel),
+            watched(compact, "forward", lambda *_: "vectors"),
+            watched(compact, "_products", lambda x, dtype, kernel: kernel),
+            watched(split, "segments", lambda *_: "segments"),
+            watched(normed, "normed", lambda *_: "normed"),
         ):
             stack.enter_context(how)
         call()
@@ -110,15 +109,15 @@ def _used(call: Callable[[], Any]) -> tuple[set[str], dict[str, tuple[int, ...]]
 
 
 def _config(which: str, how: tuple[int, ...]) -> Variant:
-    from miras.kernels import _launches
+    from miras.kernels._matrix import launches
 
     def entered() -> AbstractContextManager[Any]:
-        before = _launches.config  # of other variants perhaps
+        before = launches.config  # of other variants perhaps
 
         def config(x: Any, rowwise: bool, kernel: str) -> Any:
-            return _launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
+            return launches.Config(*how) if kernel == which else before(x, rowwise, kernel)
 
-        return mock.patch.object(_launches, "config", config)
+        return mock.patch.object(launches, "config", config)
 
     return entered
 

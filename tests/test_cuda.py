@@ -16,8 +16,9 @@ from benchmarks.sm90_clusters import sources
 from miras import MirasSpec
 from miras.architectures import MLP
 from miras.biases import L2
-from miras.kernels import Dims, _mlp_cluster, _mlp_launch, _mlp_ops, clusters, cuda, trust
-from miras.kernels._mlp_launch import Given, Recipe, Seen
+from miras.kernels import Dims, clusters, cuda, trust
+from miras.kernels._mlp import cluster, launch, ops
+from miras.kernels._mlp.launch import Given, Recipe, Seen
 from miras.testing.problems import problem
 from tests.cuda import host
 from tests.kernels import DEVICE
@@ -81,14 +82,14 @@ class Beside:
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}  # squares of differences and of numbers, over all launches
-        self.launch = _mlp_ops.launch
+        self.launch = ops.launch
 
     @property
     def errors(self) -> dict[str, float]:
         return {what: (off / size) ** 0.5 if size else off for what, (off, size) in self.sums.items()}
 
     def __call__(self, kernel: Any, programs: int, how: Recipe, x: Given, *given: Any) -> None:
-        """As `miras.kernels._mlp_launch.launch`."""
+        """As `miras.kernels._mlp.launch.launch`."""
         own = {
             "scan": self._scan,
             "read": self._read,
@@ -121,7 +122,7 @@ class Beside:
             for n in ("seen1", "seen2", "kept_o", "kept_u2", "squares")
         }
         given = self._seen(*seen.values())
-        _mlp_cluster.scan(x, how, [named["w1"], named["w2"]], list(ends.values()) or [None, None], given, group)
+        cluster.scan(x, how, [named["w1"], named["w2"]], list(ends.values()) or [None, None], given, group)
         if x.inverse is None:
             del seen["squares"]
         return seen | ends
@@ -131,7 +132,7 @@ class Beside:
         out = None if named["out"] is None else torch.full_like(named["out"], float("nan"))
         answer = torch.full_like(narrow(named["answer"]), float("nan"))
         seen = self._seen(given["seen1"], given["seen2"], named["kept_u2"], given["kept_u2"], named["squares"])
-        _mlp_cluster.read(x, how, seen, out, answer, group)
+        cluster.read(x, how, seen, out, answer, group)
         return {"answer": answer} if out is None else {"answer": answer, "out": out}
 
     def _read_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
@@ -141,7 +142,7 @@ class Beside:
         seen = self._seen(given["seen1"], given["seen2"], named["kept_u2"], given["kept_u2"], named["squares"])
         d = x._replace(rows=out["d_rows"], pairs=out["d_pairs"])
         wide = [out[n] for n in WIDE]
-        _mlp_cluster.read_backward(x, how, named["out"], given["d_answer"], seen, d, wide, group)
+        cluster.read_backward(x, how, named["out"], given["d_answer"], seen, d, wide, group)
         return out
 
     def _query_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
@@ -151,7 +152,7 @@ class Beside:
         blank = given["u1_"]
         wide = [blank, blank, blank, blank, blank, blank, blank, given["d_zr"], blank, out["d_rates"], blank]
         d = x._replace(q=out["d_q"], rows=out["d_rows"], pairs=out["d_pairs"])
-        _mlp_cluster.query_backward(x, how, given["d_answer"], seen, wide, out["near"], d, group)
+        cluster.query_backward(x, how, given["d_answer"], seen, wide, out["near"], d, group)
         return out
 
     def _reverse(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
@@ -162,7 +163,7 @@ class Beside:
             out["d_gate"] = torch.full_like(given["d_gate"], float("nan"))
         seen = self._seen(None, given["seen2"], given["kept_o"], given["kept_u2"], named["squares"])
         wide = [given[n] for n in WIDE]
-        _mlp_cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, out.get("d_gate")], group)
+        cluster.reverse(x, how, seen, wide, [d_w1, d_w2], [late1, late2], [*results, out.get("d_gate")], group)
         return out
 
     def _write_backward(self, how: Recipe, x: Given, named: dict[str, Any], group: Any) -> dict[str, Tensor]:
@@ -176,7 +177,7 @@ class Beside:
         wide = [h, h, h, u1, h, h, h, h, h, named["d_rates"], h]
         d = x._replace(k=d_k, lr=out["d_lr"], inverse=out.get("d_inverse"), mix=out["d_mix"], into=out["d_into"])
         late = [given["late1"], given["late2"]]
-        _mlp_cluster.write_backward(x, how, seen, wide, late, given["dz_"], named["near"], d, group)
+        cluster.write_backward(x, how, seen, wide, late, given["dz_"], named["near"], d, group)
         return out | {"d_k": d_k}
 
 
@@ -189,10 +190,10 @@ def spec_of(name: str) -> MirasSpec:
 @pytest.mark.parametrize("name", SPECS)
 def test_kernels_of_the_perceptron(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = Beside()
-    monkeypatch.setattr(_mlp_ops, "launch", beside)
+    monkeypatch.setattr(ops, "launch", beside)
     monkeypatch.setattr(cuda, "start", host.start)
-    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 4)
-    monkeypatch.setattr(_mlp_launch, "FEWEST", 1)
+    monkeypatch.setattr(launch, "PROGRAMS", 4)
+    monkeypatch.setattr(launch, "FEWEST", 1)
     p = problem(spec_of(name), length=192, d_key=64, d_value=64, batch=1, heads=2)  # three chunks in two groups
     p = moved(p.map(lambda x: x.bfloat16().float()), torch.float32)
     steps = {n: x if n == "delta" else x / 32 for n, x in p.gates.items()}  # small ones that are hardly forgotten

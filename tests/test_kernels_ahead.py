@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from miras.kernels import _mlp_launch, ahead, table
+from miras.kernels import ahead, table
+from miras.kernels._mlp import launch as mlp_launch
 
 
 class Kernel:
@@ -90,6 +91,6 @@ def test_kernels_start_on_the_device_of_their_tensors(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "device", Device)
     kernel, given = Kernel(), Elsewhere()
     given_to_all: Any = Recipe()
-    _mlp_launch.launch(kernel, 3, given_to_all, given_to_all, given)
+    mlp_launch.launch(kernel, 3, given_to_all, given_to_all, given)
     table.launch(kernel, 3, given)
     assert entered == [torch.device("cuda:1")] * 2 and [how for how, *_ in kernel.asked] == ["started"] * 2

@@ -15,7 +15,9 @@ import triton
 import triton.language as tl
 
 from miras import Memory, MirasSpec, convolution
-from miras.kernels import Dims, _around_heads, _around_ops, around, matrix, trust
+from miras.kernels import Dims, around, matrix, trust
+from miras.kernels._around import heads as around_heads
+from miras.kernels._around import ops
 from miras.surroundings import Surroundings
 from miras.testing import TOLERANCE, relative
 
@@ -78,7 +80,7 @@ def sizes(batch: int, length: int, heads: int, width: int, taps: int) -> list[tu
 )
 def test_heads(counts: list[int], width: int, taps: int, length: int, silu: bool, units: bool) -> None:
     leaves = drawn(*sizes(2, length, sum(counts), width, taps))
-    found = errors(_around_ops.heads, convolution.heads, leaves, torch.float32, counts, silu, units, True)
+    found = errors(ops.heads, convolution.heads, leaves, torch.float32, counts, silu, units, True)
     assert max(found) <= EXACT, found
 
 
@@ -87,14 +89,14 @@ def test_short_vectors() -> None:
     leaves = drawn(*sizes(1, 20, 3, 16, 4))
     leaves[0] *= 10.0 ** torch.arange(-8, 2, 0.5, device=DEVICE)[:, None]
     leaves[0][:, :5], leaves[2] = 0, 0 * leaves[2]
-    found = errors(_around_ops.heads, convolution.heads, leaves, torch.float32, [1, 1, 1], False, True, True)
+    found = errors(ops.heads, convolution.heads, leaves, torch.float32, [1, 1, 1], False, True, True)
     assert max(found) <= EXACT, found
 
 
 @pytest.mark.parametrize("width", [16, 48, 64])
 def test_gated(width: int) -> None:
     leaves = drawn((2, 70, 3, width), (width,), (2, 70, 3 * width))
-    found = errors(_around_ops.gated, around.slow_gated, leaves, torch.float32, 1e-6)
+    found = errors(ops.gated, around.slow_gated, leaves, torch.float32, 1e-6)
     assert max(found) <= EXACT, found
 
 
@@ -103,11 +105,11 @@ def test_any_strides() -> None:
     line, taps, tail = drawn((2, 20, 60), (48, 4), (2, 3, 60))
     line, taps, tail = (x.float() for x in (line[..., 7:55], taps, tail[..., 3:51]))
     how = [1, 1, 1], *SILU_UNIT, True
-    for a, b in zip(_around_ops.heads(line, taps, tail, *how), convolution.heads(line, taps, tail, *how), strict=True):
+    for a, b in zip(ops.heads(line, taps, tail, *how), convolution.heads(line, taps, tail, *how), strict=True):
         assert relative(a, b) <= EXACT
     y, gain, gate = (x.float() for x in drawn((2, 3, 20, 16), (16,), (2, 20, 50)))
     y, gate = y.transpose(1, 2).requires_grad_(), gate[..., 2:].requires_grad_()
-    pairs = (f(y, gain, gate, 1e-6) for f in (_around_ops.gated, around.slow_gated))
+    pairs = (f(y, gain, gate, 1e-6) for f in (ops.gated, around.slow_gated))
     mine, slow = ([out, *torch.autograd.grad(out.sum(), (y, gate))] for out in pairs)
     assert all(relative(a, b) <= EXACT for a, b in zip(mine, slow, strict=True))
 
@@ -115,10 +117,10 @@ def test_any_strides() -> None:
 def test_a_sequence_in_parts() -> None:
     """Also in parts shorter than the tail."""
     line, taps, tail = (x.float() for x in drawn(*sizes(2, 40, 3, 16, 4)))
-    whole = _around_ops.heads(line, taps, tail, [1, 1, 1], *SILU_UNIT, True)
+    whole = ops.heads(line, taps, tail, [1, 1, 1], *SILU_UNIT, True)
     parts, at = [], tail
     for piece in line.split([1, 2, 20, 17], 1):
-        *three, at = _around_ops.heads(piece, taps, at, [1, 1, 1], *SILU_UNIT, True)
+        *three, at = ops.heads(piece, taps, at, [1, 1, 1], *SILU_UNIT, True)
         parts.append(three)
     for a, b in zip(whole[:3], (torch.cat(x, 1) for x in zip(*parts, strict=True)), strict=True):
         torch.testing.assert_close(a, b)
@@ -137,8 +139,8 @@ def test_second_derivatives() -> None:
         return list(torch.autograd.grad(squares(first), leaves))
 
     cases: list[tuple[Any, Any, list[Tensor], tuple[Any, ...]]] = [
-        (_around_ops.heads, convolution.heads, drawn(*sizes(1, 6, 3, 16, 4)), ([1, 1, 1], True, False, True)),
-        (_around_ops.gated, around.slow_gated, drawn((1, 5, 2, 16), (16,), (1, 5, 32)), (1e-6,)),
+        (ops.heads, convolution.heads, drawn(*sizes(1, 6, 3, 16, 4)), ([1, 1, 1], True, False, True)),
+        (ops.gated, around.slow_gated, drawn((1, 5, 2, 16), (16,), (1, 5, 32)), (1e-6,)),
     ]
     for kernel, slow, leaves, how in cases:
         got, wanted = curvature(kernel, [x.float() for x in leaves], *how), curvature(slow, leaves, *how)
@@ -156,7 +158,7 @@ def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert error() < EXACT and around.gated_error(16, torch.device(DEVICE), FLOATS, 32) < EXACT
     if DEVICE == "cpu":  # a device keeps what it compiled
-        monkeypatch.setattr(_around_heads, "activated", wrong)
+        monkeypatch.setattr(around_heads, "activated", wrong)
         assert error() > trust.WRONG
 
 
@@ -191,8 +193,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(around, "on_device", lambda x: True)
     monkeypatch.setattr(trust, "triable", lambda device: False)  # trials would be seen
     for name in ("heads", "gated"):
-        operator = getattr(_around_ops, name)
-        monkeypatch.setattr(_around_ops, name, lambda *x, o=operator, n=name: (seen.append(n), o(*x))[1])
+        operator = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *x, o=operator, n=name: (seen.append(n), o(*x))[1])
     return seen
 
 
@@ -278,9 +280,9 @@ def test_compiled_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None
 def test_heads_on_a_device(batch: int, length: int, heads: int, width: int, taps: int, dtype: torch.dtype) -> None:
     leaves = drawn(*sizes(batch, length, 3 * heads, width, taps))
     how = [heads] * 3, *SILU_UNIT, True
-    found = errors(_around_ops.heads, convolution.heads, leaves, dtype, *how)
+    found = errors(ops.heads, convolution.heads, leaves, dtype, *how)
     assert max(found) <= TOLERANCE["kernel"][dtype], found
-    twice = [run(_around_ops.heads, [x.to(dtype) for x in leaves], *how) for _ in range(2)]
+    twice = [run(ops.heads, [x.to(dtype) for x in leaves], *how) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
 
 
@@ -293,9 +295,9 @@ def test_heads_on_a_device(batch: int, length: int, heads: int, width: int, taps
 def test_gated_on_a_device(batch: int, length: int, heads: int, width: int, dtype: torch.dtype) -> None:
     leaves = drawn((batch, length, heads, width), (width,), (batch, length, heads * width))
     leaves[0] = leaves[0].transpose(1, 2).contiguous().transpose(1, 2)
-    found = errors(_around_ops.gated, around.slow_gated, leaves, dtype, 1e-6)
+    found = errors(ops.gated, around.slow_gated, leaves, dtype, 1e-6)
     assert max(found) <= TOLERANCE["kernel"][dtype], found
-    twice = [run(_around_ops.gated, [x.to(dtype) for x in leaves], 1e-6) for _ in range(2)]
+    twice = [run(ops.gated, [x.to(dtype) for x in leaves], 1e-6) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
 
 

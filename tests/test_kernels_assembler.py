@@ -14,7 +14,8 @@ pytest.importorskip("triton")
 from benchmarks import sass
 from miras.architectures import MLP
 from miras.biases import L2
-from miras.kernels import Dims, _mlp_launch, _mlp_ops, assembler, mlp_gated, mlp_wide
+from miras.kernels import Dims, assembler, mlp_gated, mlp_wide
+from miras.kernels._mlp import launch, ops
 
 
 @pytest.mark.parametrize(("release", "taken"), [("13.5", True), ("12.4", False)])
@@ -47,13 +48,13 @@ def test_where_the_package_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_without_one_narrow_tiles_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel: Any = _mlp_ops.reverse
+    kernel: Any = ops.reverse
     tensors = [torch.zeros(1, 64, 64, dtype=torch.bfloat16)] * 9 + [
         torch.zeros(1, 1, 64, 256),
         torch.zeros(1, 1, 256, 64),
     ]
-    x = _mlp_launch.Given._make([*tensors, None, None, None])
-    how = _mlp_launch.recall(_mlp_launch.key(MLP(), L2()))
+    x = launch.Given._make([*tensors, None, None, None])
+    how = launch.recall(launch.key(MLP(), L2()))
     for trusted, tile in ((True, 32), (False, 64)):
         monkeypatch.setattr(assembler, "sound", lambda trusted=trusted: trusted)
         assert x.launch(how, kernel)["BF"] == tile

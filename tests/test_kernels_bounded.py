@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from miras import MirasSpec
-from miras.kernels import _bounded
+from miras.kernels._matrix import bounded
 from miras.testing import problem
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, results, same_bits_twice
@@ -45,7 +45,7 @@ def test_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of squares in another order are all that differs from a program with all channels."""
     p = cast(drawn("log cosh", d_value=48), DTYPE, DEVICE)
     met = results(p, "kernel")
-    monkeypatch.setattr(_bounded, "sums", lambda call, found: call.lr.new_empty(1, 2, 0))
+    monkeypatch.setattr(bounded, "sums", lambda call, found: call.lr.new_empty(1, 2, 0))
     alone = results(p, "kernel")
     for a, b in zip(met, alone, strict=True):
         for n, x in a.items():
@@ -70,7 +70,7 @@ def test_on_device(name: str, d: int, length: int) -> None:
 def meetings(p: Problem) -> list[torch.Size]:
     """Shapes of the sums that a call adds up among programs."""
     found: list[torch.Size] = []
-    sums = _bounded.sums
+    sums = bounded.sums
 
     def seen(*arguments: object) -> torch.Tensor:
         out = sums(*arguments)  # type: ignore[arg-type]
@@ -78,6 +78,6 @@ def meetings(p: Problem) -> list[torch.Size]:
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bounded, "sums", seen)
+        patch.setattr(bounded, "sums", seen)
         results(cast(p, DTYPE, DEVICE), "kernel")
     return [shape for shape in found if shape.numel()]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from miras.kernels import _compact, _launches
-from miras.kernels._coefficients import coefficients
+from miras.kernels._coefficients.ops import coefficients, compact
+from miras.kernels._matrix import launches
 from miras.testing import TOLERANCE, relative
 from tests.kernels import DEVICE, DTYPE
 
@@ -50,7 +50,7 @@ def test_from_sums(
         return [*kept, *torch.autograd.grad(total, [x for x in logs if x is not None])]
 
     got = found(dtype)
-    monkeypatch.setattr(_compact, "narrow", lambda dtype: False)
+    monkeypatch.setattr(compact, "narrow", lambda dtype: False)
     for a, b in zip(got, found(torch.float32), strict=True):
         assert relative(a.float(), b) <= TOLERANCE["kernel"][dtype]
 
@@ -81,12 +81,12 @@ def test_systems(size: int) -> None:
     k, lr, slope, pairs = drawn(1, 2, tokens, 16), drawn(1, 2, tokens), drawn(1, 2, tokens), drawn(1, 2, m, size, size)
     k = F.normalize(k, dim=-1).to(DTYPE)
     rows = drawn(1, 2, m, 1, size)
-    call = _launches.Call.of(k, k, k, lr, None, None, slope, rows, pairs, rows, rows, rows, pairs.to(DTYPE))
+    call = launches.Call.of(k, k, k, lr, None, None, slope, rows, pairs, rows, rows, rows, pairs.to(DTYPE))
     padded = [F.pad(x, (0, 0, 0, size - rest)) for x in (k.float(), lr[..., None], slope[..., None])]
     keys, rate, steep = (x.unflatten(2, (m, size)) for x in padded)
     system = torch.eye(size, device=DEVICE) + (steep * (keys @ keys.mT) * pairs * rate.mT).tril(-1)
     there = (torch.arange(m * size, device=DEVICE) < tokens).view(m, size)
     wanted = torch.linalg.inv(system.double()) * (there[:, None, :] & there[:, :, None])
-    solved = _launches.solve(call)
+    solved = launches.solve(call)
     exists = there[:, None, :].expand_as(solved) & there[:, :, None]
     assert relative(torch.where(exists, solved, 0.0).double(), wanted) <= TOLERANCE["kernel"][DTYPE]

@@ -22,7 +22,6 @@ from miras.kernels import (
     KERNELS,
     Dims,
     Kernel,
-    _compact,
     assembler,
     choose,
     interpreted,
@@ -33,6 +32,7 @@ from miras.kernels import (
     mlp_wide,
     trust,
 )
+from miras.kernels._coefficients import compact
 from miras.retentions import Lq
 from miras.testing.problems import problem
 from miras.testing.tolerances import TOLERANCE, relative
@@ -44,7 +44,7 @@ INTERPRETED = torch.device("cpu"), torch.float32
 @pytest.mark.parametrize("name", SPECS)
 def test_agrees_with_the_token_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ("lp", "gains"):  # which magnify what differences of sums round; no device takes those for float32
-        monkeypatch.setattr(_compact, "narrow", lambda dtype: dtype != torch.float32)
+        monkeypatch.setattr(compact, "narrow", lambda dtype: dtype != torch.float32)
     width = 32 if name in ("plain", "gated") else 16
     agree(problem(SPECS[name], length=48, d_key=16, d_value=width, batch=1, heads=1), torch.float32)
 
@@ -56,32 +56,32 @@ def test_wide_ones_agree_with_the_token_loop(name: str) -> None:
 
 
 def test_blocks_of_a_chunk_stay_in_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    from miras.kernels import _mlp_launch
+    from miras.kernels._mlp import launch
 
-    monkeypatch.setattr(_mlp_launch, "FEWEST", 4)
-    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 5)
+    monkeypatch.setattr(launch, "FEWEST", 4)
+    monkeypatch.setattr(launch, "PROGRAMS", 5)
     spec = replace(SPECS["gd"], step_bound=1.0, chunk_size=128)
     agree(problem(spec, length=384, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 
 def test_a_wrong_kernel_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from miras.kernels import _mlp_parts
+    from miras.kernels._mlp import parts
 
     def error() -> float:
         return trust.error(mlp.KERNEL, SPECS["bounded"], Dims(16, 16), torch.device(DEVICE), torch.float32, 2)
 
     assert error() < TOLERANCE["kernel"][torch.float32]
-    monkeypatch.setattr(_mlp_parts, "gelu", _mlp_parts.silu)
+    monkeypatch.setattr(parts, "gelu", parts.silu)
     assert error() > trust.WRONG
 
 
 @pytest.mark.parametrize("name", ["bounded", "moneta", "memora", "biases, bounded", "gains, bounded", "gated, bounded"])
 def test_groups_of_chunks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """More chunks than are kept at a time, the last group shorter than the others."""
-    from miras.kernels import _mlp_launch
+    from miras.kernels._mlp import launch
 
-    monkeypatch.setattr(_mlp_launch, "FEWEST", 2)
-    monkeypatch.setattr(_mlp_launch, "PROGRAMS", 1)
+    monkeypatch.setattr(launch, "FEWEST", 2)
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
     agree(problem(SPECS[name], length=80, d_key=16, d_value=16, batch=1, heads=1), torch.float32)
 
 

@@ -14,8 +14,8 @@ from miras import AssociativeMemory
 from miras.biases import L2, Dot
 from miras.engine.plan import plan
 from miras.kernels import Dims, Kernel, choose, matrix, residuals, split, trust
-from miras.kernels import _split as segments
-from miras.kernels._launches import Tiles
+from miras.kernels._matrix import split as segments
+from miras.kernels._matrix.launches import Tiles
 from miras.testing.laws import tensors
 from miras.testing.problems import Problem
 from tests.kernels import DEVICE, DTYPE, agrees, cast, close, compiles, same_bits_twice

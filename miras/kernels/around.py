@@ -47,9 +47,9 @@ def heads(
     how = silu, units, narrow
     if taps is None or tail is None or mask is not None or not _heads_fit(line, taps, tail, counts, how):
         return convolution.heads(line, taps, tail, counts, silu, units, narrow, mask)
-    from miras.kernels import _around_ops
+    from miras.kernels._around import ops
 
-    return _around_ops.heads(line, taps, tail, list(counts), *how)
+    return ops.heads(line, taps, tail, list(counts), *how)
 
 
 def gated(y: Tensor, norm: nn.Module, gate: Tensor) -> Tensor | None:
@@ -58,10 +58,10 @@ def gated(y: Tensor, norm: nn.Module, gate: Tensor) -> Tensor | None:
         return None
     if not _gated_right(y.shape[-1], y.device, (y.dtype, norm.weight.dtype, gate.dtype)):
         return None
-    from miras.kernels import _around_ops
+    from miras.kernels._around import ops
 
     eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-    return _around_ops.gated(y, norm.weight, gate, eps)
+    return ops.gated(y, norm.weight, gate, eps)
 
 
 def slow_gated(y: Tensor, gain: Tensor, gate: Tensor, eps: float) -> Tensor:
@@ -116,19 +116,19 @@ def _gated_right(width: int, device: torch.device, dtypes: Dtypes) -> bool:
 
 def heads_error(width: int, taps: int, how: How, device: torch.device, dtypes: Dtypes, length: int = 160) -> float:
     """The largest relative error of outputs and gradients, against PyTorch in float32; dtypes of line, taps and tail."""
-    from miras.kernels import _around_ops
+    from miras.kernels._around import ops
 
     counts = [4, 4, 4]
     line, *state = (2, length, 12 * width), (12 * width, taps), (2, taps - 1, 12 * width)
-    return _error(_around_ops.heads, convolution.heads, (line, *state), dtypes, (counts, *how), device)
+    return _error(ops.heads, convolution.heads, (line, *state), dtypes, (counts, *how), device)
 
 
 def gated_error(width: int, device: torch.device, dtypes: Dtypes, length: int = 160) -> float:
     """The largest relative error of outputs and gradients, against PyTorch in float32; dtypes of answers, gain and gate."""
-    from miras.kernels import _around_ops
+    from miras.kernels._around import ops
 
     shapes = (2, length, 4, width), (width,), (2, length, 4 * width)
-    return _error(_around_ops.gated, slow_gated, shapes, dtypes, (1e-6,), device)
+    return _error(ops.gated, slow_gated, shapes, dtypes, (1e-6,), device)
 
 
 def _error(

@@ -104,7 +104,7 @@ class Tiled(NamedTuple):
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool) -> tuple[Tensor, MemoryState]:
     """One tile after the other; what a tile does is found before, for all tiles at once."""
-    from miras.kernels import _channel_ops as ops
+    from miras.kernels._channels import ops
 
     (name, weight), size = next(iter(shapes.items())), claims.tile(spec, shapes, solve)
     tiled, predicts = Tiled(x.length, size, power(size)), not claims.free(spec)

@@ -34,7 +34,7 @@ def supports(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    from miras.kernels import _linked
+    from miras.kernels._matrix import linked
 
     given = matrix.operands(spec, shapes, x, False)
     start = matrix.started(given, shapes, state)
@@ -45,7 +45,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
         ends = _thresholds(spec, state, x)
         level = torch.cat([state.extra["threshold_anchor"][..., None], ends[..., :-1]], -1)
         state = state._replace(extra=state.extra | {"threshold": ends[..., -1]})
-    y, end, _ = _linked.linked(*vectors, given.into, given.mix, level, start, *how)
+    y, end, _ = linked.linked(*vectors, given.into, given.mix, level, start, *how)
     return y, advance(spec, shapes, matrix.unstacked(shapes, state, end), spec.chunk_size)
 
 

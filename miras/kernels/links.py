@@ -83,7 +83,7 @@ def key(retention: Retention) -> str:
 
 def recall(key: str) -> Link:
     """The Triton functions behind a key."""
-    from miras.kernels import _links
+    from miras.kernels._shared import links
 
     where, threshold, *numbers = key.split(" ")
     constants = tuple(float(number) for number in numbers)
@@ -91,4 +91,4 @@ def recall(key: str) -> Link:
     if retention.triton_link is not None:
         return Link(retention.triton_link, retention.triton_link_vjp, constants, None, int(threshold))
     name, ceiling = BUILT_IN[retention][0], constants[0] if retention is Exponentiated else None
-    return Link(getattr(_links, name), getattr(_links, f"{name}_vjp"), constants, ceiling, int(threshold))
+    return Link(getattr(links, name), getattr(links, f"{name}_vjp"), constants, ceiling, int(threshold))

@@ -73,14 +73,14 @@ def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solv
 
 def scanned(given: Operands, shapes: Shapes, state: MemoryState) -> tuple[Tensor, MemoryState]:
     """By the operator, from that state."""
-    from miras.kernels import _ops
+    from miras.kernels._matrix import ops
 
-    y, end, *_ = _ops.matrix(*given[:-1], started(given, shapes, state), given.bias, torch.is_grad_enabled())
+    y, end, *_ = ops.matrix(*given[:-1], started(given, shapes, state), given.bias, torch.is_grad_enabled())
     return y, unstacked(shapes, state, end)
 
 
 class Operands(NamedTuple):
-    """The arguments of `miras.kernels._ops.matrix` but for the stack."""
+    """The arguments of `miras.kernels._matrix.ops.matrix` but for the stack."""
 
     q: Tensor
     k: Tensor
@@ -152,7 +152,7 @@ def bias_gate(spec: MirasSpec, x: Inputs) -> Tensor | None:
 def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, form: bool = False) -> Readers:
     """By one kernel for filters of at most one slot, else in PyTorch.
 
-    ``form``: whether who takes pairs forms them where only what they follow from is given, see `miras.kernels._formed`.
+    ``form``: whether who takes pairs forms them where only what they follow from is given, see `miras.kernels._coefficients.formed`.
     """
     previous, decayed = spec.read == "previous", spec.retention.gradient_at == "decayed"
     kind, nu = 0, 0.0
@@ -167,7 +167,7 @@ def readers(spec: MirasSpec, gates: Weights, x: Inputs, size: int, solve: bool, 
             pass
         case _:
             return _general_readers(spec, gates, x, size, solve)
-    from miras.kernels._coefficients import coefficients
+    from miras.kernels._coefficients.ops import coefficients
 
     decay, momentum = (gates[g].contiguous() if g in gates else None for g in ("log_decay", "log_momentum"))
     rows, pairs, into, mix, key_rows, key_pairs = coefficients(

@@ -108,9 +108,9 @@ def chunks(
 
     Tensors may be padded beyond ``shapes``, see `miras.kernels.mlp_padded`.
 
-    ``link``, which `miras.kernels._mlp_launch.Link.of` reads, makes weights of memories; ``clusters`` says who scans.
+    ``link``, which `miras.kernels._mlp.launch.Link.of` reads, makes weights of memories; ``clusters`` says who scans.
     """
-    from miras.kernels import _mlp_launch, _mlp_ops
+    from miras.kernels._mlp import launch, ops
 
     assert isinstance(spec.architecture, MLP)
     batch, heads = x.q.shape[:2]
@@ -121,8 +121,8 @@ def chunks(
     w1, w2, inverse = stacks["w_1"], stacks["w_2"], x.pair.get("inverse_bound")
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, w2, gate, biases, gains]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias, link, blocks, shapes["w_2"].shape[1], clusters)
-    y, *_, w1, w2, ends, gain_ends = _mlp_ops.perceptron(*given, recipe, torch.is_grad_enabled())
+    recipe = launch.key(spec.architecture, spec.bias, link, blocks, shapes["w_2"].shape[1], clusters)
+    y, *_, w1, w2, ends, gain_ends = ops.perceptron(*given, recipe, torch.is_grad_enabled())
     found = {"w_1": w1, "w_2": w2}
     if biases is not None:
         found["b_1"], found["b_2"] = ends.split([w1.shape[-1], w2.shape[-1]], -1)

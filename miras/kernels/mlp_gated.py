@@ -39,7 +39,8 @@ def fits(device: torch.device, dtype: torch.dtype, dims: Dims) -> str | None:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    from miras.kernels import _gated_ops, _mlp_launch
+    from miras.kernels._gated import ops
+    from miras.kernels._mlp import launch
 
     assert isinstance(spec.architecture, GatedMLP)
     batch, heads = x.q.shape[:2]
@@ -48,8 +49,8 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     inverse, seen = x.pair.get("inverse_bound"), mlp.readers(spec, x)
     tensors = [x.q, x.k, x.v, x.pair["lr"], inverse, *seen, w1, fused.stack(state, "down"), gate]
     given = [None if t is None else t.flatten(0, 1).contiguous() for t in tensors]
-    recipe = _mlp_launch.key(spec.architecture, spec.bias)
-    y, *_, w1, w2 = _gated_ops.gated_perceptron(*given, recipe, torch.is_grad_enabled())
+    recipe = launch.key(spec.architecture, spec.bias)
+    y, *_, w1, w2 = ops.gated_perceptron(*given, recipe, torch.is_grad_enabled())
     ends = {"gate": w1[:, :, 0], "up": w1[:, :, 1], "down": w2}
     whole = {n: ends[n].unflatten(0, (batch, heads)) for n in state.memory}
     memory = {n: w[:, :, 0] for n, w in whole.items()}

@@ -86,8 +86,8 @@ def _committed(spec: MirasSpec, shapes: Shapes, state: MemoryState, name: str) -
 
 
 def _link(retention: Retention, shapes: Shapes) -> str:
-    """As `miras.kernels._mlp_launch.Link.of` reads it."""
-    from miras.kernels._mlp_launch import NORMALISER, SOFTMAX
+    """As `miras.kernels._mlp.launch.Link.of` reads it."""
+    from miras.kernels._mlp.launch import NORMALISER, SOFTMAX
 
     sides = [shapes[n].shape for n in ("w_1", "w_2")]
     if isinstance(retention, Lq):

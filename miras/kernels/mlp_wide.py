@@ -1,6 +1,6 @@
 """Perceptrons of two matrices with heads of 128 channels, or chunks of 128 and 256 tokens in blocks of 64.
 
-See `miras.kernels._mlp_blocks` and `miras.kernels._mlp_halves`.
+See `miras.kernels._mlp.blocks` and `miras.kernels._mlp.halves`.
 """
 
 from __future__ import annotations

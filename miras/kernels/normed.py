@@ -74,8 +74,8 @@ def _slots(spec: MirasSpec) -> int:
 
 def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple[Tensor, MemoryState]:
     """A whole number of chunks from a boundary."""
-    from miras.kernels import _normed
-    from miras.kernels._rows import answers
+    from miras.kernels._matrix import normed
+    from miras.kernels._shared.rows import answers
 
     a = spec.architecture
     assert isinstance(a, MLP)
@@ -86,7 +86,7 @@ def run(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -> tuple
     start, vectors = _stack(spec, state, "w_1"), _stack(spec, state, "b_1") if a.bias else None
     given = x.q, x.k, x.v, x.pair["lr"].contiguous(), inverse, gate, *readers(spec, x, form=True)
     how = residuals.key(spec.bias), a.eps, torch.is_grad_enabled(), shifted
-    y, end, vector_end, last, *_ = _normed.normed(*given, start, vectors, *how)
+    y, end, vector_end, last, *_ = normed.normed(*given, start, vectors, *how)
     ends = {"w_1": end, "b_1": vector_end} if a.bias else {"w_1": end}
     memory = {n: w[:, :, 0] for n, w in ends.items()}
     slots = {n: w[:, :, 1:] for n, w in ends.items()} if _slots(spec) else _spent(spec, x, last, a.bias)

@@ -86,10 +86,10 @@ def constant(key: str) -> bool:
 
 def recall(key: str) -> Residual:
     """The Triton functions behind a key."""
-    from miras.kernels import _biases
+    from miras.kernels._shared import biases
 
     if key == AFFINE:
-        return Residual(_biases.affine, _biases.affine_vjp, (), False)
+        return Residual(biases.affine, biases.affine_vjp, (), False)
     where, *numbers = key.split(" ")
     constants = tuple(float(number) for number in numbers)
     # of a class that was defined again, as in notebooks, the last
@@ -97,7 +97,7 @@ def recall(key: str) -> Residual:
     if bias.triton_residual is not None:
         return Residual(bias.triton_residual, bias.triton_vjp, constants, bias.triton_rowwise)
     function, looks_along, _ = BUILT_IN[bias]
-    return Residual(getattr(_biases, function), getattr(_biases, f"{function}_vjp"), constants, looks_along)
+    return Residual(getattr(biases, function), getattr(biases, f"{function}_vjp"), constants, looks_along)
 
 
 def kinds(base: type[T]) -> list[type[T]]:

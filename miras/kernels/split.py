@@ -1,4 +1,4 @@
-"""Memories of one matrix over segments of a sequence at once, where heads are few; see `miras.kernels._split`."""
+"""Memories of one matrix over segments of a sequence at once, where heads are few; see `miras.kernels._matrix.split`."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ def cut(spec: MirasSpec, shapes: Shapes, x: Inputs, solve: bool) -> tuple[int, i
     """Number of segments and tokens of each."""
     if not known(*x.q.shape):
         return 1, x.length
-    from miras.kernels import _split
-    from miras.kernels._launches import Tiles
+    from miras.kernels._matrix import split
+    from miras.kernels._matrix.launches import Tiles
 
     size = claims.tile(spec, shapes, solve)
     (batch, heads, tokens, _), (rows, columns) = x.q.shape, next(iter(shapes.values())).shape
     stack = 1 + spec.algorithm.slots
     tiles = Tiles(batch, heads, tokens, size, tokens // size, stack, rows, columns, x.q.dtype, solve)
     scales = residuals.constant(residuals.AFFINE if claims.written_by_algorithm(spec) else residuals.key(spec.bias))
-    count = _split.segments(tiles, scales, _split.processors(x.q.device))
+    count = split.segments(tiles, scales, split.processors(x.q.device))
     return count, tiles.m // count * size
 
 
 def _segments(
     spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, solve: bool, count: int
 ) -> tuple[Tensor, MemoryState]:
-    from miras.kernels import _split
+    from miras.kernels._matrix import split
 
     side_by_side = x.map(lambda t: _beside(t, count))
     given, start = operands(spec, shapes, side_by_side, solve), stacked(shapes, state).contiguous()
     tensors = *given[:4], *given[5:-1]  # no step is bounded where all are affine
-    y, end, *_ = _split.split(*tensors, start, count, given.bias, torch.is_grad_enabled())
+    y, end, *_ = split.split(*tensors, start, count, given.bias, torch.is_grad_enabled())
     return y.unflatten(0, (-1, count)).movedim(1, 2).flatten(2, 3), unstacked(shapes, state, end)
 
 

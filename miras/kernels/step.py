@@ -13,8 +13,11 @@ from torch import Tensor
 from miras.architectures import MLP
 from miras.engine.problem import Inputs, algorithm_gates
 from miras.engine.weights import Shapes, advance, opened
-from miras.kernels import _mlp_launch, _mlp_parts, _step, residuals
-from miras.kernels._launches import rowed
+from miras.kernels import residuals
+from miras.kernels._matrix.launches import rowed
+from miras.kernels._mlp import launch as mlp_launch
+from miras.kernels._mlp import parts
+from miras.kernels._shared import step
 from miras.kernels.matrix import bias_gate, errors, free, readers
 from miras.kernels.operator import Operator
 from miras.kernels.table import launch, power
@@ -39,7 +42,7 @@ def perceptron(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs) -
     assert isinstance(spec.architecture, MLP)
     state = opened(spec, state)
     seen = readers(spec, algorithm_gates(spec, x), x, 1, False)
-    recipe = _mlp_launch.key(spec.architecture, spec.bias, width=shapes["w_2"].shape[1])
+    recipe = mlp_launch.key(spec.architecture, spec.bias, width=shapes["w_2"].shape[1])
     stacks = (*weights(state, "w_1"), *weights(state, "w_2"))
     y, end1, end2 = perceptron_step(x.q, x.k, x.v, *_contiguous(x, bias_gate(spec, x)), *seen[:4], *stacks, recipe)
     return y, advance(spec, shapes, after(state, {"w_1": end1, "w_2": end2}), 1)
@@ -78,7 +81,7 @@ def _matrix_step(
     anchor: Tensor,
     bias: str,
 ) -> tuple[Tensor, Tensor]:
-    """Answers ``[B, H, 1, O]`` and the stack after the token; arguments as of `miras.kernels._ops.matrix`.
+    """Answers ``[B, H, 1, O]`` and the stack after the token; arguments as of `miras.kernels._matrix.ops.matrix`.
 
     Args:
         gate: of the bias, or the slope of an affine residual where ``key_rows`` says what the prediction sees.
@@ -92,7 +95,7 @@ def _matrix_step(
     q, k, v = (rowed(t) for t in (q, k, v))
     stack, layout = _placed(memory, slots, anchor)
     launch(
-        _step.matrix_step, B * H * -(-O // block),
+        step.matrix_step, B * H * -(-O // block),
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, key_rows, *stack, y, end,
         *_strides(q, k, v, gate), *layout, H, I, O,
         J=J, BI=power(I), BV=block, NV=-(-O // block), BOUND=inverse is not None,
@@ -122,7 +125,7 @@ def _perceptron_step(
     recipe: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Answers ``[B, H, 1, O]`` and both stacks after the token."""
-    how, J = _mlp_launch.recall(recipe), rows.shape[-2]
+    how, J = mlp_launch.recall(recipe), rows.shape[-2]
     found = residuals.recall(how.bias)
     B, H, I, F = memory1.shape
     y, end1 = _blank(v, memory1, J)
@@ -131,12 +134,12 @@ def _perceptron_step(
     first, layout1 = _placed(memory1, slots1, anchor1)
     second, layout2 = _placed(memory2, slots2, anchor2)
     launch(
-        _step.perceptron_step, B * H,
+        step.perceptron_step, B * H,
         q, k, v, lr, inverse, gate, rows, pairs, into, mix, *first, *second, y, end1, end2,
         *_strides(q, k, v, gate), *layout1, *layout2, H,
         J=J, I=I, F=F, O=v.shape[-1], BF=next(n for n in (64, 32, 16) if F % n == 0), BOUND=inverse is not None,
         GATE=0 if gate is None else gate.dim() - 2, BIAS=found.residual, P=found.constants,
-        ACT=getattr(_mlp_parts, how.activation), NORM=how.norm, RESIDUAL=how.residual,
+        ACT=getattr(parts, how.activation), NORM=how.norm, RESIDUAL=how.residual,
         EPS=how.eps, WIDTH=how.width, num_warps=8,
     )  # fmt: skip
     return y, end1, end2

@@ -43,7 +43,7 @@ def chunks(spec: MirasSpec, shapes: Shapes, pairs: int) -> str | None:
 
 def stretch(spec: MirasSpec, shapes: Shapes, state: MemoryState, x: Inputs, free: bool) -> tuple[Tensor, MemoryState]:
     """One tile after the other; then what queries read, for all tiles at once."""
-    from miras.kernels import _value_ops as ops
+    from miras.kernels._channels import value_ops as ops
 
     (name, weight), size = next(iter(shapes.items())), claims.tile(spec, shapes, free)
     tiled = Tiled(x.length, size, power(size))

@@ -1,4 +1,4 @@
-// Activations with their slopes and curvatures, and residuals of biases, as `miras.kernels._mlp_parts` and `miras.kernels._biases` have
+// Activations with their slopes and curvatures, and residuals of biases, as `miras.kernels._mlp.parts` and `miras.kernels._shared.biases` have
 // them.
 
 #define ACTIVATION(name) DEVICE void name(float z, float& h, float& bend, float& curve)

@@ -1,4 +1,4 @@
-// The rest of what `read_backward` begins, as `miras.kernels._mlp_read_backward.query_backward` has it, for heads and chunks of 64:
+// The rest of what `read_backward` begins, as `miras.kernels._mlp.read_backward.query_backward` has it, for heads and chunks of 64:
 // gradients of queries, and of keys as far as queries read them.
 //
 //     p = zr' u1^T,  x_j = zr' W1_j^T,  S = -pairs s p

@@ -1,4 +1,4 @@
-// Backward through what queries read, as `miras.kernels._mlp_read_backward.read_backward` has it, for heads and chunks of 64. Programs stay
+// Backward through what queries read, as `miras.kernels._mlp.read_backward.read_backward` has it, for heads and chunks of 64. Programs stay
 // for many chunks; two groups of four warps take tiles of 64 of the hidden width in turns.
 //
 //     z = K W1,  h = act(z),  u1 = (u2 W2^T) act'(z),  turn = (u2 W2^T) act''(z)

@@ -1,4 +1,4 @@
-// What queries read, as `miras.kernels._mlp_read.read` has it, for heads and chunks of 64.
+// What queries read, as `miras.kernels._mlp.read.read` has it, for heads and chunks of 64.
 //
 //     z = K W1,  h = act(z),  u1 = (u2 W2^T) act'(z)
 //     zr = sum rows_j (Q W1_j) + P u1,  hr = act(zr)          P = -pairs s (Q K^T)

@@ -1,4 +1,4 @@
-// The reverse scan of `miras.kernels._mlp_reverse` for heads and chunks of 64: clusters of programs that keep gradients of a head's
+// The reverse scan of `miras.kernels._mlp.reverse` for heads and chunks of 64: clusters of programs that keep gradients of a head's
 // weights in registers.
 //
 // A program has 128 of the hidden width, each of its two groups of four warps 64: of the gradients e of both matrices and f of their slots,

@@ -1,4 +1,4 @@
-// The scan of `miras.kernels._mlp_scan` for heads and chunks of 64: clusters of programs that keep a head's weights in registers.
+// The scan of `miras.kernels._mlp.scan` for heads and chunks of 64: clusters of programs that keep a head's weights in registers.
 //
 // A program has 128 of the hidden width, each of its eight warps 16: rows of the transposed first matrix, of the second, and of their
 // slots, as sums of matrix products. A chunk's products take one operand from there and the other from shared memory:

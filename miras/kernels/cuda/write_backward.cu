@@ -1,4 +1,4 @@
-// What the reverse scan leaves to be done for all chunks, as `miras.kernels._mlp_write_backward` has it, for heads and chunks of 64:
+// What the reverse scan leaves to be done for all chunks, as `miras.kernels._mlp.write_backward` has it, for heads and chunks of 64:
 // gradients of keys, mixing, coefficients and rates.
 //
 //     x_j = u1 late1_j^T,  y_j = h late2_j^T,  k' = near + z' W1^T + sum c_j s x_j

@@ -1,0 +1,1 @@
+"""Gated perceptrons of three matrices, in the order of `miras.kernels._mlp`."""
