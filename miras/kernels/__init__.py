@@ -1,6 +1,7 @@
 """Kernels: a table that is tried, in order, before the PyTorch paths. Triton is imported when one first runs.
 
-A kernel never changes a number beyond the tolerance that `miras.testing` states for its dtype.
+A kernel never changes a number beyond the tolerance that `miras.testing` states for its dtype. The modules here say what they
+compute and where; what they launch stands in folders by family, and `cuda` beside them.
 """
 
 from __future__ import annotations
