@@ -55,6 +55,22 @@ def undefined(code: list[Line]) -> list[str]:
     return found
 
 
+def uneven(code: list[Line]) -> list[str]:
+    """Steps of sums over lanes that are fused with a product, as ``address instruction``: copies of the sum differ in their last bit.
+
+    What a lane adds of its own is not rounded there, and what it sent to another is. Racecheck sees a race where all write copies.
+    """
+    texts = [(address, text) for address, text in code if address]
+    found: list[str] = []
+    for i, (_, text) in enumerate(texts):
+        if sent := re.search(r"SHFL\.BFLY \w+, (R\d+),", text):
+            after = (line for line in texts[i + 1 :] if re.search(rf"\b{sent[1]}\b", line[1]))
+            address, reader = next(after, ("", ""))
+            if "FFMA" in reader:
+                found.append(f"{address} {reader}")
+    return found
+
+
 def _blocks(code: list[Line]) -> Iterator[tuple[int, int]]:
     """First line and the one behind the last of every stretch that is entered at its start and left at its end."""
     ends = {

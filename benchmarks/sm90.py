@@ -49,11 +49,13 @@ class Resources:
     mma: int
     transposed: int  # accumulators that are transposed
     undefined: int  # uniform registers that are read before they are written
+    uneven: int = 0  # steps of sums whose copies differ
 
     def __str__(self) -> str:
         return (
             f"{self.name:<58} {self.registers:>4} registers {self.spills:>5} B spilled {self.shared / 1024:6.1f} KiB shared"
             f" {self.wgmma:>4} wgmma {self.mma:>4} mma {self.transposed:>2} transposed {self.undefined:>2} undefined"
+            f" {self.uneven:>2} uneven"
         )
 
 
@@ -93,6 +95,7 @@ def compile(
         sum(text.startswith("HMMA.") or " HMMA." in text for _, text in code),
         len(re.findall(r"tt\.trans %\S+ .*?#mma\w*>.*", built.asm["ttgir"])),
         len(sass.undefined(code)),
+        len(sass.uneven(code)),
     )
 
 

@@ -84,6 +84,20 @@ CODE = [
 ]
 
 
+def test_sums_that_differ_between_threads() -> None:
+    """Where the first of what reads a neighbour's number multiplies one of its own."""
+    code = [
+        ("0000", "FMUL R4, R2, R3"),
+        ("0010", "SHFL.BFLY PT, R5, R4, 0x2, 0x1f"),
+        ("0020", "MOV R6, R7"),
+        ("0030", "FFMA R4, R2, R3, R5"),
+        ("0040", "SHFL.BFLY PT, R5, R4, 0x1, 0x1f"),
+        ("0050", "FADD R4, R4, R5"),
+        ("0060", "FFMA R6, R5, R5, R6"),
+    ]
+    assert sass.uneven(code) == ["0030 FFMA R4, R2, R3, R5"]
+
+
 def test_registers_that_nothing_has_written() -> None:
     """On the way past the write; a product whose left operand lies in registers reads the second half of its descriptors."""
     assert [read.split()[:2] for read in sass.undefined(CODE)] == [["0030", "UR12"], ["0040", "UR12"]]
