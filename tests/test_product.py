@@ -4,6 +4,7 @@ import json
 import os
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,23 @@ CHUNKS = (1, 4)
 RECORD = Path("runs/product")
 
 
+def small(axis: str, name: str) -> Any:
+    """The component in a small size, its switches as they are by default."""
+    component = AXES[axis][name]
+    known = component.__dataclass_fields__
+    sizes = {n: v for n, v in SMALL.items() if n in known and n not in ("dim", "degree", "iterations")}
+    return component(**NEEDED.get(name, {}), **sizes)
+
+
+@pytest.mark.parametrize(("axis", "name"), [(axis, name) for axis, registry in AXES.items() for name in registry])
+def test_sizes_suit_it(axis: str, name: str) -> None:
+    """So that the test of every combination, which few run, can begin."""
+    assert small(axis, name).name == name
+
+
 def point(names: tuple[str, ...], chunk: int) -> MirasSpec | None:
     """The combination with small sizes, or None if it is refused."""
-    fields = {}
-    for (axis, registry), name in zip(AXES.items(), names, strict=True):
-        known = registry[name].__dataclass_fields__
-        sizes = {n: v for n, v in SMALL.items() if n in known and n not in ("dim", "degree")}
-        fields[axis] = registry[name](**NEEDED.get(name, {}), **sizes)
+    fields = {axis: small(axis, name) for axis, name in zip(AXES, names, strict=True)}
     # unbounded steps through an exponential are chaotic: what differs is rounding, grown past any tolerance
     bound = 1.0 if chunk == 1 or names[2] == "exponentiated" else None
     try:
