@@ -55,7 +55,7 @@ def _matrix(
         keep: whether backward will follow.
 
     Returns:
-        Outputs ``[B, H, T, O]``, the stack at the end; stored states, solved systems, and squares of errors summed (`_bounded.sums`).
+        Outputs ``[B, H, T, O]``, the stack at the end; stored states, solved systems, and squares of errors summed (`bounded.sums`).
     """
     call = Call.of(q, k, v, lr, inverse, gate, slope, rows, pairs, into, mix, key_rows, key_pairs)
     solved = launches.solve(call)

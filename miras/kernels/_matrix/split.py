@@ -23,7 +23,7 @@ from miras.kernels.operator import Differentiable, Operator
 from miras.kernels.table import constant, launch
 
 CARRY, JOIN, REST, GAIN = 0.8, 5, 0.011, 0.8
-"""A tile of `_carry.carry`, a product of starts, and what every tile costs where some are left over, for then all answers are
+"""A tile of `carry.carry`, a product of starts, and what every tile costs where some are left over, for then all answers are
 copied: in tiles of the whole scan. Last, what part of its time must be left."""
 
 LEAST = 8
