@@ -43,6 +43,7 @@ class Differentiable(Operator):
         pull: the operator that computes them.
         again: the same function in PyTorch, which takes over where the gradient itself will be differentiated; then ``ctx``
             has saved the tensors it begins with, and keeps its other arguments as ``how``. None: that is an error.
+        answers: how many of its outputs have gradients, the first ones; others are what backward needs. None: all.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class Differentiable(Operator):
         backward: Callable[..., Any],
         pull: Operator,
         again: Callable[..., Any] | None = None,
+        answers: int | None = None,
     ):
         super().__init__(name, function, fake)
+        if answers is not None:
+            setup, backward = _answering(answers, setup), _filled(backward)
         self.node.register_autograd(partial(backward, pull.node), setup_context=setup)
         once = partial(backward, pull.function)
         back = once_differentiable(once) if again is None else partial(_twice, once, again)
@@ -73,6 +77,27 @@ class Differentiable(Operator):
         if torch.compiler.is_compiling():
             return self.node(*arguments)
         return (self.direct if outside_functorch() else self.transformed).apply(*arguments)
+
+
+def _answering(count: int, setup: Callable[..., None]) -> Callable[..., None]:
+    """With no zeros, as large as all that is kept, in the place of gradients that nothing has."""
+
+    def answering(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        setup(ctx, inputs, output)
+        ctx.set_materialize_grads(False)
+        ctx.answers = [(x.shape, x.dtype, x.device) for x in output[:count]]
+
+    return answering
+
+
+def _filled(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """With zeros where an answer was not asked for."""
+
+    def filled(pull: Any, ctx: Any, *grads: Tensor | None) -> Any:
+        given = zip(ctx.answers, grads, strict=False)
+        return backward(pull, ctx, *(torch.zeros(n, dtype=t, device=d) if g is None else g for (n, t, d), g in given))
+
+    return filled
 
 
 def _function(name: str, **methods: Callable[..., Any]) -> Any:

@@ -232,10 +232,10 @@ def _setup_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.save_for_backward(u, *rest[:4], *output[2:])
 
 
-def _pull_chain(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _pull_chain(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
     du, *rest = pull(*ctx.saved_tensors, d_o, d_end)
     return None if ctx.saved_tensors[0] is None else du, *rest, None
 
 
 chain_backward = Operator("channel_chain_backward", _chain_backward, _blank_chain_backward)
-chain = Differentiable("channel_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward)
+chain = Differentiable("channel_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=2)

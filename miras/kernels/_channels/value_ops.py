@@ -148,10 +148,10 @@ def _setup_chain(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.save_for_backward(u, b if u is None else output[1], q, a, z, output[3])
 
 
-def _pull_chain(pull: Any, ctx: Any, d_base: Tensor, d_errors: Tensor, d_end: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _pull_chain(pull: Any, ctx: Any, d_base: Tensor, d_errors: Tensor, d_end: Tensor) -> tuple[Any, ...]:
     du, *rest = pull(*ctx.saved_tensors, d_base, d_errors, d_end)
     return None if ctx.saved_tensors[0] is None else du, *rest, None
 
 
 chain_backward = Operator("value_chain_backward", _chain_backward, _blank_chain_backward)
-chain = Differentiable("value_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward)
+chain = Differentiable("value_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=3)

@@ -115,10 +115,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.present = [t is not None for t in inputs[:10]]
 
 
-def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
     grads = pull(*ctx.saved_tensors, d_o, d_end, *ctx.rest)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None, None
 
 
 linked_backward = Operator("linked_backward", _linked_backward, _blank_gradients)
-linked = Differentiable("linked", _linked, _blank, _setup, _backward, linked_backward)
+linked = Differentiable("linked", _linked, _blank, _setup, _backward, linked_backward, answers=2)

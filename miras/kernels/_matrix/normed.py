@@ -140,11 +140,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(
-    pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, d_vectors: Tensor, d_last: Tensor, *_: Tensor
+    pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, d_vectors: Tensor, d_last: Tensor
 ) -> tuple[Tensor | None, ...]:
     grads = pull(*ctx.saved_tensors, d_o, d_end, d_vectors, d_last, *ctx.rest)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None, None, None
 
 
 normed_backward = Operator("normed_backward", _normed_backward, _blank_gradients)
-normed = Differentiable("normed", _normed, _blank, _setup, _backward, normed_backward)
+normed = Differentiable("normed", _normed, _blank, _setup, _backward, normed_backward, answers=4)

@@ -125,10 +125,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.present = [t is not None for t in inputs[:14]]
 
 
-def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
     grads = pull(*ctx.saved_tensors, d_o, d_end, ctx.bias)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 
 matrix_backward = Operator("matrix_backward", _matrix_backward, _blank_gradients)
-matrix = Differentiable("matrix", _matrix, _blank, _setup, _backward, matrix_backward)
+matrix = Differentiable("matrix", _matrix, _blank, _setup, _backward, matrix_backward, answers=2)

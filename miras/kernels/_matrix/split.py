@@ -213,10 +213,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.present = [t is not None for t in inputs[:13]]
 
 
-def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor | None, ...]:
     grads = pull(*ctx.saved_tensors, d_o, d_end, *ctx.rest)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None, None
 
 
 split_backward = Operator("split_backward", _split_backward, _blank_gradients)
-split = Differentiable("split", _split, _blank, _setup, _backward, split_backward)
+split = Differentiable("split", _split, _blank, _setup, _backward, split_backward, answers=2)
