@@ -58,34 +58,6 @@ class Counted(Cell):
 CELLS = [Counted(panel="p", series="s", x=x, seed=seed) for x in ("a", "b") for seed in (0, 1)]
 
 
-def test_another_text_is_another_experiment(tmp_path: Path):
-    """Wherever a cell names it, and whatever its name; what it holds counts, not when it was written."""
-    text, hidden = tmp_path / "a.txt", tmp_path / "b.txt"
-    text.write_text("one")
-    hidden.write_text("hay")
-    (tmp_path / "shards").mkdir()
-    manifest = tmp_path / "shards" / "manifest.json"
-    manifest.write_text("{}")
-    task = "task:" + json.dumps({"name": "passkey", "text": str(hidden)})
-    sources = [str(text), str(tmp_path / "*.txt"), f"jsonl:{text}", task, str(manifest.parent), "stdlib"]
-
-    def keys() -> list[str]:
-        judge = Right(valid=str(text))
-        configs = [replace(Config(), data=Data(source=source)) for source in sources]
-        plain = [Trained(panel="p", series="s", x=0, seed=0, config=c, judge=Right()) for c in configs]
-        return [cell.key for cell in (*plain, replace(plain[-1], judge=judge))]
-
-    before = keys()
-    os.utime(text, (0, 0))
-    assert keys() == before
-    text.write_text("two")
-    assert [a != b for a, b in zip(keys(), before, strict=True)] == [True, True, True, False, False, False, True]
-    hidden.write_text("straw")
-    assert [a != b for a, b in zip(keys(), before, strict=True)] == [True, True, True, True, False, False, True]
-    manifest.write_text("{ }")
-    assert keys()[4] != before[4]
-
-
 def test_finished_cells_are_skipped_and_failed_ones_tried_again(tmp_path: Path):
     (tmp_path / "fail-b").touch()
     said: list[str] = []

@@ -8,10 +8,8 @@ import json
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +72,8 @@ class Cell(ABC):
 
     @property
     def key(self) -> str:
-        """A name that differs wherever the cell does, or a file that it names: another text is another experiment."""
-        what = self.to_dict()
-        if read := {str(file): _digest(file, *_stamp(file)) for file in sorted(set(_files(what)))}:
-            what |= {"files": read}
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        """A name that differs wherever the cell does."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping."""
@@ -199,35 +194,6 @@ class Trained(Cell):
     def _here(self, config: Config, folder: Path, device: str) -> Config:
         data, system = replace(config.data, seed=self.seed), replace(config.system, device=device)
         return replace(config, folder=str(folder), seed=self.seed, data=data, system=system)
-
-
-def _files(value: Any) -> Iterator[Path]:
-    """Files that a cell's description names: alone, by a pattern, or behind the word and the colon of a source."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for one in value:
-            yield from _files(one)
-    elif isinstance(value, str):
-        rest = value.partition(":")[2]
-        if rest.startswith("{"):  # a task
-            yield from _files(json.loads(rest))
-        for name in filter(None, (value, rest)):
-            for file in map(Path, glob(name, recursive=True)):
-                shards = file / "manifest.json"
-                yield from (one for one in (file, shards) if one.is_file())
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    about = file.stat()
-    return about.st_size, about.st_mtime_ns
-
-
-@cache
-def _digest(file: Path, size: int, changed: int) -> str:
-    """Of what a file holds; read once unless it has changed."""
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()[:16]
 
 
 def _json(value: Any) -> Any:

@@ -96,11 +96,11 @@ def _results(todo: list[Cell], folder: Path, devices: Sequence[str]) -> Iterator
 
 def _apart(cell: Cell, folder: Path, device: str) -> str | None:
     """In a process of its own: after an illegal access on a device there is nothing that a process can do there."""
-    key, process = cell.key, mp.get_context("spawn").Process(target=_alone, args=(cell, folder, device))
+    process = mp.get_context("spawn").Process(target=_alone, args=(cell, folder, device))
     process.start()
     process.join()
     if process.exitcode == FAILED:
-        return (folder / f"{key}.error").read_text().splitlines()[0]
+        return (folder / f"{cell.key}.error").read_text().splitlines()[0]
     return None if process.exitcode == 0 else f"its process ended with {process.exitcode}"
 
 
@@ -111,19 +111,19 @@ def _alone(cell: Cell, folder: Path, device: str) -> None:
 
 def _work(cell: Cell, folder: Path, device: str) -> str | None:
     """Runs a cell and writes its points; returns what went wrong."""
-    started, key = time.time(), cell.key  # as the files that it reads are now
+    started = time.time()
     try:
-        points = cell.run(folder / key, device)
+        points = cell.run(folder / cell.key, device)
     except InterruptedError:  # told to stop, not failed: it goes on from there the next time
         raise
     except Exception as error:  # a model that diverges must not take the others along
         said = f"{type(error).__name__}: {error}"
-        (folder / f"{key}.error").write_text(f"{said}\n\n{traceback.format_exc()}")
+        (folder / f"{cell.key}.error").write_text(f"{said}\n\n{traceback.format_exc()}")
         return said
     record = {"cell": cell.to_dict(), "seconds": time.time() - started, "points": [asdict(p) for p in points]}
-    unfinished = folder / f".{key}.unfinished"
+    unfinished = folder / f".{cell.key}.unfinished"
     unfinished.write_text(json.dumps(record, indent=1))
-    os.replace(unfinished, folder / f"{key}.json")
-    (folder / f"{key}.error").unlink(missing_ok=True)
-    cell.clear(folder / key)
+    os.replace(unfinished, folder / f"{cell.key}.json")
+    (folder / f"{cell.key}.error").unlink(missing_ok=True)
+    cell.clear(folder / cell.key)
     return None
