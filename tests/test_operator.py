@@ -35,7 +35,7 @@ def _blank(x: Tensor) -> tuple[Tensor, ...]:
 
 
 back = Operator("test_twice_backward", _twice_backward, lambda x, *_: torch.empty_like(x))
-twice = Differentiable("test_twice", _twice, _blank, _setup, _pull, back, answers=2)
+twice = Differentiable("test_twice", _twice, _blank, _setup, _pull, back, answers=range(2))
 
 
 @pytest.mark.parametrize("asked", [0, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ class Differentiable(Operator):
         pull: the operator that computes them.
         again: the same function in PyTorch, which takes over where the gradient itself will be differentiated; then ``ctx``
             has saved the tensors it begins with, and keeps its other arguments as ``how``. None: that is an error.
-        answers: how many of its outputs have gradients, the first ones; others are what backward needs. None: all.
+        answers: places of the outputs that have gradients; others are what backward needs. None: all.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Differentiable(Operator):
         backward: Callable[..., Any],
         pull: Operator,
         again: Callable[..., Any] | None = None,
-        answers: int | None = None,
+        answers: Sequence[int] | None = None,
     ):
         super().__init__(name, function, fake)
         if answers is not None:
-            setup, backward = _answering(answers, setup), _filled(backward)
+            setup, backward = _answering(answers, setup), _filled(answers, backward)
         self.node.register_autograd(partial(backward, pull.node), setup_context=setup)
         once = partial(backward, pull.function)
         back = once_differentiable(once) if again is None else partial(_twice, once, again)
@@ -79,23 +79,23 @@ class Differentiable(Operator):
         return (self.direct if outside_functorch() else self.transformed).apply(*arguments)
 
 
-def _answering(count: int, setup: Callable[..., None]) -> Callable[..., None]:
+def _answering(answers: Sequence[int], setup: Callable[..., None]) -> Callable[..., None]:
     """With no zeros, as large as all that is kept, in the place of gradients that nothing has."""
 
     def answering(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         setup(ctx, inputs, output)
         ctx.set_materialize_grads(False)
-        ctx.answers = [(x.shape, x.dtype, x.device) for x in output[:count]]
+        ctx.answers = [(output[i].shape, output[i].dtype, output[i].device) for i in answers]
 
     return answering
 
 
-def _filled(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """With zeros where an answer was not asked for."""
+def _filled(answers: Sequence[int], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """With the gradients of answers alone, and zeros for those that nobody asked for."""
 
     def filled(pull: Any, ctx: Any, *grads: Tensor | None) -> Any:
-        given = zip(ctx.answers, grads, strict=False)
-        return backward(pull, ctx, *(torch.zeros(n, dtype=t, device=d) if g is None else g for (n, t, d), g in given))
+        asked = zip((grads[i] for i in answers), ctx.answers, strict=True)
+        return backward(pull, ctx, *(torch.zeros(n, dtype=t, device=d) if g is None else g for g, (n, t, d) in asked))
 
     return filled
 

@@ -238,4 +238,6 @@ def _pull_chain(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor
 
 
 chain_backward = Operator("channel_chain_backward", _chain_backward, _blank_chain_backward)
-chain = Differentiable("channel_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=2)
+chain = Differentiable(
+    "channel_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=range(2)
+)

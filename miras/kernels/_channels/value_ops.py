@@ -154,4 +154,4 @@ def _pull_chain(pull: Any, ctx: Any, d_base: Tensor, d_errors: Tensor, d_end: Te
 
 
 chain_backward = Operator("value_chain_backward", _chain_backward, _blank_chain_backward)
-chain = Differentiable("value_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=3)
+chain = Differentiable("value_chain", _chain, _blank_chain, _setup_chain, _pull_chain, chain_backward, answers=range(3))

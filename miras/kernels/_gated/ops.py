@@ -16,7 +16,7 @@ from miras.kernels._gated.read_backward import query_backward, read_backward
 from miras.kernels._gated.reverse import reverse
 from miras.kernels._gated.scan import scan
 from miras.kernels._gated.write_backward import write_backward
-from miras.kernels._mlp.launch import Recipe, launch, or_zeros, recall
+from miras.kernels._mlp.launch import Recipe, launch, recall
 from miras.kernels.operator import Differentiable, Operator
 
 
@@ -156,19 +156,17 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, recipe, _ = inputs
-    ctx.set_materialize_grads(False)  # of all that is kept, which has none
     ctx.save_for_backward(*tensors, *output[1:4])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
 
 
-def _backward(pull: Any, ctx: Any, d_answer: Tensor | None, *d: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    x = Given(*saved[:12])
-    given = [or_zeros(g, t, x) for g, t in zip((d_answer, *d[-2:]), (x.v, x.w1, x.w2), strict=True)]
-    grads = pull(*saved, *given, ctx.recipe)
+def _backward(pull: Any, ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+    grads = pull(*ctx.saved_tensors, *given, ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 
 gated_perceptron_backward = Operator("gated_perceptron_backward", _perceptron_backward, _blank_gradients)
-gated_perceptron = Differentiable("gated_perceptron", _perceptron, _blank, _setup, _backward, gated_perceptron_backward)
+gated_perceptron = Differentiable(
+    "gated_perceptron", _perceptron, _blank, _setup, _backward, gated_perceptron_backward, answers=(0, 4, 5)
+)

@@ -121,4 +121,4 @@ def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor |
 
 
 linked_backward = Operator("linked_backward", _linked_backward, _blank_gradients)
-linked = Differentiable("linked", _linked, _blank, _setup, _backward, linked_backward, answers=2)
+linked = Differentiable("linked", _linked, _blank, _setup, _backward, linked_backward, answers=range(2))

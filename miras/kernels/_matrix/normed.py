@@ -147,4 +147,4 @@ def _backward(
 
 
 normed_backward = Operator("normed_backward", _normed_backward, _blank_gradients)
-normed = Differentiable("normed", _normed, _blank, _setup, _backward, normed_backward, answers=4)
+normed = Differentiable("normed", _normed, _blank, _setup, _backward, normed_backward, answers=range(4))

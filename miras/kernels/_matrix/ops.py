@@ -131,4 +131,4 @@ def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor |
 
 
 matrix_backward = Operator("matrix_backward", _matrix_backward, _blank_gradients)
-matrix = Differentiable("matrix", _matrix, _blank, _setup, _backward, matrix_backward, answers=2)
+matrix = Differentiable("matrix", _matrix, _blank, _setup, _backward, matrix_backward, answers=range(2))

@@ -219,4 +219,4 @@ def _backward(pull: Any, ctx: Any, d_o: Tensor, d_end: Tensor) -> tuple[Tensor |
 
 
 split_backward = Operator("split_backward", _split_backward, _blank_gradients)
-split = Differentiable("split", _split, _blank, _setup, _backward, split_backward, answers=2)
+split = Differentiable("split", _split, _blank, _setup, _backward, split_backward, answers=range(2))

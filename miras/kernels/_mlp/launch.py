@@ -254,11 +254,6 @@ class Linked(NamedTuple):
         return Linked(torch.empty_like(seen.squares) if how.link.kind == NORMALISER else None, sizes)
 
 
-def or_zeros(d: Tensor | None, like: Tensor | None, x: Given) -> Tensor:
-    """The gradient of an output of that shape, which may be asked nothing of, or not be there."""
-    return d if d is not None else x.w1.new_zeros(0) if like is None else torch.zeros_like(like)
-
-
 def launch(kernel: Any, programs: int, how: Recipe, x: Given, *arguments: Any) -> None:
     """Runs that many programs of a kernel."""
     table.launch(kernel, programs, *arguments, **x.launch(how, kernel))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from miras.kernels import clusters
 from miras.kernels._mlp import answers, cluster
-from miras.kernels._mlp.launch import Given, Linked, Recipe, Seen, launch, or_zeros, recall
+from miras.kernels._mlp.launch import Given, Linked, Recipe, Seen, launch, recall
 from miras.kernels._mlp.read import read
 from miras.kernels._mlp.read_backward import query_backward, read_backward
 from miras.kernels._mlp.reverse import reverse
@@ -235,19 +235,17 @@ def _blank_gradients(*arguments: Any) -> list[Tensor]:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, recipe, _ = inputs
-    ctx.set_materialize_grads(False)  # of all that is kept, which has none
     ctx.save_for_backward(*tensors, *output[1:6])
     ctx.recipe = recipe
     ctx.present = [t is not None for t in tensors]
 
 
-def _backward(pull: Any, ctx: Any, d_answer: Tensor | None, *d: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    x = Given(*saved[:14])
-    given = [or_zeros(g, t, x) for g, t in zip((d_answer, *d[-4:]), (x.v, x.w1, x.w2, x.biases, x.gains), strict=True)]
-    grads = pull(*saved, *given, ctx.recipe)
+def _backward(pull: Any, ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+    grads = pull(*ctx.saved_tensors, *given, ctx.recipe)
     return *(g if present else None for g, present in zip(grads, ctx.present, strict=True)), None, None
 
 
 perceptron_backward = Operator("perceptron_backward", _perceptron_backward, _blank_gradients)
-perceptron = Differentiable("perceptron", _perceptron, _blank, _setup, _backward, perceptron_backward)
+perceptron = Differentiable(
+    "perceptron", _perceptron, _blank, _setup, _backward, perceptron_backward, answers=(0, *range(6, 10))
+)
